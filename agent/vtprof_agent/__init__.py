@@ -1,0 +1,1 @@
+"""The node agent: rings in, OpenTelemetry spans and metrics out."""

@@ -1,0 +1,1 @@
+"""The analyzer: traces in, verdicts and advice out."""

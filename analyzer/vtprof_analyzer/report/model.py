@@ -1,0 +1,335 @@
+"""The report as one plain object: `build` makes it, every renderer only reads it, JSON is the object itself.
+
+Field names are those of the JSON document (schema: ``vtprof_schemas/analyze_report.schema.json``). ``None`` is
+"not known": never a zero, never a guess. Milliseconds, shares in 0..1 and base units, as the names say.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Percentiles of one quantity, linear interpolation."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read."""
+
+    paths: list[str]
+    files: int
+    started_unix_nano: int | None
+    ended_unix_nano: int | None
+
+
+@dataclass(frozen=True)
+class Roof:
+    """One pair of ceilings of the device, and where it is from."""
+
+    kind: str  # "attainable" (measured on that machine) or "datasheet"
+    peak_flops_per_s: float
+    bandwidth_bytes_per_s: float
+    ridge: float  # FLOP/B
+    dtype: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What ran, as recorded; ``None`` where it was not."""
+
+    model: str | None
+    model_type: str | None
+    cost_model: bool  # whether vtprof knows this model's physics
+    engine: str | None
+    engine_version: str | None
+    dialect: str  # "vtprof" or "vllm": whose spans these are
+    device: str | None
+    device_count: int | None
+    weights_dtype: str | None
+    kv_dtype: str | None
+    tensor_parallel: int | None
+    workers: int
+    roof: Roof | None  # the one the verdicts used
+    roofs: list[Roof]
+    notes: list[str]  # one line each: what is unknown, and what would make it known
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The run in numbers. Token counts are sums over the requests that recorded them."""
+
+    requests: int
+    requests_ok: int
+    requests_aborted: int
+    requests_rejected: int
+    requests_error: int
+    requests_with_visual: int | None
+    spans: int
+    input_tokens: int | None
+    text_tokens: int | None
+    visual_tokens: int | None
+    audio_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    image_items: int | None
+    video_items: int | None
+    duration_s: float | None
+    ttft_ms: Percentiles
+    tpot_ms: Percentiles
+    e2e_ms: Percentiles
+
+
+@dataclass(frozen=True)
+class PhaseRow:
+    """One phase over all requests (times) and over the steps it ran in (roofline)."""
+
+    phase: str
+    count: int  # requests that had the phase
+    time_share: float | None
+    gpu_time_share: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    steps: int | None  # steps or folded iterations that held it
+    intensity: float | None  # FLOP/B
+    flops_per_s: float | None  # achieved, over the time of the steps
+    bound: str  # a verdict of architecture.md, section 7
+    confidence: str  # "high", "medium", "low"
+    explanation: str  # one sentence with the numbers behind the verdict
+    floor_ratio: float | None  # floor time / measured time
+    dram_bw_ratio: float | None
+    tensor_ratio: float | None
+    energy_j: float | None
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One phase's part of TTFT; ``unexplained`` is the last row. Shares sum to one."""
+
+    phase: str
+    share: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True)
+class TtftBudget:
+    """Where TTFT goes: over all requests with a first token, and over the slowest of them."""
+
+    requests: int
+    phases: list[BudgetRow]
+    tail_requests: int  # requests at or above p95 of TTFT
+    tail_phases: list[BudgetRow]  # share and p50_ms over those
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """One of the four visual-token shares, each with its own denominator."""
+
+    share: float | None
+    threshold: float
+    dominant: bool | None  # None when the share is not known
+
+
+@dataclass(frozen=True)
+class TtftWithoutVisual:
+    """TTFT if the requests had no visual tokens: preprocess, encode and the visual part of prefill removed."""
+
+    p50: float | None
+    p95: float | None
+    how: str
+
+
+@dataclass(frozen=True)
+class VisualDominance:
+    """The shares of architecture.md, section 7."""
+
+    prompt_tokens: Dominance
+    kv_token_seconds: Dominance
+    prefill_flops: Dominance
+    decode_bytes: Dominance
+    ttft_without_visual_ms: TtftWithoutVisual
+
+
+@dataclass(frozen=True)
+class KvByModality:
+    """KV bytes written by the prompts and outputs of all requests, by where the token came from."""
+
+    modality: str  # text (prompt), image, video, audio, output
+    tokens: int | None
+    bytes: int | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class KvPoint:
+    """KV held at one moment of the run."""
+
+    seconds: float  # since the first request's arrival
+    visual_bytes: int
+    other_bytes: int
+
+
+@dataclass(frozen=True)
+class Kv:
+    """KV footprint."""
+
+    bytes_per_token: int | None
+    dtype: str | None
+    bytes_total: int | None  # sum over requests
+    visual_bytes_total: int | None
+    bytes_per_request: Percentiles
+    peak_held_bytes: int | None
+    capacity_bytes: int | None
+    peak_usage_ratio: float | None
+    preemptions: int | None
+    by_modality: list[KvByModality]
+    held: list[KvPoint]  # down-sampled for the picture
+    how: str  # "recorded by the probe" or "derived from the model's config"
+
+
+@dataclass(frozen=True)
+class StratumRow:
+    """TTFT of the requests of one visual stratum."""
+
+    visual_stratum: str
+    requests: int
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Objectives and what was reached; ``None`` where no objective was given."""
+
+    ttft_ms: float | None
+    tpot_ms: float | None
+    ttft_attainment: float | None
+    tpot_attainment: float | None
+    goodput_share: float | None
+    goodput_per_s: float | None
+
+
+@dataclass(frozen=True)
+class IntegrityNote:
+    """One thing that was wrong with the input: where, what, and what was done with it."""
+
+    file: str
+    line: int | None
+    what: str
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """Can this be trusted? Counts of what was repaired, left out, or never arrived."""
+
+    files_read: int
+    files_skipped: int
+    malformed_lines: int
+    truncated_lines: int
+    duplicates: int
+    orphans: int
+    end_missing: int
+    negative_duration: int
+    unknown_attributes: int
+    ignored_spans: int
+    ignored_signals: int
+    requests_without_tokens: int
+    requests_without_phases: int
+    records_lost: int | None
+    clock_offset_ms: float | None
+    complete_spans_share: float | None
+    notes: list[IntegrityNote]  # the first ones, at most 20
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Expected gain of a finding: an interval, in the metric's unit, and how it was got."""
+
+    metric: str
+    unit: str
+    low: float | None
+    high: float | None
+    basis: str  # measured, bound, published, heuristic
+    how: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do. ``set`` holds flags and values to paste, for the engine named."""
+
+    action: str
+    engine: str | None
+    versions: str | None
+    set: dict[str, Any]
+    risk: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that fired."""
+
+    rule: str
+    severity: str  # high, medium, low, info
+    phase: str
+    title: str
+    summary: str  # the counts behind it: "412 of 980 requests"
+    evidence: list[dict[str, Any]]
+    advice: list[Advice]
+    saving: Saving | None
+    references: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class RuleCounts:
+    """How many rules ended in each outcome."""
+
+    fired: int
+    passed: int
+    not_applicable: int
+    insufficient_data: int
+    suppressed: int
+    error: int
+
+
+@dataclass(frozen=True)
+class RoofPoint:
+    """A cell of the roofline plot: steps of one phase with like intensity and rate."""
+
+    phase: str  # encode, prefill, decode or mixed
+    intensity: float  # FLOP/B
+    flops_per_s: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `vtprof analyze` has to say."""
+
+    schema_version: int
+    generator: str
+    source: Source
+    deployment: Deployment
+    summary: Summary
+    headline: str  # the verdict in one or two sentences
+    phases: list[PhaseRow]
+    ttft_budget: TtftBudget
+    strata: list[StratumRow]
+    dominance: VisualDominance
+    kv: Kv
+    slo: Slo
+    integrity: Integrity
+    findings: list[Finding]
+    rules: RuleCounts
+    roofline: list[RoofPoint]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""The rules: conditions over facts, as data with their examples beside them."""
