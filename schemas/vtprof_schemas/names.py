@@ -89,7 +89,13 @@ STATUS_REJECTED = "rejected"
 STATUS_ERROR = "error"
 STATUSES: Tuple[str, ...] = (STATUS_OK, STATUS_ABORTED, STATUS_REJECTED, STATUS_ERROR)
 
-VISUAL_STRATA: Tuple[Tuple[str, int], ...] = (("0", 0), ("256", 256), ("1k", 1024), ("4k", 4096), ("16k", 16384))
+VISUAL_STRATA: Tuple[Tuple[str, int], ...] = (
+    ("0", 0),
+    ("256", 256),
+    ("1k", 1024),
+    ("4k", 4096),
+    ("16k", 16384),
+)
 """Label and largest count of visual tokens of each stratum; above the last one the label is ``more``."""
 VISUAL_STRATUM_MORE = "more"
 
@@ -104,7 +110,9 @@ def visual_stratum(visual_tokens: int) -> str:
 
 # --- Spans -----------------------------------------------------------------------------------------------
 
-SPAN_REQUEST = _span("vtprof.request", "none, or the caller's span", "one inference request, arrival to last token")
+SPAN_REQUEST = _span(
+    "vtprof.request", "none, or the caller's span", "one inference request, arrival to last token"
+)
 SPAN_STEP = _span("vtprof.step", "none", "one engine iteration on one rank that held prefill or encode work")
 SPAN_WINDOW = _span("vtprof.window", "none", "consecutive decode-only iterations of like composition, folded")
 _PHASE_MEANINGS = {
@@ -122,7 +130,9 @@ PHASE_SPANS: Dict[str, str] = {
 
 # --- Resource --------------------------------------------------------------------------------------------
 
-SERVICE_NAME = _attribute("service.name", STRING, "", "resource", "service the spans belong to", "vtprof-demo")
+SERVICE_NAME = _attribute(
+    "service.name", STRING, "", "resource", "service the spans belong to", "vtprof-demo"
+)
 SERVICE_INSTANCE_ID = _attribute(
     "service.instance.id", STRING, "", "resource", "one ring: boot id, PID and start time", "3f1c-4242-99812"
 )
@@ -131,8 +141,12 @@ PROCESS_PID = _attribute("process.pid", INT, "", "resource", "PID of the inferen
 RESOURCE_SCHEMA_VERSION = _attribute(
     "vtprof.schema_version", INT, "", "resource", "version of this vocabulary", "1"
 )
-ENGINE_NAME = _attribute("vtprof.engine.name", STRING, "", "resource", "transformers, vllm or sglang", "transformers")
-ENGINE_VERSION = _attribute("vtprof.engine.version", STRING, "", "resource", "version of the engine", "5.23.0")
+ENGINE_NAME = _attribute(
+    "vtprof.engine.name", STRING, "", "resource", "transformers, vllm or sglang", "transformers"
+)
+ENGINE_VERSION = _attribute(
+    "vtprof.engine.version", STRING, "", "resource", "version of the engine", "5.23.0"
+)
 ENGINE_CONFIG = _attribute(
     "vtprof.engine.config", STRING, "JSON", "resource",
     "allow-listed settings: chunk budget, sequence limit, encoder TP mode, eager", '{"attn_implementation": "sdpa"}',
@@ -144,11 +158,20 @@ PARALLEL_PP = _attribute("vtprof.parallel.pp", INT, "ranks", "resource", "pipeli
 PARALLEL_DP = _attribute("vtprof.parallel.dp", INT, "ranks", "resource", "data-parallel size", "1")
 PARALLEL_EP = _attribute("vtprof.parallel.ep", INT, "ranks", "resource", "expert-parallel size", "1")
 MODEL_CONFIG = _attribute(
-    "vtprof.model.config", STRING, "JSON", "resource", "the model's config.json as text", '{"model_type": "qwen2_5_vl"}'
+    "vtprof.model.config",
+    STRING,
+    "JSON",
+    "resource",
+    "the model's config.json as text",
+    '{"model_type": "qwen2_5_vl"}',
 )
-WEIGHTS_DTYPE = _attribute("vtprof.weights.dtype", STRING, "", "resource", "data type of the weights", "bfloat16")
+WEIGHTS_DTYPE = _attribute(
+    "vtprof.weights.dtype", STRING, "", "resource", "data type of the weights", "bfloat16"
+)
 KV_DTYPE = _attribute("vtprof.kv.dtype", STRING, "", "resource", "data type of the KV cache", "bfloat16")
-KV_BLOCK_TOKENS = _attribute("vtprof.kv.block_tokens", INT, "tokens", "resource", "tokens of a KV block", "16")
+KV_BLOCK_TOKENS = _attribute(
+    "vtprof.kv.block_tokens", INT, "tokens", "resource", "tokens of a KV block", "16"
+)
 KV_CAPACITY_TOKENS = _attribute(
     "vtprof.kv.capacity_tokens", INT, "tokens", "resource", "tokens that the KV cache can hold", "118784"
 )
@@ -157,7 +180,12 @@ KV_BYTES_PER_TOKEN = _attribute(
     "KV bytes of one token over the full-attention layers and all TP ranks, read from the allocated cache", "57344",
 )  # fmt: skip
 KV_FIXED_BYTES = _attribute(
-    "vtprof.kv.fixed_bytes", INT, "B", "resource", "window, state and cross-attention caches of one sequence", "0"
+    "vtprof.kv.fixed_bytes",
+    INT,
+    "B",
+    "resource",
+    "window, state and cross-attention caches of one sequence",
+    "0",
 )
 DEVICE_PEAK_FLOPS = _attribute(
     "vtprof.device.peak_flops_per_s", DOUBLE, "FLOP/s", "resource",
@@ -168,24 +196,51 @@ DEVICE_BANDWIDTH = _attribute(
     "attainable copy bandwidth, measured on this device before the run", "2.1e10",
 )  # fmt: skip
 DEVICE_PEAK_SOURCE = _attribute(
-    "vtprof.device.peak_source", STRING, "", "resource", "how the two were measured", "numpy float32 GEMM and copy, 2 threads"
+    "vtprof.device.peak_source",
+    STRING,
+    "",
+    "resource",
+    "how the two were measured",
+    "numpy float32 GEMM and copy, 2 threads",
 )
-DEVICE_KIND = _attribute("vtprof.device.kind", STRING, "", "resource", "cuda or cpu: where the model runs", "cpu")
-DEVICE_CORES = _attribute("vtprof.device.cores", INT, "cores", "resource", "CPU cores open to the process", "2")
+DEVICE_KIND = _attribute(
+    "vtprof.device.kind", STRING, "", "resource", "cuda or cpu: where the model runs", "cpu"
+)
+DEVICE_CORES = _attribute(
+    "vtprof.device.cores", INT, "cores", "resource", "CPU cores open to the process", "2"
+)
 HW_ID = _attribute("hw.id", STRING, "", "resource", "UUID of the GPU", "GPU-6b3b7c3a")
-HW_NAME = _attribute("hw.name", STRING, "", "resource", "name of the device that runs the model", "NVIDIA H200")
+HW_NAME = _attribute(
+    "hw.name", STRING, "", "resource", "name of the device that runs the model", "NVIDIA H200"
+)
 
 # --- Request ---------------------------------------------------------------------------------------------
 
-REQUEST_MODEL = _attribute("gen_ai.request.model", STRING, "", "request", "model asked for", "tiny-qwen2.5-vl")
-REQUEST_ID = _attribute("vtprof.request.id", STRING, "", "request", "the engine's or the caller's request id", "cmpl-81")
-REQUEST_STATUS = _attribute("vtprof.request.status", STRING, "", "request", "ok, aborted, rejected or error", "ok")
-INPUT_TOKENS = _attribute("gen_ai.usage.input_tokens", INT, "tokens", "request", "prompt tokens, all modalities", "350")
+REQUEST_MODEL = _attribute(
+    "gen_ai.request.model", STRING, "", "request", "model asked for", "tiny-qwen2.5-vl"
+)
+REQUEST_ID = _attribute(
+    "vtprof.request.id", STRING, "", "request", "the engine's or the caller's request id", "cmpl-81"
+)
+REQUEST_STATUS = _attribute(
+    "vtprof.request.status", STRING, "", "request", "ok, aborted, rejected or error", "ok"
+)
+INPUT_TOKENS = _attribute(
+    "gen_ai.usage.input_tokens", INT, "tokens", "request", "prompt tokens, all modalities", "350"
+)
 OUTPUT_TOKENS = _attribute("gen_ai.usage.output_tokens", INT, "tokens", "request", "generated tokens", "16")
-TOKENS_TEXT = _attribute("vtprof.tokens.text", INT, "tokens", "request", "prompt positions filled from text", "26")
-TOKENS_IMAGE = _attribute("vtprof.tokens.image", INT, "tokens", "request", "prompt positions filled from images", "324")
-TOKENS_VIDEO = _attribute("vtprof.tokens.video", INT, "tokens", "request", "prompt positions filled from video", "0")
-TOKENS_AUDIO = _attribute("vtprof.tokens.audio", INT, "tokens", "request", "prompt positions filled from audio", "0")
+TOKENS_TEXT = _attribute(
+    "vtprof.tokens.text", INT, "tokens", "request", "prompt positions filled from text", "26"
+)
+TOKENS_IMAGE = _attribute(
+    "vtprof.tokens.image", INT, "tokens", "request", "prompt positions filled from images", "324"
+)
+TOKENS_VIDEO = _attribute(
+    "vtprof.tokens.video", INT, "tokens", "request", "prompt positions filled from video", "0"
+)
+TOKENS_AUDIO = _attribute(
+    "vtprof.tokens.audio", INT, "tokens", "request", "prompt positions filled from audio", "0"
+)
 TOKENS_CACHED = _attribute(
     "vtprof.tokens.cached", INT, "tokens", "request", "prompt tokens found in the KV prefix cache", "0"
 )
@@ -197,9 +252,16 @@ KV_BYTES = _attribute(
     "vtprof.kv.bytes", INT, "B", "request",
     "(input + output - 1 tokens, cached prefix included) x kv.bytes_per_token + kv.fixed_bytes", "1495040",
 )  # fmt: skip
-KV_VISUAL_BYTES = _attribute("vtprof.kv.visual_bytes", INT, "B", "request", "the image and video part of kv.bytes", "1327104")
+KV_VISUAL_BYTES = _attribute(
+    "vtprof.kv.visual_bytes", INT, "B", "request", "the image and video part of kv.bytes", "1327104"
+)
 SAMPLING_RATIO = _attribute(
-    "vtprof.sampling_ratio", DOUBLE, "1", "request", "share of like requests that were kept; weigh by its inverse", "1.0"
+    "vtprof.sampling_ratio",
+    DOUBLE,
+    "1",
+    "request",
+    "share of like requests that were kept; weigh by its inverse",
+    "1.0",
 )
 
 # --- Phases ----------------------------------------------------------------------------------------------
@@ -213,10 +275,17 @@ GPU_TIME_QUALITY = _attribute(
     "vtprof.gpu_time.quality", STRING, "", "phase", "measured, attributed or estimated", "measured"
 )
 PREPROCESS_CPU_NS = _attribute(
-    "vtprof.preprocess.cpu_ns", INT, "ns", PREPROCESS, "CPU time of the work alone, without waiting", "5200000"
+    "vtprof.preprocess.cpu_ns",
+    INT,
+    "ns",
+    PREPROCESS,
+    "CPU time of the work alone, without waiting",
+    "5200000",
 )
 PREPROCESS_FETCH_NS = _attribute("vtprof.preprocess.fetch_ns", INT, "ns", PREPROCESS, "media download", "0")
-PREPROCESS_DECODE_NS = _attribute("vtprof.preprocess.decode_ns", INT, "ns", PREPROCESS, "media decoding", "1100000")
+PREPROCESS_DECODE_NS = _attribute(
+    "vtprof.preprocess.decode_ns", INT, "ns", PREPROCESS, "media decoding", "1100000"
+)
 PREPROCESS_CACHE_HITS = _attribute(
     "vtprof.preprocess.cache_hits", INT, "items", PREPROCESS, "items taken from the processor cache", "0"
 )
@@ -224,19 +293,30 @@ PREPROCESS_PIXELS = _attribute(
     "vtprof.preprocess.pixels", INT, "pixels", PREPROCESS, "pixels before resizing", "307200"
 )
 ENCODE_ITEMS = _attribute("vtprof.encode.items", INT, "items", ENCODE, "images, videos or clips encoded", "1")
-ENCODE_PATCHES = _attribute("vtprof.encode.patches", INT, "patches", ENCODE, "patches that entered the tower", "1296")
+ENCODE_PATCHES = _attribute(
+    "vtprof.encode.patches", INT, "patches", ENCODE, "patches that entered the tower", "1296"
+)
 ENCODE_CACHE_HITS = _attribute(
     "vtprof.encode.cache_hits", INT, "items", ENCODE, "items taken from the encoder-output cache", "0"
 )
-PREFILL_CHUNKS = _attribute("vtprof.prefill.chunks", INT, "chunks", PREFILL, "steps that held a part of the prompt", "1")
+PREFILL_CHUNKS = _attribute(
+    "vtprof.prefill.chunks", INT, "chunks", PREFILL, "steps that held a part of the prompt", "1"
+)
 PREFILL_TOKENS = _attribute("vtprof.prefill.tokens", INT, "tokens", PREFILL, "prompt tokens computed", "350")
 PREFILL_VISUAL_TOKENS = _attribute(
-    "vtprof.prefill.visual_tokens", INT, "tokens", PREFILL, "the image and video part of prefill.tokens", "324"
+    "vtprof.prefill.visual_tokens",
+    INT,
+    "tokens",
+    PREFILL,
+    "the image and video part of prefill.tokens",
+    "324",
 )
 PREFILL_CACHED_TOKENS = _attribute(
     "vtprof.prefill.cached_tokens", INT, "tokens", PREFILL, "prompt tokens not computed: prefix cache", "0"
 )
-DECODE_STEPS = _attribute("vtprof.decode.steps", INT, "iterations", DECODE, "decode iterations of this request", "15")
+DECODE_STEPS = _attribute(
+    "vtprof.decode.steps", INT, "iterations", DECODE, "decode iterations of this request", "15"
+)
 DECODE_PREEMPTIONS = _attribute(
     "vtprof.decode.preemptions", INT, "times", DECODE, "times the request was preempted", "0"
 )
@@ -247,19 +327,33 @@ TRANSFER_KIND = _attribute("vtprof.transfer.kind", STRING, "", TRANSFER, "embedd
 # kv_used_*, kv_visual_tokens, running and waiting are time means over the span; all else is a sum.
 
 STEP_INDEX = _attribute("vtprof.step.index", INT, "", "step", "number of the (first) iteration", "17")
-STEP_COUNT = _attribute("vtprof.step.count", INT, "iterations", "step", "iterations folded into the span", "15")
+STEP_COUNT = _attribute(
+    "vtprof.step.count", INT, "iterations", "step", "iterations folded into the span", "15"
+)
 STEP_PREFILL_REQUESTS = _attribute(
     "vtprof.step.prefill_requests", INT, "requests", "step", "requests with a prefill chunk", "1"
 )
-STEP_PREFILL_TOKENS = _attribute("vtprof.step.prefill_tokens", INT, "tokens", "step", "prompt tokens computed", "350")
+STEP_PREFILL_TOKENS = _attribute(
+    "vtprof.step.prefill_tokens", INT, "tokens", "step", "prompt tokens computed", "350"
+)
 STEP_PREFILL_VISUAL_TOKENS = _attribute(
     "vtprof.step.prefill_visual_tokens", INT, "tokens", "step", "the image and video part", "324"
 )
 STEP_PREFILL_ATTENTION_PAIRS = _attribute(
-    "vtprof.step.prefill_attention_pairs", INT, "pairs", "step", "causal query-key pairs, summed over sequences", "61425"
+    "vtprof.step.prefill_attention_pairs",
+    INT,
+    "pairs",
+    "step",
+    "causal query-key pairs, summed over sequences",
+    "61425",
 )
 STEP_PREFILL_VISUAL_ATTENTION_PAIRS = _attribute(
-    "vtprof.step.prefill_visual_attention_pairs", INT, "pairs", "step", "the pairs whose query is visual", "57510"
+    "vtprof.step.prefill_visual_attention_pairs",
+    INT,
+    "pairs",
+    "step",
+    "the pairs whose query is visual",
+    "57510",
 )
 STEP_DECODE_REQUESTS = _attribute(
     "vtprof.step.decode_requests", INT, "requests", "step", "decoding requests, summed over iterations", "15"
@@ -272,19 +366,27 @@ STEP_DECODE_VISUAL_TOKENS = _attribute(
     "vtprof.step.decode_visual_tokens", INT, "tokens", "step", "the image and video part of it", "4860"
 )
 STEP_ENCODE_ITEMS = _attribute("vtprof.step.encode_items", INT, "items", "step", "items encoded", "1")
-STEP_ENCODE_PATCHES = _attribute("vtprof.step.encode_patches", INT, "patches", "step", "patches encoded", "1296")
+STEP_ENCODE_PATCHES = _attribute(
+    "vtprof.step.encode_patches", INT, "patches", "step", "patches encoded", "1296"
+)
 STEP_ENCODE_ATTENTION_PAIRS = _attribute(
     "vtprof.step.encode_attention_pairs", INT, "pairs", "step", "sum of patches squared per image", "1679616"
 )
-STEP_ENCODE_NS = _attribute("vtprof.step.encode_ns", INT, "ns", "step", "wall time of the encoder in the step", "9000000")
+STEP_ENCODE_NS = _attribute(
+    "vtprof.step.encode_ns", INT, "ns", "step", "wall time of the encoder in the step", "9000000"
+)
 STEP_ENCODE_GPU_TIME_NS = _attribute(
     "vtprof.step.encode_gpu_time_ns", INT, "ns", "step", "GPU time of the encoder in the step", "8000000"
 )
-STEP_KV_USED_TOKENS = _attribute("vtprof.step.kv_used_tokens", INT, "tokens", "step", "tokens in the KV cache", "357")
+STEP_KV_USED_TOKENS = _attribute(
+    "vtprof.step.kv_used_tokens", INT, "tokens", "step", "tokens in the KV cache", "357"
+)
 STEP_KV_VISUAL_TOKENS = _attribute(
     "vtprof.step.kv_visual_tokens", INT, "tokens", "step", "visual tokens in the KV cache", "324"
 )
-STEP_KV_USED_BLOCKS = _attribute("vtprof.step.kv_used_blocks", INT, "blocks", "step", "KV blocks in use", "23")
+STEP_KV_USED_BLOCKS = _attribute(
+    "vtprof.step.kv_used_blocks", INT, "blocks", "step", "KV blocks in use", "23"
+)
 STEP_RUNNING = _attribute("vtprof.step.running", DOUBLE, "requests", "step", "requests being served", "1")
 STEP_WAITING = _attribute("vtprof.step.waiting", DOUBLE, "requests", "step", "requests in the queue", "0")
 STEP_PREEMPTIONS = _attribute("vtprof.step.preemptions", INT, "times", "step", "preemptions in the step", "0")
@@ -303,19 +405,33 @@ def _counter(key: str, unit: str, meaning: str) -> str:
 GPU_DRAM_BANDWIDTH_RATIO = _counter(
     "vtprof.gpu.dram_bandwidth_ratio", "1", "DRAM traffic over its peak, mean over the wall time of the span"
 )
-GPU_TENSOR_ACTIVE_RATIO = _counter("vtprof.gpu.tensor_active_ratio", "1", "share of cycles a tensor core was active")
+GPU_TENSOR_ACTIVE_RATIO = _counter(
+    "vtprof.gpu.tensor_active_ratio", "1", "share of cycles a tensor core was active"
+)
 GPU_SM_ACTIVE_RATIO = _counter("vtprof.gpu.sm_active_ratio", "1", "share of cycles an SM had a warp")
 GPU_ENERGY_MJ = _counter("vtprof.gpu.energy_mj", "mJ", "energy; on a phase the request's share")
 GPU_MEMORY_USED_BYTES = _attribute(
     "vtprof.gpu.memory_used_bytes", INT, "B", "gpu", "device memory in use (metric)", "81604378624"
 )
-GPU_POWER_MW = _attribute("vtprof.gpu.power_mw", INT, "mW", "gpu", "board power, averaged by the driver (metric)", "412000")
+GPU_POWER_MW = _attribute(
+    "vtprof.gpu.power_mw", INT, "mW", "gpu", "board power, averaged by the driver (metric)", "412000"
+)
 GPU_SM_CLOCK_MHZ = _attribute("vtprof.gpu.sm_clock_mhz", INT, "MHz", "gpu", "SM clock (metric)", "1980")
 HOST_PROCESS_CPU_RATIO = _attribute(
-    "vtprof.host.process_cpu_ratio", DOUBLE, "cores", "gpu", "CPU time of the inference process per second (metric)", "1.8"
+    "vtprof.host.process_cpu_ratio",
+    DOUBLE,
+    "cores",
+    "gpu",
+    "CPU time of the inference process per second (metric)",
+    "1.8",
 )
 HOST_PROCESS_RSS_BYTES = _attribute(
-    "vtprof.host.process_rss_bytes", INT, "B", "gpu", "resident memory of the inference process (metric)", "734003200"
+    "vtprof.host.process_rss_bytes",
+    INT,
+    "B",
+    "gpu",
+    "resident memory of the inference process (metric)",
+    "734003200",
 )
 
 QUALITY_MEASURED = "measured"

@@ -158,7 +158,9 @@ GPU_TIME = _kind(
     _STEP, ("gpu_time_ns", "q", "GPU time of the step, encode included"), ("encode_gpu_time_ns", "q", "the encoder's part"),
 )  # fmt: skip
 FIRST_TOKEN = _kind(11, "first_token", "the first token of a request exists", _REQUEST, _TIME)
-PREEMPTED = _kind(12, "preempted", "the request lost its KV and will be computed again", _REQUEST, _STEP, _TIME)
+PREEMPTED = _kind(
+    12, "preempted", "the request lost its KV and will be computed again", _REQUEST, _STEP, _TIME
+)
 TRANSFER = _kind(
     13, "transfer", "embeddings or KV of a request were moved",
     _REQUEST, _START, _END, ("bytes", "q", "bytes moved"), ("kind", "q", "0 embedding, 1 KV"),

@@ -1,0 +1,56 @@
+# Two commands are all the set-up there is: `make demo` and `make test`. Each makes its own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+SOURCES := agent analyzer rules schemas tests
+
+.PHONY: demo test check bench format docs clean help
+help:
+	@echo "make demo   install, profile a tiny vision-language model, print its report"
+	@echo "make test   install and run all tests"
+	@echo "make check  formatting, lint, types, import contract, Python floor of the probe, generated docs"
+	@echo "make bench  benchmarks: ratios measured in one run"
+	@echo "make docs   regenerate the pages that are made from the sources"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing vtprof with what the demo needs (torch, transformers); this takes a few minutes once" >&2
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing vtprof with what the tests need; this takes a few minutes once" >&2
+	$(PIP) -e '.[demo,dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/vtprof demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vermin --no-tips --violations -t=3.9- agent/vtprof_probe schemas/vtprof_schemas
+	$(BIN)/python -m vtprof_schemas.reference | diff -u schemas/REFERENCE.md -
+	$(BIN)/python -m vtprof_rules.catalogue | diff -u rules/README.md -
+
+bench: $(VENV)/.dev
+	@for bench in tests/bench/bench_*.py; do echo; echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m vtprof_schemas.reference > schemas/REFERENCE.md
+	$(BIN)/python -m vtprof_rules.catalogue > rules/README.md
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
