@@ -209,6 +209,9 @@ DEVICE_KIND = _attribute(
 DEVICE_CORES = _attribute(
     "vtprof.device.cores", INT, "cores", "resource", "CPU cores open to the process", "2"
 )
+INFO_TRUNCATED = _attribute(
+    "vtprof.info.truncated", INT, "values", "resource", "values left out of the ring's header: it was full", "1"
+)
 HW_ID = _attribute("hw.id", STRING, "", "resource", "UUID of the GPU", "GPU-6b3b7c3a")
 HW_NAME = _attribute(
     "hw.name", STRING, "", "resource", "name of the device that runs the model", "NVIDIA H200"
@@ -417,6 +420,10 @@ GPU_POWER_MW = _attribute(
     "vtprof.gpu.power_mw", INT, "mW", "gpu", "board power, averaged by the driver (metric)", "412000"
 )
 GPU_SM_CLOCK_MHZ = _attribute("vtprof.gpu.sm_clock_mhz", INT, "MHz", "gpu", "SM clock (metric)", "1980")
+GPU_BUSY_RATIO = _attribute(
+    "vtprof.gpu.busy_ratio", DOUBLE, "1", "gpu",
+    "share of time in which any kernel ran; says nothing of how much of the GPU it used (metric)", "0.97",
+)  # fmt: skip
 HOST_PROCESS_CPU_RATIO = _attribute(
     "vtprof.host.process_cpu_ratio",
     DOUBLE,

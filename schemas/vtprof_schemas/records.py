@@ -38,8 +38,12 @@ RECORD_PREFIX = struct.Struct("<HHQ")
 """kind, flags, sequence: follows the crc32."""
 CRC = struct.Struct("<I")
 
-FIXED_HEADER = struct.Struct("<8sIIIIIiQq16s16s44x")
-"""magic, layout version, header bytes, record bytes, capacity, pid, rank, start time ticks, created ns, boot id, role."""
+SLOT = struct.Struct("<I%ds" % (RECORD_BYTES - CRC.size))
+"""A whole record: the crc32 and what it covers."""
+
+FIXED_HEADER = struct.Struct("<8sIIIIIiQq16s16sQ36x")
+"""magic, layout version, header bytes, record bytes, capacity, pid, rank, start time ticks, created ns (monotonic),
+boot id, role, inode of the PID namespace (0 unknown: without it a reader elsewhere cannot tell dead from unseen)."""
 FIXED_HEADER_BYTES = 128
 FIXED_CRC_OFFSET = FIXED_HEADER_BYTES - CRC.size
 
@@ -65,6 +69,8 @@ INFO_BLOCK = struct.Struct("<III")
 INFO_OFFSET = 4096
 INFO_MAX_BYTES = HEADER_BYTES - INFO_OFFSET
 
+VOID_CODE = 0
+"""Kind of a record whose values did not fit: it holds its number, so that no reader waits for it. Not in ``KINDS``."""
 LABEL_BYTES = 96
 """Longest request id that fits a record; a longer one is cut."""
 

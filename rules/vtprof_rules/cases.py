@@ -1,0 +1,140 @@
+"""Runs the cases that lie beside each rule (``*.cases.toml``): facts and rows in, the expected outcome out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from vtprof_rules.evaluate import evaluate
+from vtprof_rules.faults import Fault, sorted_lines
+from vtprof_rules.load import CASES_SUFFIX, read_pack, read_toml
+from vtprof_rules.outcome import Outcome
+from vtprof_rules.rule import Rule
+from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS
+from vtprof_schemas.errors import RuleError
+
+_TOLERANCE = 1e-9
+"""Relative. Cases are computed by hand from round numbers, so only the last bits may differ."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a rule: the facts and rows it is judged on, and what must come out."""
+
+    name: str
+    facts: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    expect: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case that was run; it holds when ``failures`` is empty."""
+
+    rule: str
+    case: str
+    failures: tuple[str, ...]
+
+
+def cases_path(rule: Rule) -> Path:
+    """Return where the cases of a rule belong: beside it, under the same name."""
+    return rule.path.with_name(rule.path.stem + CASES_SUFFIX)
+
+
+def read_cases(rule: Rule) -> tuple[list[Case], list[Fault]]:
+    """Read a rule's cases; a rule without any is a fault."""
+    path = cases_path(rule)
+    if not path.is_file():
+        return [], [Fault(rule.path, "", f"has no cases: write {path.name} beside it")]
+    document, faults = read_toml(path, "cases.schema.json")
+    if document is None or faults:
+        return [], faults
+    if document["rule"] != rule.id:
+        faults.append(Fault(path, "rule", f"names {document['rule']}, the rule beside it is {rule.id}"))
+    base = document.get("base", {})
+    faults += _unknown(path, "base", base, FACTS)
+    cases = []
+    for index, entry in enumerate(document["case"]):
+        key = f"case[{index}]"
+        faults += _unknown(path, f"{key}.facts", entry.get("facts", {}), FACTS)
+        faults += _unknown(path, f"{key}.unset", entry.get("unset", []), FACTS)
+        for number, row in enumerate(entry.get("rows", [])):
+            faults += _unknown(path, f"{key}.rows[{number}]", row, EVIDENCE_COLUMNS[rule.evidence.table])
+        facts = {**base, **entry.get("facts", {})}
+        for name in entry.get("unset", []):
+            facts.pop(name, None)
+        cases.append(Case(entry["name"], facts, entry.get("rows", []), entry["expect"]))
+    return ([] if faults else cases), faults
+
+
+def run_cases(rule: Rule, cases: Sequence[Case]) -> list[CaseResult]:
+    """Judge the rule on each of its cases and compare with what the case expects."""
+    return [CaseResult(rule.id, case.name, tuple(_failures(rule, case))) for case in cases]
+
+
+def _failures(rule: Rule, case: Case) -> list[str]:
+    with duckdb.connect(":memory:") as source:
+        _fill(source, rule.evidence.table, case.rows)
+        try:
+            outcome = evaluate([rule], case.facts, source)[0]
+        except (
+            duckdb.ConversionException
+        ) as error:  # a fact of the wrong type, as text where a number belongs
+            return [str(error).strip().splitlines()[0]]
+    found = _comparable(outcome)
+    return [
+        f"expected {name} {wanted!r}, got {found[name]!r}"
+        + (f" ({outcome.reason})" if outcome.reason else "")
+        for name, wanted in case.expect.items()
+        if not _same(wanted, found[name])
+    ]
+
+
+def _comparable(outcome: Outcome) -> dict[str, Any]:
+    saving = outcome.saving
+    return {
+        "status": outcome.status,
+        "severity": outcome.severity,
+        "evidence": [row["trace_id"] for row in outcome.evidence],
+        "saving_low": saving.low if saving else None,
+        "saving_high": saving.high if saving else None,
+    }
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, int | float) and isinstance(found, int | float):
+        return math.isclose(wanted, found, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return bool(wanted == found)
+
+
+def _fill(source: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = EVIDENCE_COLUMNS[table]
+    described = ", ".join(f"{name} {column.type}" for name, column in columns.items())
+    source.execute(f"CREATE TABLE {table} ({described})")
+    for row in rows:
+        values = [row.get(name) for name in columns]
+        source.execute(f"INSERT INTO {table} VALUES ({', '.join('?' for _ in columns)})", values)
+
+
+def _unknown(path: Path, key: str, names: Any, known: Mapping[str, Any]) -> list[Fault]:
+    return [Fault(path, key, f"unknown name {name!r}") for name in names if name not in known]
+
+
+def read_checked(folder: Path) -> list[tuple[Rule, list[Case]]]:
+    """Read a folder's rules with their cases; raise ``RuleError`` with one line for each fault of either."""
+    rules, faults = read_pack(folder)
+    checked = []
+    for rule in rules:
+        cases, case_faults = read_cases(rule)
+        faults += case_faults
+        checked.append((rule, cases))
+    expected = {cases_path(rule) for rule in rules}
+    if not faults:  # a faulty rule is no reason to call its cases stray
+        strays = sorted(set(folder.rglob(f"*{CASES_SUFFIX}")) - expected)
+        faults += [Fault(path, "", "no rule file of this name lies beside it") for path in strays]
+    if faults:
+        raise RuleError(sorted_lines(faults))
+    return checked

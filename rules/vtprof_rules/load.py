@@ -1,0 +1,178 @@
+"""Reads rule packs: folders of TOML files, checked against the JSON Schema, the vocabulary and the allow-list.
+
+A faulty rule is never skipped: all faults of all files are collected and reported together.
+"""
+
+import functools
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from vtprof_rules.build import RuleBuilder
+from vtprof_rules.expressions import control_characters
+from vtprof_rules.faults import Fault, sorted_lines
+from vtprof_rules.rule import Rule
+from vtprof_schemas.errors import RuleError
+
+CASES_SUFFIX = ".cases.toml"
+MAX_FILE_BYTES = 256 * 1024
+CORE_PACK = Path(__file__).parent / "packs" / "core"
+
+
+@dataclass(frozen=True)
+class LoadedRules:
+    """Rules without a fault, in the order of their ids."""
+
+    rules: tuple[Rule, ...]
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+
+def load_packs(extra: Sequence[Path] = ()) -> LoadedRules:
+    """Load the shipped pack and the user's folders; raise ``RuleError`` with one line for each fault found.
+
+    A user's rule replaces a shipped one of the same id only when it names that id in ``supersedes``.
+    """
+    rules, faults = read_pack(CORE_PACK)
+    by_id = {rule.id: rule for rule in rules}
+    for folder in extra:
+        more, more_faults = read_pack(folder)
+        faults += more_faults
+        for rule in more:
+            if rule.id in by_id and rule.id not in rule.supersedes:
+                message = f"{rule.id} is already defined in {by_id[rule.id].path}; to replace it, name it in supersedes"
+                faults.append(Fault(rule.path, "id", message))
+                continue
+            for superseded in rule.supersedes:
+                by_id.pop(superseded, None)
+            by_id[rule.id] = rule
+    if faults:
+        raise RuleError(sorted_lines(faults))
+    return LoadedRules(tuple(by_id[id_] for id_ in sorted(by_id)))
+
+
+def read_pack(folder: Path) -> tuple[list[Rule], list[Fault]]:
+    """Read every rule file under ``folder``; return the good rules and the faults of the others."""
+    if not folder.is_dir():
+        return [], [Fault(folder, "", "no such folder of rules; give a folder that holds *.toml files")]
+    rules: list[Rule] = []
+    faults: list[Fault] = []
+    paths = sorted(p for p in folder.rglob("*.toml") if not p.name.endswith(CASES_SUFFIX))
+    if not paths:
+        faults.append(Fault(folder, "", "holds no rule files; a rule is a file such as XAB001_my_rule.toml"))
+    seen: dict[str, Path] = {}
+    for path in paths:
+        rule, file_faults = read_rule(path)
+        faults += file_faults
+        if rule is None:
+            continue
+        if rule.id in seen:
+            faults.append(Fault(path, "id", f"{rule.id} is already defined in {seen[rule.id]}"))
+            continue
+        seen[rule.id] = path
+        rules.append(rule)
+    return rules, faults
+
+
+def read_rule(path: Path) -> tuple[Rule | None, list[Fault]]:
+    """Read one rule file; the rule is ``None`` when there is any fault."""
+    document, faults = read_toml(path, "rule.schema.json")
+    if document is None or faults:
+        return None, faults
+    faults += _fault_versions(path, document)
+    if not path.name.startswith(document["id"]):
+        faults.append(Fault(path, "id", f"the file's name has to begin with the rule's id, {document['id']}"))
+    builder = RuleBuilder(path, document)
+    rule = builder.build()
+    faults += builder.faults
+    return (None if faults else rule), faults
+
+
+def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """Read a TOML file and validate it; return the document, ``None`` if it cannot be read, and its faults."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return None, [Fault(path, "", f"larger than {MAX_FILE_BYTES // 1024} KiB")]
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        return None, [Fault(path, "", f"cannot be read: {error.strerror or error}")]
+    except UnicodeDecodeError as error:
+        return None, [Fault(path, "", f"is not UTF-8 text (byte {error.start})")]
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        return None, [Fault(path, "", f"is not TOML: {error}")]
+    except RecursionError:
+        return None, [Fault(path, "", "is nested too deeply")]
+    faults = [
+        Fault(path, key, message)
+        for key, value in _leaves(document, "")
+        if (message := _unfit(value, "\n\t" if key == "description" else "\n"))
+    ]
+    faults += [
+        Fault(path, _dotted(invalid.absolute_path), invalid.message)
+        for invalid in _validator(schema).iter_errors(document)
+    ]
+    return document, faults
+
+
+@functools.cache
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    text = files("vtprof_rules").joinpath(schema).read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    key = ""
+    for part in path:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return key.removeprefix(".")
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield every value of a document that is not a container, and every key, with its place."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield key, name
+            yield from _leaves(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _unfit(value: Any, allowed: str) -> str | None:
+    """Say why a value cannot be used in any place: control characters, or a number that is none in SQL or JSON."""
+    if isinstance(value, str):
+        found = control_characters(value, allowed)
+        return f"control characters are not allowed: {', '.join(found)}" if found else None
+    if isinstance(value, int | float) and not abs(value) < 2**63:  # nan is below nothing
+        return "numbers have to be finite and below 2^63"
+    return None
+
+
+def _fault_versions(path: Path, document: Mapping[str, Any]) -> list[Fault]:
+    """Check that every version range is one, as in ``>=0.11,<0.20``."""
+    ranges = [(f"applies.engine.{k}", v) for k, v in document.get("applies", {}).get("engine", {}).items()]
+    ranges += [
+        (f"recommend[{i}].versions", r["versions"])
+        for i, r in enumerate(document["recommend"])
+        if "versions" in r
+    ]
+    faults = []
+    for key, text in ranges:
+        try:
+            SpecifierSet(text)
+        except InvalidSpecifier:
+            faults.append(Fault(path, key, f"{text!r} is not a version range such as '>=0.11,<0.20'"))
+    return faults
