@@ -36,8 +36,16 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
 
 _PROMETHEUS: Tuple[Tuple[str, str, str], ...] = (
     (names.PROM_TTFT, names.LABEL_VISUAL_STRATUM, "arrival to first token, histogram, seconds"),
-    (names.PROM_TPOT, names.LABEL_VISUAL_STRATUM, "time per output token after the first, histogram, seconds"),
-    (names.PROM_PHASE_DURATION, "phase, " + names.LABEL_VISUAL_STRATUM, "duration of a phase, histogram, seconds"),
+    (
+        names.PROM_TPOT,
+        names.LABEL_VISUAL_STRATUM,
+        "time per output token after the first, histogram, seconds",
+    ),
+    (
+        names.PROM_PHASE_DURATION,
+        "phase, " + names.LABEL_VISUAL_STRATUM,
+        "duration of a phase, histogram, seconds",
+    ),
     (names.PROM_TOKENS, "modality", "tokens of finished requests, counter"),
     (names.PROM_KV_BYTES, "modality", "KV held, gauge, bytes"),
     (names.PROM_GPU_ENERGY, "", "energy, counter, joules"),
@@ -87,20 +95,36 @@ def _attributes() -> List[str]:
 
 def _ring() -> List[str]:
     header = (
-        (0, records.FIXED_HEADER_BYTES, "fixed header: " + (records.MAGIC[:6].decode() + " magic, identity, crc32")),
+        (
+            0,
+            records.FIXED_HEADER_BYTES,
+            "fixed header: " + (records.MAGIC[:6].decode() + " magic, identity, crc32"),
+        ),
         (records.CONTROL_OFFSET, records.CONTROL.size, "control word, written by the agent"),
         (records.STATE_OFFSET, records.STATE.size, "closed flag and the writer's counters"),
         (records.ANCHOR_OFFSET, records.ANCHOR.size, "clock anchor"),
         (records.INFO_BLOCK_OFFSET, records.INFO_BLOCK.size, "version, length and crc32 of the JSON text"),
         (records.INFO_OFFSET, records.INFO_MAX_BYTES, "JSON text: resource attributes"),
-        (records.HEADER_BYTES, records.RECORD_BYTES, "first record; one slot each, default %d slots" % records.DEFAULT_CAPACITY),
+        (
+            records.HEADER_BYTES,
+            records.RECORD_BYTES,
+            "first record; one slot each, default %d slots" % records.DEFAULT_CAPACITY,
+        ),
     )
     lines = ["## Ring file, layout version %d" % records.LAYOUT_VERSION, "", "Little endian.", ""]
     lines += _table(("Offset", "Bytes", "Content"), [(str(at), str(size), what) for at, size, what in header])
     lines += ["A record is `crc32 u32, kind u16, flags u16, sequence u64` and the fields of its kind.", ""]
     for kind in records.KINDS.values():
-        lines += ["### %d `%s`" % (kind.code, kind.name), "", kind.meaning[0].upper() + kind.meaning[1:] + ".", ""]
-        rows = [(_code(name), _STRUCT_TYPES.get(fmt, fmt.rstrip("s") + " bytes"), _cell(what)) for name, fmt, what in kind.fields]
+        lines += [
+            "### %d `%s`" % (kind.code, kind.name),
+            "",
+            kind.meaning[0].upper() + kind.meaning[1:] + ".",
+            "",
+        ]
+        rows = [
+            (_code(name), _STRUCT_TYPES.get(fmt, fmt.rstrip("s") + " bytes"), _cell(what))
+            for name, fmt, what in kind.fields
+        ]
         lines += _table(("Field", "Type", "Meaning"), rows)
     return lines
 
@@ -124,7 +148,10 @@ def _type_name(schema: Dict[str, Any]) -> str:
 
 
 def _fields(schema: Dict[str, Any]) -> List[str]:
-    rows = [(_code(name), _type_name(field), _cell(field["description"])) for name, field in schema["properties"].items()]
+    rows = [
+        (_code(name), _type_name(field), _cell(field["description"]))
+        for name, field in schema["properties"].items()
+    ]
     return [schema["description"], "", *_table(("Field", "Type", "Meaning"), rows)]
 
 

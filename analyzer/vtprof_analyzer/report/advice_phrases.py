@@ -1,0 +1,109 @@
+"""What to do, in words that every format shares: the gain as an interval, the line to paste, how the rules ended."""
+
+import json
+import shlex
+from collections.abc import Mapping
+
+from vtprof_analyzer.report.format import MINUS, count, counted, duration, energy, percent, plain, safe, size
+from vtprof_analyzer.report.model import Advice, RuleCounts, Saving
+
+SEVERITIES = ("high", "medium", "low", "info")
+NO_FINDING = "No rule fired."
+COMMAND_LIMIT = 1_000
+LAUNCHERS: Mapping[str, str] = {"vllm": "vllm serve …", "sglang": "python -m sglang.launch_server …"}
+METRICS: Mapping[str, str] = {
+    "ttft_ms": "TTFT",
+    "tpot_ms": "TPOT",
+    "kv_bytes": "KV",
+    "throughput_ratio": "throughput",
+    "gpu_seconds": "GPU time",
+    "energy_j": "energy",
+    "host_bytes": "host memory",
+}
+_GAINS = frozenset({"throughput_ratio"})
+"""Metrics where more is better; all others are savings and carry a minus."""
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "ms":
+        return duration(value)
+    if unit == "s":
+        return duration(value * 1_000)
+    if unit == "bytes":
+        return size(value)
+    if unit == "ratio":
+        return percent(value)
+    if unit == "J":
+        return energy(value)
+    return f"{plain(value)} {safe(unit, 16)}".strip()
+
+
+def saving_line(saving: Saving | None) -> str:
+    """Return the expected gain as an interval with its basis: ``TTFT −4.00 ms to −32.0 ms (bound)``."""
+    if saving is None:
+        return "Gain not estimated."
+    metric = METRICS.get(saving.metric, safe(saving.metric, 32))
+    basis = safe(saving.basis, 24)
+    ends = [
+        f"{'+' if (saving.metric in _GAINS) == (end >= 0) else MINUS}{_amount(abs(end), saving.unit)}"
+        for end in (saving.low, saving.high)
+        if end is not None
+    ]
+    if not ends:
+        return f"{metric}: gain not known ({basis})"
+    if len(ends) == 2:
+        return f"{metric} {ends[0]}" + (f" to {ends[1]}" if ends[1] != ends[0] else "") + f" ({basis})"
+    return f"{metric} {'at most' if saving.low is None else 'at least'} {ends[0]} ({basis})"
+
+
+def command(advice: Advice) -> str | None:
+    """Return the line to paste: flags for a server, ``name=value`` for a library; ``None`` without settings."""
+    if not advice.set:
+        return None
+    flags = [_flag(name, value) for name, value in advice.set.items() if name.startswith("-")]
+    variables = [
+        f"{name}={shlex.quote(_word(value))}" for name, value in advice.set.items() if _is_variable(name)
+    ]
+    keywords = {
+        name: value
+        for name, value in advice.set.items()
+        if not name.startswith("-") and not _is_variable(name)
+    }
+    if keywords and not flags and not variables:
+        return safe(", ".join(f"{name}={value!r}" for name, value in keywords.items()), COMMAND_LIMIT)
+    words = [shlex.quote(f"{name}={_word(value)}") for name, value in keywords.items()]
+    return safe(
+        " ".join([*variables, LAUNCHERS.get(advice.engine or "", "…"), *flags, *words]), COMMAND_LIMIT
+    )
+
+
+def _is_variable(name: str) -> bool:
+    return name.isupper() and name.replace("_", "").isalnum()
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _flag(name: str, value: object) -> str:
+    if value is True:
+        return shlex.quote(name)
+    if value is False:
+        return shlex.quote(f"--no-{name.lstrip('-')}")
+    return f"{shlex.quote(name)} {shlex.quote(_word(value))}"
+
+
+def rule_counts(rules: RuleCounts) -> str:
+    """Return how the rules ended, all outcomes, zero only where it says something."""
+    parts = [f"{counted(rules.fired, 'rule')} fired", f"{count(rules.passed)} passed"]
+    parts += [
+        f"{count(number)} {words}"
+        for number, words in (
+            (rules.not_applicable, "not applicable"),
+            (rules.insufficient_data, "not judged for lack of data"),
+            (rules.suppressed, "suppressed"),
+            (rules.error, "failed"),
+        )
+        if number
+    ]
+    return " · ".join(parts)

@@ -1,0 +1,289 @@
+"""The sections of the HTML report, in the order of the terminal's: verdict, time, causes, KV, what to do, trust."""
+
+from collections.abc import Mapping
+from html import escape
+
+from vtprof_analyzer.report import phrases
+from vtprof_analyzer.report.format import (
+    DASH,
+    count,
+    dots,
+    duration,
+    energy,
+    known,
+    percent,
+    plain,
+    safe,
+    scaled,
+    significant,
+    size,
+    time_range,
+    tokens,
+    whole_percent,
+    whole_percents,
+)
+from vtprof_analyzer.report.html_findings import findings
+from vtprof_analyzer.report.html_tags import bar, cell, missing, note, row_head, section, table, text, tile
+from vtprof_analyzer.report.model import BudgetRow, Percentiles, PhaseRow, Report
+
+_KV_CAPTION = "KV bytes that all requests wrote, by where the token came from"
+
+
+def body(report: Report, charts: Mapping[str, str]) -> str:
+    """Return the page's body; ``charts`` holds the HTML of the charts that could be drawn."""
+    parts = [
+        _header(report),
+        "<main>",
+        _numbers(report),
+        _dominance(report),
+        _budget(report, charts.get("budget")),
+        _roofline(report, charts.get("roofline")),
+        _kv(report, charts.get("kv")),
+        _strata(report),
+        findings(report),
+        _trust(report),
+        "</main>",
+        f"<footer>{escape(safe(report.generator))} · report schema {report.schema_version}</footer>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _header(report: Report) -> str:
+    when = time_range(report.source.started_unix_nano, report.source.ended_unix_nano)
+    paths = " ".join(safe(path, 120) for path in report.source.paths[:5])
+    setting = phrases.setting(report.deployment)
+    lead, rest = phrases.headline(report.headline)
+    line = " · ".join(part for part in (setting, phrases.volume(report)) if part)
+    return f"""<header class="page">
+<div class="eyebrow"><span>vtprof analyze {escape(paths)}</span><span>{escape(when)}</span></div>
+<h1>{escape(phrases.subject(report.deployment))}</h1>
+<p class="soft">{text(line)}</p>
+<p class="headline"><strong>{text(lead)}</strong> {text(rest)}</p>
+</header>"""
+
+
+def _numbers(report: Report) -> str:
+    summary, kv = report.summary, report.kv
+    peak = (
+        known(kv.peak_usage_ratio, percent)
+        if kv.peak_usage_ratio is not None
+        else known(kv.peak_held_bytes, size)
+    )
+    goodput = known(report.slo.goodput_share, percent) if report.slo.goodput_share is not None else DASH
+    tiles = [
+        tile("TTFT, p95", known(summary.ttft_ms.p95, duration), [_percentiles(summary.ttft_ms)]),
+        tile("TPOT, p95", known(summary.tpot_ms.p95, duration), [_percentiles(summary.tpot_ms)]),
+        tile("End to end, p95", known(summary.e2e_ms.p95, duration), [_percentiles(summary.e2e_ms)]),
+        tile("Goodput", goodput, [phrases.goodput(report).removeprefix(goodput)]),
+        tile("KV cache, peak", peak, [phrases.kv_peak(report).removeprefix(f"peak {peak}").strip(" ,")]),
+        tile(
+            "Prompt tokens",
+            known(summary.input_tokens, lambda number: scaled(number, "")),
+            [phrases.modalities(report), f"output {known(summary.output_tokens, tokens)}"],
+        ),
+    ]
+    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+
+
+def _percentiles(values: Percentiles) -> str:
+    return f"p50 {known(values.p50, duration, DASH)} · p99 {known(values.p99, duration, DASH)}"
+
+
+def _dominance(report: Report) -> str:
+    rows = [
+        row_head(name)
+        + bar(row.share, row.threshold)
+        + cell(known(row.share, percent), "n")
+        + cell(percent(row.threshold), "n")
+        + cell(
+            {True: "dominant", False: "below"}.get(bool(row.dominant), DASH)
+            if row.dominant is not None
+            else DASH,
+            "word",
+        )
+        for name, row in phrases.dominance_rows(report)
+    ]
+    heads = [("share of", ""), ("", ""), ("visual tokens", "n"), ("threshold", "n"), ("", "")]
+    return section(
+        "visual", "What visual tokens take",
+        table("Visual tokens' share of four things; the mark is the threshold", heads, rows),
+        note(phrases.without_visual(report)),
+    )  # fmt: skip
+
+
+def _budget(report: Report, chart: str | None) -> str:
+    if chart is None:
+        return section("ttft", "Where TTFT goes", missing(phrases.no_ttft(report)))
+    budget = report.ttft_budget
+    everyone = _shares(budget.phases)
+    slowest = _shares(budget.tail_phases)
+    whole = {row.phase: row for row in budget.phases}
+    phases = list(dict.fromkeys([row.phase for row in (*budget.phases, *budget.tail_phases)]))
+    verdicts = {row.phase: row for row in report.phases}
+    rows = [
+        row_head(safe(phase, 24), colour=True)
+        + cell(everyone.get(phase, DASH), "n")
+        + cell(known(whole[phase].p50_ms, duration, DASH) if phase in whole else DASH, "n")
+        + cell(known(whole[phase].p95_ms, duration, DASH) if phase in whole else DASH, "n")
+        + cell(slowest.get(phase, DASH), "n")
+        + cell(
+            next(
+                (known(row.p50_ms, duration, DASH) for row in budget.tail_phases if row.phase == phase), DASH
+            ),
+            "n",
+        )
+        + cell(phrases.verdict(verdicts[phase].bound) if phase in verdicts else "", "word")
+        for phase in phases
+    ]
+    heads = [
+        ("phase", ""),
+        ("all: share", "n"),
+        ("p50", "n"),
+        ("p95", "n"),
+        ("slowest: share", "n"),
+        ("p50", "n"),
+        ("verdict", ""),
+    ]
+    caption = (
+        f"{count(budget.requests)} requests with a first token, and the {count(budget.tail_requests)} at or above p95. "
+        "Overlap is counted once; shares add up to 100 %."
+    )
+    return section("ttft", "Where TTFT goes", chart, table(caption, heads, rows))
+
+
+def _shares(rows: list[BudgetRow]) -> dict[str, str]:
+    wholes = whole_percents([row.share for row in rows])
+    return {row.phase: known(whole, whole_percent, DASH) for row, whole in zip(rows, wholes, strict=True)}
+
+
+def _roofline(report: Report, chart: str | None) -> str:
+    roofs = [f"{phrases.roof_line(roof)}, from {safe(roof.source, 120)}" for roof in report.deployment.roofs]
+    used = report.deployment.roof
+    verdicts = f" The verdicts use the {safe(used.kind, 24)} one." if used and len(roofs) > 1 else ""
+    parts = [
+        note("; ".join(roofs) + "." + verdicts) if roofs else note(phrases.no_roof()),
+        chart if chart is not None else missing(phrases.no_roofline(report)),
+    ]
+    if chart is not None:
+        parts.append(
+            note(
+                "Each dot holds steps of one phase with like intensity and rate; size is time. Diamonds are whole phases."
+            )
+        )
+    if report.phases:
+        parts.append(_phases(report))
+        parts.append(
+            note(
+                f"floor: the roofline's lower bound over the measured time. {DASH}: not recorded. {phrases.WITNESSES}."
+            )
+        )
+        why = "".join(
+            f"<li><strong>{escape(safe(row.phase, 24))}</strong> {text(phrases.phase_reason(row))}</li>"
+            for row in report.phases
+            if row.explanation
+        )
+        parts.append(f'<ul class="why">{why}</ul>' if why else "")
+    return section("roofline", "Phases against the roofline", *parts)
+
+
+def _phases(report: Report) -> str:
+    heads = [
+        ("phase", ""), ("verdict", ""), ("sure", ""), ("time", "n"), ("GPU time", "n"), ("p50", "n"), ("p95", "n"),
+        ("steps", "n"), ("FLOP/B", "n"), ("FLOP/s", "n"), ("floor", "n"), ("DRAM", "n"), ("tensor", "n"), ("energy", "n"),
+    ]  # fmt: skip
+    return table(
+        "Times over all requests; roofline over the steps a phase ran in",
+        heads,
+        [_phase(row) for row in report.phases],
+    )
+
+
+def _phase(row: PhaseRow) -> str:
+    sure = "" if row.bound == phrases.NOT_JUDGED else dots(row.confidence)
+    confidence = escape(safe(row.confidence, 12))
+    return (
+        row_head(safe(row.phase, 24), colour=True)
+        + cell(phrases.verdict(row.bound), "word")
+        + (
+            f'<td class="dots"><span role="img" aria-label="confidence {confidence}">{sure}</span></td>'
+            if sure
+            else "<td></td>"
+        )
+        + cell(known(row.time_share, percent, DASH), "n")
+        + cell(known(row.gpu_time_share, percent, DASH), "n")
+        + cell(known(row.p50_ms, duration, DASH), "n")
+        + cell(known(row.p95_ms, duration, DASH), "n")
+        + cell(known(row.steps, count, DASH), "n")
+        + cell(known(row.intensity, plain, DASH), "n")
+        + cell(known(row.flops_per_s, lambda rate: scaled(rate, "").replace(" ", ""), DASH), "n")
+        + cell(known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH), "n")
+        + cell(known(row.dram_bw_ratio, percent, DASH), "n")
+        + cell(known(row.tensor_ratio, percent, DASH), "n")
+        + cell(known(row.energy_j, energy, DASH), "n")
+    )
+
+
+def _kv(report: Report, chart: str | None) -> str:
+    kv = report.kv
+    known_rows = any(row.bytes is not None or row.share is not None for row in kv.by_modality)
+    if chart is None and not known_rows:
+        return section("kv", "KV footprint", missing(phrases.no_kv()))
+    wholes = whole_percents([row.share for row in kv.by_modality])
+    rows = [
+        row_head(safe(row.modality, 24))
+        + bar(row.share)
+        + cell(known(whole, whole_percent), "n")
+        + cell(known(row.bytes, size), "n")
+        + cell(known(row.tokens, count), "n")
+        for row, whole in zip(kv.by_modality, wholes, strict=True)
+    ]
+    heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV written", "n"), ("tokens", "n")]
+    per_token = known(kv.bytes_per_token, lambda number: f"{count(number)} B per token")
+    facts = (
+        f"{per_token}, data type {known(kv.dtype, lambda name: safe(name, 24))}; "
+        f"per request p50 {known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}; "
+        f"{phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}."
+    )
+    return section(
+        "kv", "KV footprint",
+        chart if chart is not None else missing("Not drawn: when KV was held is not recorded."),
+        table(_KV_CAPTION, heads, rows) if known_rows else missing(phrases.no_kv()),
+        note(facts),
+    )  # fmt: skip
+
+
+def _strata(report: Report) -> str:
+    if not report.strata:
+        return ""
+    rows = [
+        row_head(phrases.stratum(row.visual_stratum))
+        + cell(count(row.requests), "n")
+        + cell(known(row.ttft_ms_p50, duration), "n")
+        + cell(known(row.ttft_ms_p95, duration), "n")
+        for row in report.strata
+    ]
+    heads = [("visual tokens", ""), ("requests", "n"), ("TTFT p50", "n"), ("TTFT p95", "n")]
+    return section(
+        "strata", "TTFT by visual tokens", table("Requests with a like number of visual tokens", heads, rows)
+    )
+
+
+def _trust(report: Report) -> str:
+    integrity = report.integrity
+    parts = [f"<p>{text(phrases.trust(report))}</p>"]
+    if report.deployment.notes:
+        items = "".join(f"<li>{escape(safe(line, 400))}</li>" for line in report.deployment.notes)
+        parts.append(f'<ul class="notes">{items}</ul>')
+    if integrity.notes:
+        rows = [
+            row_head(safe(item.file, 80)) + cell(known(item.line, count, DASH), "n") + cell(safe(item.what))
+            for item in integrity.notes
+        ]
+        parts.append(
+            table(
+                "What was wrong with the input (the first ones)",
+                [("file", ""), ("line", "n"), ("what", "")],
+                rows,
+            )
+        )
+    return section("trust", "Can this be trusted?", *parts)

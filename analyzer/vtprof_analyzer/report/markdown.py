@@ -1,0 +1,173 @@
+"""The report as short Markdown for a pull-request comment: verdict, numbers, phases, what to do, trust.
+
+Foreign text is escaped so that it can be neither HTML, a link, a mention nor a table cell's end.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from vtprof_analyzer.report import advice_phrases, phrases
+from vtprof_analyzer.report.format import (
+    DASH,
+    count,
+    duration,
+    known,
+    percent,
+    plain,
+    safe,
+    significant,
+    size,
+    time_range,
+    whole_percent,
+    whole_percents,
+)
+from vtprof_analyzer.report.model import Finding, Percentiles, Report
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~@&!])")
+
+
+def render(report: Report) -> str:
+    """Return the report as GitHub-flavoured Markdown."""
+    lead, rest = phrases.headline(report.headline)
+    when = time_range(report.source.started_unix_nano, report.source.ended_unix_nano)
+    setting = phrases.setting(report.deployment)
+    blocks = [
+        f"### {escape(phrases.subject(report.deployment))}",
+        escape(" · ".join(part for part in (setting, phrases.volume(report), when) if part)),
+        (f"**{escape(lead)}** " if lead else "") + escape(rest),
+        _numbers(report),
+        f"#### Where TTFT goes ({phrases.population(report)})",
+        _budget(report),
+        "#### Phases against the roofline",
+        escape(phrases.roof_line(report.deployment.roof) if report.deployment.roof else phrases.no_roof()),
+        _phases(report),
+        f"#### KV footprint by modality ({escape(safe(report.kv.how))})",
+        _kv(report),
+        "#### What to do, largest gain first",
+        *(_finding(number, finding) for number, finding in enumerate(report.findings, start=1)),
+        advice_phrases.rule_counts(report.rules)
+        if report.findings
+        else f"{advice_phrases.NO_FINDING} {advice_phrases.rule_counts(report.rules)}",
+        "#### Can this be trusted?",
+        escape(phrases.trust(report)),
+        "\n".join(f"- {escape(safe(note, 300))}" for note in report.deployment.notes),
+        f"<sub>{escape(safe(report.generator))}</sub>",
+    ]
+    return "\n\n".join(block for block in blocks if block.strip()) + "\n"
+
+
+def escape(text: str) -> str:
+    """Escape every character that means something to Markdown or HTML."""
+    return _SPECIAL.sub(r"\\\1", text).replace("://", ":\u200b//")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int = 1) -> str:
+    rule = ["---" if index < numeric_from else "---:" for index in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _percentiles(values: Percentiles) -> list[str]:
+    return [known(value, duration) for value in (values.p50, values.p95, values.p99)]
+
+
+def _numbers(report: Report) -> str:
+    summary = report.summary
+    table = _table(
+        ("", "p50", "p95", "p99"),
+        [
+            ("TTFT", *_percentiles(summary.ttft_ms)),
+            ("TPOT", *_percentiles(summary.tpot_ms)),
+            ("End to end", *_percentiles(summary.e2e_ms)),
+        ],
+    )
+    lines = [
+        f"- goodput: {phrases.goodput(report)}",
+        f"- KV: {phrases.kv_peak(report)}",
+        f"- tokens: {phrases.input_tokens(report)}",
+        f"- visual: {phrases.visual_shares(report)}",
+    ]
+    return table + "\n\n" + "\n".join(lines)
+
+
+def _budget(report: Report) -> str:
+    rows = report.ttft_budget.tail_phases or report.ttft_budget.phases
+    if all(row.share is None for row in rows):
+        return escape(phrases.no_ttft(report))
+    wholes = whole_percents([row.share for row in rows])
+    return _table(
+        ("phase", "share", "p50"),
+        [
+            (escape(safe(row.phase, 24)), known(whole, whole_percent), known(row.p50_ms, duration))
+            for row, whole in zip(rows, wholes, strict=True)
+        ],
+    )
+
+
+def _phases(report: Report) -> str:
+    if not report.phases:
+        return escape(phrases.no_roofline(report))
+    rows = [
+        (
+            escape(safe(row.phase, 24)),
+            escape(phrases.sure_verdict(row)),
+            known(row.time_share, percent, DASH),
+            known(row.steps, count, DASH),
+            known(row.intensity, plain, DASH),
+            known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH),
+            known(row.dram_bw_ratio, percent, DASH),
+            known(row.tensor_ratio, percent, DASH),
+        )
+        for row in report.phases
+    ]
+    table = _table(
+        ("phase", "verdict", "time", "steps", "FLOP/B", "floor / measured", "DRAM", "tensor"),
+        rows,
+        numeric_from=2,
+    )
+    if all(row.intensity is None for row in report.phases):
+        return f"{table}\n\n{escape(phrases.no_roofline(report))}"
+    return table
+
+
+def _kv(report: Report) -> str:
+    rows = report.kv.by_modality
+    if all(row.bytes is None and row.share is None for row in rows):
+        return escape(phrases.no_kv())
+    wholes = whole_percents([row.share for row in rows])
+    return _table(
+        ("modality", "share", "KV", "tokens"),
+        [
+            (
+                escape(safe(row.modality, 24)),
+                known(whole, whole_percent),
+                known(row.bytes, size),
+                known(row.tokens, count),
+            )
+            for row, whole in zip(rows, wholes, strict=True)
+        ],
+    )
+
+
+def _finding(number: int, finding: Finding) -> str:
+    name = " · ".join(
+        escape(safe(part, limit))
+        for part, limit in ((finding.severity, 12), (finding.rule, 16), (finding.title, 120))
+    )
+    lines = [
+        f"{number}. **{name}**  ",
+        f"   {escape(safe(finding.summary))}. {escape(advice_phrases.saving_line(finding.saving))}",
+    ]
+    for advice in finding.advice[:1]:
+        mind = f" (mind: {escape(safe(advice.risk))})" if advice.risk else ""
+        lines.append(f"   → {escape(safe(advice.action))}{mind}")
+        line = advice_phrases.command(advice)
+        if line:
+            lines += ["", *_fenced(line)]
+    return "\n".join(lines)
+
+
+def _fenced(line: str) -> list[str]:
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"   {fence}sh", f"   {line}", f"   {fence}"]

@@ -1,0 +1,283 @@
+"""The report as text for a terminal: 80 columns, readable without colour, the verdict on the first screen.
+
+Everything goes through ``rich`` as ``Text`` objects, never as markup: what a trace says cannot style the page.
+"""
+
+from io import StringIO
+
+from rich.cells import set_cell_size
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vtprof_analyzer.report import advice_phrases, phrases
+from vtprof_analyzer.report.format import (
+    DASH,
+    NOT_RECORDED,
+    count,
+    dots,
+    duration,
+    known,
+    percent,
+    plain,
+    safe,
+    significant,
+    size,
+    time_range,
+    whole_percent,
+    whole_percents,
+)
+from vtprof_analyzer.report.model import Finding, Percentiles, Report
+
+MIN_WIDTH = 60
+MAX_WIDTH = 110
+FINDINGS_IN_FULL = 3
+BAR_CELLS = 24
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_SEVERITY_STYLE = {"high": "bold red", "medium": "bold yellow", "low": "bold", "info": "dim"}
+_SEVERITY_WORD = {"high": "HIGH", "medium": "MED", "low": "LOW", "info": "INFO"}
+
+
+def render(report: Report, width: int = 80, color: bool = False, full_report: str | None = None) -> str:
+    """Return the report for a terminal of ``width`` columns; ``full_report`` is the path of the HTML page."""
+    out = StringIO()
+    console = Console(
+        file=out,
+        width=min(max(width, MIN_WIDTH), MAX_WIDTH),
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    for block in (_head, _numbers, _verdict, _budget, _roofline, _kv, _strata, _advice):
+        for part in block(report):
+            console.print(part)
+        console.print()
+    for part in _trust(report, full_report):
+        console.print(part)
+    lines = (line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _head(report: Report) -> list[RenderableType]:
+    grid = Table.grid(expand=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    grid.add_column(no_wrap=True, justify="right")
+    when = time_range(report.source.started_unix_nano, report.source.ended_unix_nano)
+    grid.add_row(
+        Text("vtprof analyze " + " ".join(safe(path) for path in report.source.paths), style="dim"),
+        Text(when),
+    )
+    setting = phrases.setting(report.deployment)
+    line = (
+        phrases.subject(report.deployment)
+        + (f" ({setting})" if setting else "")
+        + " · "
+        + phrases.volume(report)
+    )
+    return [grid, Text(line, style="bold")]
+
+
+def _numbers(report: Report) -> list[RenderableType]:
+    grid = _grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    summary = report.summary
+    grid.add_row("TTFT", _percentiles(summary.ttft_ms))
+    grid.add_row("TPOT", _percentiles(summary.tpot_ms))
+    grid.add_row("goodput", phrases.goodput(report))
+    grid.add_row("KV", phrases.kv_peak(report))
+    grid.add_row("tokens", phrases.input_tokens(report))
+    grid.add_row("visual", phrases.visual_shares(report))
+    return [grid]
+
+
+def _percentiles(values: Percentiles) -> str:
+    pairs = (("p50", values.p50), ("p95", values.p95), ("p99", values.p99))
+    if all(value is None for _, value in pairs):
+        return NOT_RECORDED
+    return "   ".join(set_cell_size(f"{name} {known(value, duration, DASH)}", 13) for name, value in pairs)
+
+
+def _verdict(report: Report) -> list[RenderableType]:
+    lead, rest = phrases.headline(report.headline)
+    return [Text.assemble((lead.upper(), "bold"), " " if lead and rest else "", rest)]
+
+
+def _budget(report: Report) -> list[RenderableType]:
+    budget = report.ttft_budget
+    rows = budget.tail_phases or budget.phases
+    if all(row.share is None for row in rows):
+        return [_title("Where TTFT goes"), _indent(Text(phrases.no_ttft(report)))]
+    verdicts = {row.phase: phrases.verdict(row.bound) for row in report.phases}
+    grid = _grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, width=BAR_CELLS)
+    grid.add_column(no_wrap=True, justify="right")
+    grid.add_column(no_wrap=True, justify="right")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    largest = max((row.share or 0.0 for row in rows), default=0.0)
+    for row, whole in zip(rows, whole_percents([row.share for row in rows]), strict=True):
+        grid.add_row(
+            safe(row.phase, 16),
+            _bar(row.share, largest),
+            known(whole, whole_percent, DASH),
+            known(row.p50_ms, duration, DASH),
+            verdicts.get(row.phase, ""),
+        )
+    return [_title(f"Where TTFT goes ({phrases.population(report)}; share, median)"), _indent(grid)]
+
+
+def _bar(share: float | None, largest: float) -> str:
+    if share is None or largest <= 0:
+        return ""
+    eighths = round(max(share, 0.0) / largest * BAR_CELLS * 8)
+    return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _roofline(report: Report) -> list[RenderableType]:
+    roof = report.deployment.roof
+    parts: list[RenderableType] = [_title("Phases against the roofline")]
+    parts.append(_indent(Text(phrases.roof_line(roof) if roof else phrases.no_roof())))
+    if not report.phases:
+        return [*parts, _indent(Text(phrases.no_roofline(report)))]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
+    table.add_column("phase", no_wrap=True)
+    for name in ("steps", "time", "FLOP/B", "floor", "DRAM", "tensor"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, overflow="ellipsis")
+    table.add_column("", no_wrap=True)
+    for row in report.phases:
+        table.add_row(
+            safe(row.phase, 12),
+            known(row.steps, count, DASH),
+            known(row.time_share, percent, DASH),
+            known(row.intensity, plain, DASH),
+            known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH),
+            known(row.dram_bw_ratio, percent, DASH),
+            known(row.tensor_ratio, percent, DASH),
+            phrases.verdict(row.bound),
+            "" if row.bound == phrases.NOT_JUDGED else dots(row.confidence),
+        )
+    parts.append(_indent(table))
+    parts.append(
+        _indent(
+            Text(f"floor: roofline time / measured. {DASH}: {NOT_RECORDED}. {phrases.WITNESSES}", style="dim")
+        )
+    )
+    if all(row.intensity is None for row in report.phases):
+        parts.append(_indent(Text(phrases.no_roofline(report))))
+    reasons = _grid()
+    reasons.add_column(no_wrap=True)
+    reasons.add_column()
+    for row in report.phases:
+        if row.explanation:
+            reasons.add_row(safe(row.phase, 12), phrases.phase_reason(row))
+    return [*parts, _indent(reasons)] if reasons.row_count else parts
+
+
+def _kv(report: Report) -> list[RenderableType]:
+    kv = report.kv
+    known_rows = [row for row in kv.by_modality if row.share is not None or row.bytes is not None]
+    parts: list[RenderableType] = [_title(f"KV footprint by modality ({safe(kv.how)})")]
+    if not known_rows:
+        return [*parts, _indent(Text(phrases.no_kv()))]
+    grid = _grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, width=BAR_CELLS)
+    for _ in range(3):
+        grid.add_column(no_wrap=True, justify="right")
+    largest = max((row.share or 0.0 for row in known_rows), default=0.0)
+    wholes = whole_percents([row.share for row in kv.by_modality])
+    for row, whole in zip(kv.by_modality, wholes, strict=True):
+        grid.add_row(
+            safe(row.modality, 16),
+            _bar(row.share, largest),
+            known(whole, whole_percent, DASH),
+            known(row.bytes, size, DASH),
+            known(row.tokens, lambda number: f"{count(number)} tokens", DASH),
+        )
+    parts.append(_indent(grid))
+    parts.append(_indent(Text(
+        f"{known(kv.bytes_per_token, lambda n: f'{count(n)} B per token')}; per request p50 "
+        f"{known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}", style="dim",
+    )))  # fmt: skip
+    return parts
+
+
+def _strata(report: Report) -> list[RenderableType]:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
+    table.add_column("visual tokens", no_wrap=True)
+    for name in ("requests", "p50", "p95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.strata:
+        table.add_row(
+            phrases.stratum(row.visual_stratum),
+            count(row.requests),
+            known(row.ttft_ms_p50, duration, DASH),
+            known(row.ttft_ms_p95, duration, DASH),
+        )
+    if not report.strata:
+        return [_title("TTFT by visual tokens"), _indent(Text(f"Tokens by modality: {NOT_RECORDED}."))]
+    return [_title("TTFT by visual tokens of the request"), _indent(table)]
+
+
+def _advice(report: Report) -> list[RenderableType]:
+    parts: list[RenderableType] = [_title("What to do, largest gain first")]
+    if not report.findings:
+        parts.append(_indent(Text(advice_phrases.NO_FINDING)))
+    grid = _grid()
+    for _ in range(3):
+        grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for number, finding in enumerate(report.findings, start=1):
+        in_full = number <= FINDINGS_IN_FULL
+        title = Text(safe(finding.title, 120), style="bold" if in_full else "")
+        grid.add_row(str(number), _severity(finding), safe(finding.rule, 12), title)
+        for line in _details(finding) if in_full else ():
+            grid.add_row("", "", "", line)
+    if grid.row_count:
+        parts.append(_indent(grid))
+    parts.append(_indent(Text(advice_phrases.rule_counts(report.rules), style="dim")))
+    return parts
+
+
+def _details(finding: Finding) -> list[Text]:
+    lines = [Text(f"{safe(finding.summary)}. {advice_phrases.saving_line(finding.saving)}")]
+    for advice in finding.advice[:1]:
+        mind = f" (mind: {safe(advice.risk)})" if advice.risk else ""
+        lines.append(Text(f"→ {safe(advice.action)}{mind}"))
+        line = advice_phrases.command(advice)
+        if line:
+            lines.append(Text(line, style="cyan"))
+    return lines
+
+
+def _severity(finding: Finding) -> Text:
+    word = _SEVERITY_WORD.get(finding.severity, safe(finding.severity, 6).upper())
+    return Text(word, style=_SEVERITY_STYLE.get(finding.severity, ""))
+
+
+def _trust(report: Report, full_report: str | None) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text.assemble(("Can this be trusted? ", "bold"), phrases.trust(report))]
+    parts += [_indent(Text("· " + safe(note, 300))) for note in report.deployment.notes]
+    if full_report is not None:
+        parts.append(Text(f"Full report: {safe(full_report, 1_000)}", overflow="fold"))
+    return parts
+
+
+def _title(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _grid() -> Table:
+    return Table.grid(padding=(0, 2, 0, 0))
+
+
+def _indent(part: RenderableType) -> Padding:
+    return Padding(part, (0, 0, 0, 2))

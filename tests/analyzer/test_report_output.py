@@ -1,0 +1,52 @@
+"""Writing a report: whole or not at all, and one line when it cannot be."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from vtprof_analyzer.report import output
+from vtprof_schemas.errors import BackendError, ConfigError
+
+
+def test_folders_are_made_and_the_old_file_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    output.write(folder, "report.md", "old")
+    path = output.write(folder, "report.md", "né\ud800w")
+    assert path.read_text(encoding="utf-8") == "né\\ud800w"
+    assert [file.name for file in folder.iterdir()] == ["report.md"]
+
+
+def test_a_report_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    written = output.write(tmp_path, "report.md", "x")
+    assert stat.S_IMODE(written.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        with pytest.raises(ConfigError, match=r"taken.*-o") as caught:
+            output.write(folder, "index.html", "x")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(ConfigError, match=r"index\.html"):
+        output.write(tmp_path, "index.html", "x")
+
+
+def test_a_failed_write_leaves_the_old_report_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.write(tmp_path, "index.html", "old")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(BackendError, match="No space left on device"):
+        output.write(tmp_path, "index.html", "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("index.html", "old")]
