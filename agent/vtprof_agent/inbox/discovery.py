@@ -1,0 +1,160 @@
+"""Finds ring files, tells whether their writers live, and removes what dead ones left. Takes the /proc root."""
+
+import enum
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtprof_agent.inbox.ring_header import RingFile, RingIdentity
+from vtprof_schemas import records
+from vtprof_schemas.errors import BackendError
+
+_STATE, _START_TICKS = 0, 19
+"""Places in /proc/<pid>/stat behind the process name; fields 3 and 22 of proc(5)."""
+_GONE_STATES = (b"Z", b"X", b"x")
+
+FileKey = tuple[str, int, int]
+
+
+class Liveness(enum.Enum):
+    """Whether the writer of a ring still runs."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    """It lives in a PID namespace that cannot be seen from here."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one look at the ring directory showed."""
+
+    rings: tuple[Path, ...]
+    """Files whose headers are sound, sorted by name."""
+    problems: tuple[str, ...]
+    """One line for each fault that was not reported before."""
+
+
+class RingDirectory:
+    """The directory that probes put their rings into."""
+
+    def __init__(self, path: Path) -> None:
+        """Watch this directory; it need not exist yet."""
+        self.path = path
+        self._sound: set[FileKey] = set()
+        self._reported: set[FileKey | str] = set()
+
+    def scan(self) -> Scan:
+        """Look once. Headers are checked when a file is first seen; faulty files are reported once."""
+        try:
+            entries = sorted(os.scandir(self.path), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return Scan((), ())
+        except OSError as error:
+            return Scan((), self._once(str(self.path), f"{self.path}: cannot be listed: {error.strerror}"))
+        rings: list[Path] = []
+        problems: list[str] = []
+        present: set[FileKey | str] = {str(self.path)}
+        for entry in entries:
+            if not entry.name.endswith(records.RING_SUFFIX) or entry.name.startswith("."):
+                continue
+            path = self.path / entry.name
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            key = (entry.name, status.st_ino, status.st_ctime_ns if entry.is_symlink() else 0)
+            present.add(key)
+            if key in self._sound:
+                rings.append(path)
+            elif key not in self._reported:
+                try:
+                    RingFile(path).close()
+                except BackendError as error:
+                    problems.extend(self._once(key, str(error)))
+                else:
+                    self._sound.add(key)
+                    rings.append(path)
+        self._sound &= present
+        self._reported &= present
+        return Scan(tuple(rings), tuple(problems))
+
+    def _once(self, key: FileKey | str, problem: str) -> tuple[str, ...]:
+        if key in self._reported:
+            return ()
+        self._reported.add(key)
+        return (problem,)
+
+
+def process_alive(identity: RingIdentity, proc_root: Path = Path("/proc")) -> Liveness:
+    """Tell whether the process that wrote a ring still runs; a later process of the same PID is not it."""
+    boot_id = read_boot_id(proc_root)
+    if boot_id and any(identity.boot_id) and boot_id != identity.boot_id:
+        return Liveness.DEAD
+    if not _same_pid_namespace(identity, proc_root) or identity.start_ticks == 0:
+        return Liveness.UNKNOWN
+    folder = proc_root / str(identity.pid)
+    try:
+        stat = (folder / "stat").read_bytes()
+        fields = stat[stat.rindex(b")") + 1 :].split()
+        state, start_ticks = fields[_STATE], int(fields[_START_TICKS])
+    except (FileNotFoundError, ProcessLookupError):
+        return Liveness.DEAD
+    except (OSError, ValueError, IndexError):
+        return Liveness.UNKNOWN
+    if start_ticks != identity.start_ticks:
+        return Liveness.DEAD
+    # A main thread that ended shows as a zombie though others go on.
+    if state in _GONE_STATES and _thread_count(folder) <= 1:
+        return Liveness.DEAD
+    return Liveness.ALIVE
+
+
+def read_boot_id(proc_root: Path = Path("/proc")) -> bytes:
+    """Return the 16 bytes of this boot's id, or nothing when it cannot be read."""
+    try:
+        text = (proc_root / "sys/kernel/random/boot_id").read_text("ascii")
+        return uuid.UUID(text.strip()).bytes
+    except (OSError, ValueError):
+        return b""
+
+
+def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
+    """Remove the drained ring of a dead process; False, and the file stays, unless it is a ring, dead, and ours.
+
+    ``ours`` is: owned by this user, or this user is root.
+    """
+    try:
+        ring = RingFile(path)
+    except BackendError:
+        return False
+    try:
+        status = ring.status()
+        if status.st_uid != os.geteuid() and os.geteuid() != 0:
+            return False
+        if process_alive(ring.identity, proc_root) is not Liveness.DEAD:
+            return False
+        now = os.lstat(path)
+        if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
+            return False
+        path.unlink()
+    except OSError:
+        return False
+    finally:
+        ring.close()
+    return True
+
+
+def _same_pid_namespace(identity: RingIdentity, proc_root: Path) -> bool:
+    try:
+        return identity.pid_namespace == (proc_root / "self/ns/pid").stat().st_ino
+    except OSError:
+        return False
+
+
+def _thread_count(folder: Path) -> int:
+    try:
+        return sum(1 for _ in (folder / "task").iterdir())
+    except OSError:
+        return 0

@@ -1,0 +1,261 @@
+"""Follows the records of one ring: each complete record once, in order, and every other number accounted for.
+
+    returned + lost + torn + voided = numbers passed
+
+lost: overwritten before they were read. torn: a number was taken and its record never completed. voided: the writer
+could not pack the values and said so. A copy is taken first and judged afterwards, so that the writer cannot change
+what was judged good.
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vtprof_agent.inbox.decoder import Record, decode
+from vtprof_agent.inbox.ring_header import ClockAnchor, RingFile, RingIdentity, RingInfo, RingState
+from vtprof_schemas import records
+
+DEFAULT_GRACE_NS = 2_000_000_000
+"""How long a record may stay half-written before it counts as torn; a thread can lose the CPU in the middle of one."""
+
+_SMALLEST_CHUNK = 64
+_LARGEST_CHUNK = 4096
+_HIGHEST_SEQUENCE = 1 << 62
+"""No writer gets there; keeps forged numbers out of the arithmetic."""
+_LAPS_PER_READ = 4
+"""Jumps within one read; a reader that is overtaken more often returns, so that its caller keeps control."""
+_SLOT = np.dtype(
+    {
+        "names": ["crc", "kind", "sequence", "body"],
+        "formats": ["<u4", "<u2", "<u8", f"V{records.RECORD_BYTES - records.CRC.size}"],
+        "offsets": [0, 4, 8, 4],
+        "itemsize": records.RECORD_BYTES,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The records of one read, in order, and what became of the numbers between."""
+
+    raw: bytes
+    """``count`` records of 128 bytes."""
+    first_sequence: int
+    """First number that this read passed; with ``last_sequence`` below it, none was."""
+    last_sequence: int
+    lost: int
+    torn: int
+    voided: int
+
+    @property
+    def count(self) -> int:
+        """Return the number of records in ``raw``."""
+        return len(self.raw) // records.RECORD_BYTES
+
+    @property
+    def passed(self) -> int:
+        """Return how many numbers the read went past, whatever became of them."""
+        return self.last_sequence - self.first_sequence + 1
+
+
+class RingReader:
+    """Reads one ring from a cursor on. Not for several threads at once."""
+
+    def __init__(
+        self, file: RingFile, grace_ns: int = DEFAULT_GRACE_NS, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        """Start at record 1 of an open ring file, which the reader closes."""
+        self._ring = file
+        self._grace_ns, self._clock = grace_ns, clock
+        self.cursor = 1
+        """Number of the next record wanted."""
+        self.undecoded = 0
+        """Records of unknown kinds or with absurd values."""
+        self._hole = 0
+        self._hole_since_ns = 0
+        self._buffer = bytearray(_LARGEST_CHUNK * records.RECORD_BYTES)
+
+    @classmethod
+    def open(
+        cls, path: Path, grace_ns: int = DEFAULT_GRACE_NS, clock: Callable[[], int] = time.monotonic_ns
+    ) -> "RingReader":
+        """Open a ring. Raises BackendError, naming file and field, when it is not one."""
+        return cls(RingFile(path), grace_ns, clock)
+
+    @property
+    def path(self) -> Path:
+        """Return the ring's file."""
+        return self._ring.path
+
+    @property
+    def identity(self) -> RingIdentity:
+        """Return which process wrote the ring."""
+        return self._ring.identity
+
+    @property
+    def capacity(self) -> int:
+        """Return the number of records that the ring holds."""
+        return self._ring.capacity
+
+    def info(self) -> RingInfo | None:
+        """Return the newest resource attributes, or None before the first."""
+        return self._ring.info()
+
+    def anchor(self) -> ClockAnchor | None:
+        """Return the newest clock anchor, or None before the first."""
+        return self._ring.anchor()
+
+    def state(self) -> RingState:
+        """Return the writer's own counters."""
+        return self._ring.state()
+
+    def set_control(self, detail: int, detach: bool = False) -> bool:
+        """Tell the probe its detail level (0..3) and whether to detach; False when the file may not be written."""
+        return self._ring.set_control(detail, detach)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._ring.close()
+
+    def seek(self, sequence: int) -> None:
+        """Go on at a number, as stored by an earlier reader; one that was never written becomes the next to come."""
+        if sequence < 1:
+            raise ValueError(f"record numbers start at 1, not {sequence}")
+        self.cursor = min(sequence, self._newest() + 1)
+
+    def read(self, max_records: int, writer_gone: bool = False) -> Batch:
+        """Return the next records, at most ``max_records``; waits for none.
+
+        ``writer_gone`` says that the process was dead before this call: what is incomplete then stays so.
+        Raises BackendError when the file was truncated.
+        """
+        first = self.cursor
+        parts: list[bytes] = []
+        lost = torn = voided = laps = 0
+        chunk = _SMALLEST_CHUNK
+        # Asked before the records are copied: nothing is written after the flag is seen.
+        final = self._newest() if writer_gone or self.state().closed else None
+        while (room := max_records - (self.cursor - first - lost)) > 0:
+            want = min(chunk, room, self.capacity)
+            slots = self._copy(self.cursor, want)
+            good = _valid_prefix(slots, self.cursor)
+            if good:
+                kinds = slots["kind"][:good]
+                void = int(np.count_nonzero(kinds == records.VOID_CODE))
+                parts.append((slots[:good][kinds != records.VOID_CODE] if void else slots[:good]).tobytes())
+                self.cursor += good
+                voided += void
+            if good == want:
+                chunk = min(2 * chunk, _LARGEST_CHUNK)
+                continue
+            ahead = self._jump_if_lapped(slots[good : good + 1])
+            if ahead:
+                lost += ahead
+                laps += 1
+                if laps >= _LAPS_PER_READ:
+                    break
+            elif self._give_up(slots[good : good + 1], final):
+                self.cursor += 1
+                torn += 1
+            else:
+                break
+        return Batch(b"".join(parts), first, self.cursor - 1, lost, torn, voided)
+
+    def decoded(self, batch: Batch) -> Iterator[Record]:
+        """Decode the records of a batch; those that cannot be are counted in ``undecoded``."""
+        size = records.RECORD_BYTES
+        for start in range(0, len(batch.raw), size):
+            record = decode(batch.raw[start : start + size])
+            if record is None:
+                self.undecoded += 1
+            else:
+                yield record
+
+    def _copy(self, sequence: int, count: int) -> np.ndarray:
+        """Copy the slots of ``count`` numbers; valid until the next copy of at most a chunk."""
+        size = count * records.RECORD_BYTES
+        buffer = self._buffer if size <= len(self._buffer) else bytearray(size)
+        view = memoryview(buffer)[:size]
+        slot = (sequence - 1) & (self.capacity - 1)
+        until_end = min(count, self.capacity - slot) * records.RECORD_BYTES
+        self._ring.read_into([view[:until_end]], records.HEADER_BYTES + slot * records.RECORD_BYTES)
+        if until_end < size:
+            self._ring.read_into([view[until_end:]], records.HEADER_BYTES)
+        return np.frombuffer(view, dtype=_SLOT)
+
+    def _jump_if_lapped(self, slot: np.ndarray) -> int:
+        """When a later record stands in the cursor's slot, go past the overwritten ones; return how many."""
+        found = int(slot["sequence"][0])
+        if (
+            found <= self.cursor
+            or (found - self.cursor) & (self.capacity - 1)
+            or not _valid_prefix(slot, found)
+        ):
+            return 0
+        # Not to the oldest record left: the writer would be there again before it is read.
+        target = max(self._newest(), found) - self.capacity + self.capacity // 8 + 1
+        jumped = max(target, self.cursor + 1) - self.cursor
+        self.cursor += jumped
+        return jumped
+
+    def _give_up(self, slot: np.ndarray, final: int | None) -> bool:
+        """Tell whether the record at the cursor will not be complete any more.
+
+        ``final`` is the newest record of a writer that is gone.
+        """
+        begun = int(slot["sequence"][0]) == self.cursor
+        if final is not None:
+            return begun or final > self.cursor
+        if not begun and not self._followed():
+            self._hole = 0
+            return False
+        now_ns = self._clock()
+        if self._hole != self.cursor:
+            self._hole, self._hole_since_ns = self.cursor, now_ns
+        if now_ns - self._hole_since_ns < self._grace_ns:
+            return False
+        if _valid_prefix(self._copy(self.cursor, 1), self.cursor):
+            return False
+        # The next one, if it is a hole too, has been one for as long.
+        self._hole += 1
+        return True
+
+    def _followed(self) -> bool:
+        """Tell whether one of the next records is complete: threads take their numbers one after the other."""
+        count = min(_SMALLEST_CHUNK, self.capacity - 1)
+        slots = self._copy(self.cursor + 1, count)
+        numbers = np.arange(self.cursor + 1, self.cursor + 1 + count, dtype=np.uint64)
+        candidates = np.flatnonzero(slots["sequence"] == numbers)
+        return any(_valid_prefix(slots[place : place + 1], int(numbers[place])) for place in candidates)
+
+    def _newest(self) -> int:
+        """Return the highest number of a complete record, 0 when there is none; reads the whole ring."""
+        slots = self._copy(1, self.capacity)
+        numbers = slots["sequence"]
+        at_home = (numbers - np.uint64(1)) & np.uint64(self.capacity - 1) == np.arange(
+            self.capacity, dtype=np.uint64
+        )
+        places = np.flatnonzero(at_home & (numbers > 0) & (numbers <= _HIGHEST_SEQUENCE))
+        for place in places[np.argsort(numbers[places])[::-1]]:
+            number = int(numbers[place])
+            if _valid_prefix(slots[place : place + 1], number):
+                return number
+        return 0
+
+
+def _valid_prefix(slots: np.ndarray, sequence: int) -> int:
+    """Return how many slots from the first on hold complete records, numbered upward from ``sequence``."""
+    count = len(slots)
+    if sequence > _HIGHEST_SEQUENCE:
+        return 0
+    wrong = slots["sequence"] != np.arange(count, dtype=np.uint64) + np.uint64(sequence)
+    good = int(wrong.argmax()) if wrong.any() else count
+    if not good:
+        return 0
+    sums = np.fromiter(map(zlib.crc32, slots["body"][:good].tolist()), dtype=np.uint32, count=good)
+    wrong = sums != slots["crc"][:good]
+    return int(wrong.argmax()) if wrong.any() else good

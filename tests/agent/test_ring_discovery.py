@@ -1,0 +1,166 @@
+"""Finding rings, telling the living from the dead, clearing up, and cursors that outlive the agent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vtprof_agent.inbox.cursors import CursorStore
+from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring
+from vtprof_agent.inbox.ring_header import RingIdentity
+from vtprof_agent.inbox.ring_reader import RingReader
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas.errors import BackendError
+
+BOOT = bytes(range(16))
+BOOT_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
+
+
+def proc(root: Path, pid: int = 0, start_ticks: int = 0, state: str = "S", threads: int = 1) -> Path:
+    """Make a /proc with this boot's id, a PID namespace, and one process."""
+    (root / "sys/kernel/random").mkdir(parents=True)
+    (root / "sys/kernel/random/boot_id").write_text(BOOT_TEXT + "\n")
+    (root / "self/ns").mkdir(parents=True)
+    (root / "self/ns/pid").write_text("")
+    if pid:
+        (root / str(pid)).mkdir()
+        numbers = " ".join(["0"] * 18)
+        (root / str(pid) / "stat").write_text(f"{pid} (py) x) {state} {numbers} {start_ticks} 0 0\n")
+        for thread in range(threads):
+            (root / str(pid) / "task" / str(pid + thread)).mkdir(parents=True)
+    return root
+
+
+def identity(root: Path, pid: int = 40, start_ticks: int = 700, boot_id: bytes = BOOT) -> RingIdentity:
+    namespace = (root / "self/ns/pid").stat().st_ino
+    return RingIdentity(boot_id, pid, start_ticks, namespace, "all", 0, 1)
+
+
+def test_running_process_is_alive(tmp_path: Path) -> None:
+    root = proc(tmp_path, 40, 700)
+    assert process_alive(identity(root), root) is Liveness.ALIVE
+
+
+def test_absent_process_later_process_and_zombie_are_dead(tmp_path: Path) -> None:
+    absent, reused, zombie = (tmp_path / name for name in "abc")
+    assert process_alive(identity(proc(absent)), absent) is Liveness.DEAD
+    assert process_alive(identity(proc(reused, 40, 900)), reused) is Liveness.DEAD
+    assert process_alive(identity(proc(zombie, 40, 700, "Z")), zombie) is Liveness.DEAD
+
+
+def test_ended_main_thread_with_others_running_is_alive(tmp_path: Path) -> None:
+    root = proc(tmp_path, 40, 700, "Z", threads=2)
+    assert process_alive(identity(root), root) is Liveness.ALIVE
+
+
+def test_process_of_an_earlier_boot_is_dead(tmp_path: Path) -> None:
+    root = proc(tmp_path, 40, 700)
+    assert process_alive(identity(root, boot_id=b"x" * 16), root) is Liveness.DEAD
+
+
+def test_process_of_another_pid_namespace_is_unknown(tmp_path: Path) -> None:
+    root = proc(tmp_path)
+    for namespace in (0, 12345):
+        elsewhere = RingIdentity(BOOT, 40, 700, namespace, "all", 0, 1)
+        assert process_alive(elsewhere, root) is Liveness.UNKNOWN
+
+
+def test_unreadable_proc_is_unknown(tmp_path: Path) -> None:
+    root = proc(tmp_path, 40, 700)
+    (root / "40/stat").write_text("garbage")
+    assert process_alive(identity(root), root) is Liveness.UNKNOWN
+    assert process_alive(identity(root), tmp_path / "absent") is Liveness.UNKNOWN
+
+
+def test_this_very_process_is_alive_by_the_real_proc(tmp_path: Path) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    reader = RingReader.open(Path(writer.path))
+    assert process_alive(reader.identity) is Liveness.ALIVE
+    assert not remove_ring(reader.path)
+    reader.close()
+
+
+def test_scan_lists_sound_rings_and_reports_a_faulty_file_once(tmp_path: Path) -> None:
+    writers = [RingWriter.create(str(tmp_path), 64, "all", 0, {}) for _ in range(2)]
+    (tmp_path / "1-1.ring").write_bytes(b"nonsense")
+    (tmp_path / "2-2.ring").symlink_to(writers[0].path)
+    (tmp_path / "3-3.ring").mkdir()
+    (tmp_path / ".hidden.ring").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no ring")
+    directory = RingDirectory(tmp_path)
+    scan = directory.scan()
+    assert scan.rings == tuple(sorted(Path(writer.path) for writer in writers))
+    assert [problem.split(":")[0] for problem in scan.problems] == [
+        str(tmp_path / name) for name in ("1-1.ring", "2-2.ring", "3-3.ring")
+    ]
+    assert directory.scan().problems == ()
+    assert directory.scan().rings == scan.rings
+
+
+def test_directory_that_does_not_exist_yet_is_empty(tmp_path: Path) -> None:
+    directory = RingDirectory(tmp_path / "later")
+    assert directory.scan().rings == directory.scan().problems == ()
+    writer = RingWriter.create(str(tmp_path / "later"), 64, "all", 0, {})
+    assert directory.scan().rings == (Path(writer.path),)
+
+
+def test_directory_that_is_a_file_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    directory = RingDirectory(tmp_path / "file")
+    assert len(directory.scan().problems) == 1
+    assert directory.scan().problems == ()
+
+
+def test_only_the_ring_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    other_boot = proc(tmp_path / "proc")
+    stray = tmp_path / "rings" / "9-9.ring"
+    stray.write_bytes(b"mine")
+    link = tmp_path / "rings" / "8-8.ring"
+    link.symlink_to(writer.path)
+    assert not remove_ring(Path(writer.path))
+    assert not remove_ring(stray, other_boot)
+    assert not remove_ring(link, other_boot)
+    assert remove_ring(Path(writer.path), other_boot)
+    assert sorted(path.name for path in stray.parent.iterdir()) == ["8-8.ring", "9-9.ring"]
+
+
+def test_ring_of_another_user_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    root = proc(tmp_path / "proc")
+    monkeypatch.setattr("vtprof_agent.inbox.discovery.os.geteuid", lambda: os.getuid() + 1)
+    assert not remove_ring(Path(writer.path), root)
+
+
+def test_cursors_survive_a_restart(tmp_path: Path) -> None:
+    store = CursorStore(tmp_path / "state" / "cursors.json")
+    assert (store.get("a"), store.problem) == (None, None)
+    store.set("a", 41)
+    store.set("b", 1)
+    store.forget("b")
+    store.save(durable=True)
+    again = CursorStore(store.path)
+    assert (again.get("a"), again.get("b"), again.problem) == (41, None, None)
+    assert [path.name for path in store.path.parent.iterdir()] == ["cursors.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"\xff", b'{"version": 1}', b'{"version": 9, "cursors": {}}', b"[" * 100_000]
+    + [b'{"version": 1, "cursors": {"a": %s}}' % value for value in (b"0", b"-1", b"true", b'"5"', b"1.5")],
+)
+def test_broken_cursor_file_starts_anew_and_says_so(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "cursors.json"
+    path.write_bytes(text)
+    store = CursorStore(path)
+    assert store.problem is not None and str(path) in store.problem
+    assert store.get("a") is None
+    store.set("a", 5)
+    store.save()
+    assert CursorStore(path).get("a") == 5
+
+
+def test_cursors_that_cannot_be_stored_are_an_error_naming_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendError, match=r"file/cursors\.json"):
+        CursorStore(tmp_path / "file" / "cursors.json").save()
