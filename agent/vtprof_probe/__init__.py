@@ -1,1 +1,9 @@
-"""The probe: records of one inference process into a ring. Standard library only."""
+"""The probe: records of one inference process into a ring. Standard library only, Python 3.9 and later.
+
+``enable()`` is the one call; ``VTPROF_ENABLE=1`` under ``vtprof-agent exec`` does the same without it.
+"""
+
+from vtprof_probe.install import disable, enable, enabled
+from vtprof_probe.request_context import request
+
+__all__ = ["disable", "enable", "enabled", "request"]

@@ -1,0 +1,22 @@
+"""Which engines there are: a name, the module that starts the hooks, the import that calls for them, what was tested."""
+
+from typing import Dict, NamedTuple, Tuple
+
+
+class EngineEntry(NamedTuple):
+    """One engine."""
+
+    name: str
+    module: str
+    """Module of ours with ``install(patches, watcher, recorder) -> None``, imported when the engine is."""
+    trigger: str
+    """The engine's own top-level module: its import loads ours."""
+    versions: Tuple[str, str]
+    """Read and tested: from this version, below that one. Elsewhere each hook is set only where its target exists."""
+
+
+ENGINES: Dict[str, EngineEntry] = {
+    "transformers": EngineEntry(
+        "transformers", "vtprof_probe.engines.transformers_vlm", "transformers", ("5.20", "6")
+    ),
+}

@@ -1,0 +1,289 @@
+"""Hooks around ``generate``, ``forward`` and the encoders: they find out what runs and feed the call's state machine."""
+
+import functools
+import threading
+import weakref
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from vtprof_probe.engines.transformers_cache import cached_length, read_layout
+from vtprof_probe.engines.transformers_calls import Encoding, GenerateCall
+from vtprof_probe.engines.transformers_info import describe
+from vtprof_probe.engines.transformers_media import encoder_items, items_by_row, media_by_row
+from vtprof_probe.engines.transformers_preprocess import PendingInputs
+from vtprof_probe.engines.transformers_prompt import AUDIO, IMAGE, VIDEO, Prompt, output_tokens
+from vtprof_probe.gpu_timer import GpuTimer
+from vtprof_probe.hooks.patches import around, never
+from vtprof_probe.recorder import DETAIL_FOREIGN_STEPS, Recorder
+from vtprof_probe.request_context import current
+from vtprof_schemas import names, records
+
+FEATURES = {IMAGE: "get_image_features", VIDEO: "get_video_features", AUDIO: "get_audio_features"}
+
+Args = Tuple[Any, ...]
+Kwargs = Dict[str, Any]
+
+
+class _Generating(NamedTuple):
+    call: GenerateCall
+    prompt_columns: int
+    eos_ids: Sequence[int]
+    pad_id: Optional[int]
+    trim_pads: bool
+
+
+class _Thread(threading.local):
+    """What this thread is in the middle of."""
+
+    call: Optional[GenerateCall] = None
+    in_forward = False
+    in_features = False
+    encode_ns = 0
+    gpu: Optional[GpuTimer] = None
+
+
+class GenerateHooks:
+    """The begin and end functions of the hooks on models."""
+
+    def __init__(
+        self, recorder: Recorder, pending: PendingInputs, detach: Callable[[], None], torch: Any
+    ) -> None:
+        self._recorder = recorder
+        self._pending = pending
+        self._detach = detach
+        self._torch = torch
+        self._thread = _Thread()
+        self._described: "Optional[weakref.ref[Any]]" = None
+        self._layout_of: Any = None
+        self._cached_visual: "weakref.WeakKeyDictionary[Any, List[int]]" = weakref.WeakKeyDictionary()
+
+    # --- generate ------------------------------------------------------------------------------------------
+
+    def generate_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Optional[_Generating]:
+        """Open the requests of a call; None for a call within another and for models that are not ours."""
+        thread, recorder = self._thread, self._recorder
+        if thread.call is not None or thread.in_forward or not recorder.active:
+            return None
+        ids: Any = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        # Prompts that are given as embeddings only cannot be counted; encoder-decoder models work in other phases.
+        if not has_encoder(model) or getattr(ids, "ndim", 0) != 2 or ids.is_floating_point():
+            return None
+        now = recorder.now()
+        if self._told_to_stop(now):
+            return None
+        self._describe(model)
+        cache = kwargs.get("past_key_values")
+        cached = 0 if cache is None else int(cache.get_seq_length())
+        known = self._cached_visual.get(cache) if cached else None
+        prompt = Prompt(ids, kwargs.get("attention_mask"), model.config, cached, known)
+        ran = self._pending.take(ids)
+        thread.gpu = self._timer(model)
+        call = GenerateCall(recorder, model, prompt, now, ran, current(), thread.gpu)
+        media: Dict[str, Sequence[int]] = {}
+        for modality in (IMAGE, VIDEO, AUDIO):
+            items = encoder_items(modality, (), kwargs, model.config)
+            known_rows = ran.images_by_row if ran is not None and modality == IMAGE else None
+            total = len(ran.pixels) if ran is not None and modality == IMAGE and ran.pixels else len(items)
+            media[modality] = items_by_row(prompt, modality, total, known_rows)
+        call.write_inputs(media)
+        thread.call = call
+        recorder.add_probe_ns(recorder.now() - now)
+        return _Generating(call, int(ids.shape[1]), *_endings(model, args, kwargs))
+
+    def generate_ends(self, token: _Generating, result: Any, error: Optional[BaseException]) -> None:
+        """Close the requests with what was generated."""
+        thread, recorder, call = self._thread, self._recorder, token.call
+        now = recorder.now()
+        thread.call, thread.in_forward, thread.in_features = None, False, False
+        if error is not None:
+            wanted = isinstance(error, (KeyboardInterrupt, GeneratorExit, SystemExit))
+            call.finish(now, names.STATUS_ABORTED if wanted else names.STATUS_ERROR, None)
+            return
+        outputs = None
+        try:
+            outputs = _outputs(token, result)
+        finally:
+            call.finish(now, names.STATUS_OK, outputs)
+        cache = getattr(result, "past_key_values", None)
+        if cache is not None:
+            self._cached_visual[cache] = call.prompt.visual
+        recorder.add_probe_ns(recorder.now() - now)
+
+    # --- forward -------------------------------------------------------------------------------------------
+
+    def forward_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Begin a step; None within another forward pass and for another model, such as an assistant."""
+        thread, recorder = self._thread, self._recorder
+        call = thread.call
+        if thread.in_forward or not recorder.active or (call is not None and call.model is not model):
+            return None
+        shape = _query_shape(args, kwargs)
+        if shape is None or (
+            call is None and (recorder.detail < DETAIL_FOREIGN_STEPS or not has_encoder(model))
+        ):
+            return None
+        now = recorder.now()
+        if self._told_to_stop(now):
+            return None
+        cache = kwargs.get("past_key_values")
+        mark = None
+        if call is not None:
+            call.forward(now, shape[0], shape[1], cache)
+            mark = None if thread.gpu is None else thread.gpu.mark()
+        thread.in_forward = True
+        thread.encode_ns = 0
+        recorder.add_probe_ns(recorder.now() - now)
+        return model, now, shape, cache, mark
+
+    def forward_ends(self, token: Any, result: Any, error: Optional[BaseException]) -> None:
+        """Mark the end of the pass; its step runs on until the next one begins."""
+        model, start_ns, shape, cache, mark = token
+        thread = self._thread
+        thread.in_forward = False
+        if mark is not None and thread.gpu is not None:
+            thread.gpu.add(mark, thread.gpu.mark(), encoder=False, nested=False)
+        if error is not None:
+            return
+        if self._layout_of is not model:
+            self._read_layout(model, cache if cache is not None else getattr(result, "past_key_values", None))
+        if thread.call is None:
+            self._foreign_step(model, start_ns, shape, cache)
+
+    def compiled_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap ``get_compiled_call`` so that the compiled function it returns is a step as a whole."""
+
+        def get_compiled_call(model: Any, *args: Any, **kwargs: Any) -> Any:
+            compiled = original(model, *args, **kwargs)
+            if not has_encoder(model):
+                return compiled
+
+            def run(_model: Any, *args: Any, **kwargs: Any) -> Any:
+                return compiled(*args, **kwargs)
+
+            step = around(run, self.forward_begins, self.forward_ends, self._recorder.fault, never)
+            return functools.partial(step, model)
+
+        return get_compiled_call
+
+    def _foreign_step(self, model: Any, start_ns: int, shape: Tuple[int, int], cache: Any) -> None:
+        """Record a forward pass outside ``generate``: a step without requests, whose modalities are not known."""
+        recorder = self._recorder
+        self._describe(model)
+        rows, columns = shape
+        total = cached_length(cache) or 0
+        past = max(total - columns, 0)
+        decodes = past > 0 and columns == 1
+        recorder.write(
+            records.STEP, next(recorder.step_numbers), start_ns, recorder.now(),
+            0 if decodes else rows * columns, rows if decodes else 0, rows * past if decodes else 0,
+            records.UNKNOWN if decodes else 0, self._thread.encode_ns,
+            rows * total, records.UNKNOWN, records.UNKNOWN, rows, 0, 0,
+        )  # fmt: skip
+
+    # --- Encoders ------------------------------------------------------------------------------------------
+
+    def features_begin(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Begin an encoder run; None for the inner one of two that delegate."""
+        thread = self._thread
+        if thread.in_features or not self._recorder.active:
+            return None
+        mark = None if thread.gpu is None or thread.call is None else thread.gpu.mark()
+        thread.in_features = True
+        return model, self._recorder.now(), args, kwargs, mark
+
+    def features_end(self, modality: str, token: Any, result: Any, error: Optional[BaseException]) -> None:
+        """Add the run to the step that it lies in."""
+        model, start_ns, args, kwargs, mark = token
+        thread, end_ns = self._thread, self._recorder.now()
+        thread.in_features = False
+        thread.encode_ns += end_ns - start_ns
+        if mark is not None and thread.gpu is not None:
+            thread.gpu.add(mark, thread.gpu.mark(), encoder=True, nested=thread.in_forward)
+        call = thread.call
+        if error is None and call is not None:
+            prompt, ran = call.prompt, call.preprocessing
+            items = encoder_items(modality, args, kwargs, model.config)
+            known = ran.images_by_row if ran is not None and modality == IMAGE else None
+            total = len(ran.pixels) if ran is not None and modality == IMAGE and ran.pixels else len(items)
+            rows = items_by_row(prompt, modality, total, known)
+            call.encoded(Encoding(start_ns, end_ns, media_by_row(prompt, modality, items, rows)))
+
+    # --- Around the model ----------------------------------------------------------------------------------
+
+    def _told_to_stop(self, now: int) -> bool:
+        if self._recorder.poll_control(now):
+            self._detach()
+            return True
+        return False
+
+    def _describe(self, model: Any) -> None:
+        """Publish the model's description when it is another one than before."""
+        if self._described is None or self._described() is not model:
+            self._described = weakref.ref(model)
+            self._recorder.set_info(describe(model))
+
+    def _read_layout(self, model: Any, cache: Any) -> None:
+        layout = read_layout(cache)
+        self._layout_of = model
+        if layout is not None:
+            self._recorder.set_info(
+                {
+                    names.KV_BYTES_PER_TOKEN: layout.bytes_per_token,
+                    names.KV_FIXED_BYTES: layout.fixed_bytes,
+                    names.KV_DTYPE: layout.dtype,
+                }
+            )
+
+    def _timer(self, model: Any) -> Optional[GpuTimer]:
+        if self._thread.gpu is None and model.device.type == "cuda":
+            new_event = functools.partial(self._torch.cuda.Event, enable_timing=True)
+            self._thread.gpu = GpuTimer(new_event, functools.partial(self._recorder.write, records.GPU_TIME))
+        return self._thread.gpu if model.device.type == "cuda" else None
+
+
+def has_encoder(model: Any) -> bool:
+    """Tell whether a model is a decoder with an encoder for images, video or audio."""
+    config = getattr(model, "config", None)
+    if config is None or getattr(config, "is_encoder_decoder", False):
+        return False
+    kinds = (type(model), type(getattr(model, "base_model", model)))
+    return any(hasattr(kind, name) for kind in kinds for name in FEATURES.values())
+
+
+def _query_shape(args: Args, kwargs: Kwargs) -> Optional[Tuple[int, int]]:
+    """Return (rows, new columns) of a forward pass."""
+    for given in (kwargs.get("input_ids"), args[0] if args else None, kwargs.get("inputs_embeds")):
+        shape = getattr(given, "shape", ())
+        if len(shape) >= 2:
+            return int(shape[0]), int(shape[1])
+    return None
+
+
+def _endings(model: Any, args: Sequence[Any], kwargs: Kwargs) -> Tuple[List[int], Optional[int], bool]:
+    """Return the EOS ids, the pad id, and whether rows may end without an EOS."""
+    given = kwargs.get("generation_config", next(iter(list(args)[1:2]), None))
+    configs = [config for config in (given, getattr(model, "generation_config", None)) if config is not None]
+
+    def setting(name: str) -> Any:
+        values = [kwargs.get(name)] + [getattr(config, name, None) for config in configs]
+        return next((value for value in values if value is not None), None)
+
+    eos = setting("eos_token_id")
+    if hasattr(eos, "tolist"):
+        eos = eos.tolist()
+    eos_ids = (
+        [int(value) for value in eos] if isinstance(eos, (list, tuple)) else [] if eos is None else [int(eos)]
+    )
+    pad = setting("pad_token_id")
+    trim = any(setting(name) for name in ("stop_strings", "stopping_criteria", "max_time"))
+    return eos_ids, int(pad) if isinstance(pad, int) else None, trim
+
+
+def _outputs(token: _Generating, result: Any) -> Optional[List[int]]:
+    """Count the generated tokens of each request; of several sequences for one request the sum."""
+    sequences = getattr(result, "sequences", result)
+    if getattr(sequences, "ndim", 0) != 2:
+        return None
+    counts = output_tokens(sequences[:, token.prompt_columns :], token.eos_ids, token.pad_id, token.trim_pads)
+    rows = token.call.prompt.rows
+    each = len(counts) // rows
+    return [sum(counts[row * each : (row + 1) * each]) for row in range(rows)]

@@ -1,0 +1,1 @@
+"""How the probe gets between a caller and a function, and out again."""

@@ -1,0 +1,93 @@
+"""Turns the probe on and off in this process. One call or one environment variable; no thread, no ring before work.
+
+Off, nothing is patched. On, a hook costs some microseconds a call and a record 0.7 µs.
+"""
+
+import atexit
+import importlib
+import os
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional
+
+from vtprof_probe import request_context
+from vtprof_probe.engines.registry import ENGINES
+from vtprof_probe.hooks.patches import Patches
+from vtprof_probe.hooks.post_import import ImportWatcher
+from vtprof_probe.recorder import Recorder
+from vtprof_schemas import names
+
+
+class _Installed(NamedTuple):
+    recorder: Recorder
+    patches: Patches
+    watcher: ImportWatcher
+
+
+_installed: List[_Installed] = []
+"""At most one: what ``disable`` takes away."""
+
+
+def enabled() -> bool:
+    """Tell whether the hooks are set."""
+    return bool(_installed)
+
+
+def enable(
+    ring_dir: Optional[str] = None,
+    ring_records: Optional[int] = None,
+    detail: Optional[int] = None,
+    engines: Optional[List[str]] = None,
+    open_ring: Optional[Callable[[], Any]] = None,
+) -> bool:
+    """Hook the engines of this process, those imported and those still to come; return False if it was on already.
+
+    ``ring_dir`` and ``ring_records`` stand for ``VTPROF_RING_DIR`` and ``VTPROF_RING_RECORDS``. ``detail`` (0 to 3)
+    fixes the detail level that otherwise the agent sets. ``engines`` names those to hook, by default all. ``open_ring``
+    gives another writer than the ring (tests). Never raises: what fails is counted in the ring.
+    """
+    if _installed:
+        return False
+    environ = dict(os.environ)
+    if ring_dir is not None:
+        environ[names.ENV_RING_DIR] = str(ring_dir)
+    if ring_records is not None:
+        environ[names.ENV_RING_RECORDS] = str(ring_records)
+    recorder = Recorder(open_ring or (lambda: _open_ring(environ)), detail=detail)
+    patches = Patches(recorder.fault)
+    watcher = ImportWatcher(recorder.fault)
+    _installed.append(_Installed(recorder, patches, watcher))
+    request_context.turn(True)
+    for entry in ENGINES.values():
+        if engines is None or entry.name in engines:
+            watcher.when_imported(entry.trigger, _starter(entry.module, patches, watcher, recorder))
+    atexit.register(recorder.close)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=recorder.after_fork)
+    return True
+
+
+def disable() -> bool:
+    """Restore every patched attribute and end the recording; return False if the probe was not on."""
+    if not _installed:
+        return False
+    installed = _installed.pop()
+    request_context.turn(False)
+    installed.watcher.close()
+    installed.patches.undo()
+    installed.recorder.close()
+    atexit.unregister(installed.recorder.close)
+    return True
+
+
+def _starter(
+    module: str, patches: Patches, watcher: ImportWatcher, recorder: Recorder
+) -> Callable[[Any], None]:
+    def start(_engine: Any) -> None:
+        importlib.import_module(module).install(patches, watcher, recorder, disable)
+
+    return start
+
+
+def _open_ring(environ: Mapping[str, str]) -> Any:
+    from vtprof_probe.ring_writer import RingWriter
+
+    return RingWriter.from_environment(environ, "all", 0, {})
