@@ -1,0 +1,5 @@
+"""`python -m vtprof_agent`: the same as `vtprof-agent`."""
+
+from vtprof_agent.cli import main
+
+main()

@@ -1,0 +1,32 @@
+"""The command `vtprof-agent`: a table of contents, and the one place where an error becomes a line and an exit code."""
+
+import sys
+from importlib.util import find_spec
+
+EXIT_USAGE = 2
+REQUIRED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp", "prometheus_client", "psutil")
+
+
+def main() -> None:
+    """Run the command line; exit code 2 and one line on stderr for what the user can repair."""
+    from vtprof_agent.cli.app import app
+    from vtprof_schemas.errors import VtprofError
+
+    try:
+        app()
+    except VtprofError as error:
+        sys.stderr.write(f"vtprof-agent: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def require_extra() -> None:
+    """Raise BackendError when the packages of the extra ``agent`` are missing."""
+    from vtprof_schemas.errors import BackendError
+
+    for module in REQUIRED:
+        try:
+            found = find_spec(module) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found:
+            raise BackendError(f"the package {module} is missing: pip install 'vtprof[agent]'")

@@ -1,0 +1,56 @@
+"""The flags that `run`, `exec` and `doctor` share, and the settings made of them."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtprof_agent.config import Settings, merge, read_file
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for OTLP JSON-lines files.")]
+OtlpEndpoint = Annotated[
+    str | None, typer.Option("--otlp-endpoint", help="OTLP/HTTP receiver, such as http://collector:4318.")
+]
+RingDir = Annotated[Path | None, typer.Option("--ring-dir", help="Where the probes put their rings.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus page; without HOST this machine only."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+CalibrateHost = Annotated[
+    bool | None,
+    typer.Option(
+        "--calibrate-host/--no-calibrate-host",
+        help="First measure what this machine's CPU attains, as a roof for models that run on it.",
+    ),
+]
+
+
+def settings(
+    out: Path | None = None,
+    otlp_endpoint: str | None = None,
+    ring_dir: Path | None = None,
+    metrics: str | None = None,
+    config: Path | None = None,
+    calibrate_host: bool | None = None,
+) -> Settings:
+    """Merge flags, environment, file and defaults; raises ConfigError."""
+    flags = {
+        "out_dir": out,
+        "otlp_endpoint": otlp_endpoint,
+        "ring_dir": ring_dir,
+        "metrics": metrics,
+        "calibrate_host": calibrate_host,
+    }
+    file = read_file(config) if config is not None else None
+    return merge(flags, os.environ, file, str(config))
+
+
+def start_logging(level: str) -> None:
+    """Send log lines to stderr; the exporters' own stay out, their failures are counted and said once by us."""
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format="vtprof-agent: %(message)s")
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)

@@ -1,0 +1,31 @@
+"""`vtprof-agent run`: follow the rings of a folder until SIGTERM, then write all that was read."""
+
+from vtprof_agent.cli.options import CalibrateHost, ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+
+
+def run(
+    out: Out = None,
+    otlp_endpoint: OtlpEndpoint = None,
+    ring_dir: RingDir = None,
+    metrics: Metrics = None,
+    config: ConfigFile = None,
+    calibrate_host: CalibrateHost = None,
+) -> None:
+    """Follow the rings until SIGTERM or Ctrl-C, then write all that was read."""
+    import signal
+    import threading
+
+    from vtprof_agent.cli import require_extra
+    from vtprof_agent.cli.options import settings, start_logging
+
+    require_extra()
+    from vtprof_agent.calibrate_host import measure
+    from vtprof_agent.runner import agent
+
+    chosen = settings(out, otlp_endpoint, ring_dir, metrics, config, calibrate_host).config
+    start_logging(chosen.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with agent(chosen, measure() if chosen.calibrate_host else {}) as running:
+        running.run(stop.is_set, stop.wait)

@@ -1,0 +1,48 @@
+"""`vtprof-agent status`: the rings of this node and how far they were read."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from vtprof_agent.cli.options import ConfigFile, RingDir
+
+
+def status(
+    ring_dir: RingDir = None,
+    config: ConfigFile = None,
+    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Show the rings of this node: process, engine, records read and lost."""
+    import json
+
+    from vtprof_agent.cli import require_extra
+    from vtprof_agent.cli.options import settings
+
+    require_extra()
+    from vtprof_agent.rings_report import look
+
+    folder = settings(ring_dir=ring_dir, config=config).config.ring_dir
+    rings, problems = look(folder)
+    if format_ == "json":
+        document = {
+            "ring_dir": str(folder),
+            "rings": [ring.document() for ring in rings],
+            "problems": problems,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if not rings:
+        typer.echo(f"no rings in {folder}: no process with an active probe uses this folder")
+    for ring in rings:
+        read = (
+            "not followed yet"
+            if ring.records_read is None
+            else f"{ring.records_read} read, {ring.records_lost} lost"
+        )
+        engine = f"{ring.engine or 'engine unknown'} {ring.engine_version or ''}".rstrip()
+        typer.echo(
+            f"PID {ring.pid} ({ring.process}) {ring.role} rank {ring.rank}: {engine}, {ring.model or 'model unknown'};"
+            f" {read}; {ring.records_dropped} not written, {ring.hook_errors} hook errors"
+        )
+    for problem in problems:
+        typer.echo(problem, err=True)

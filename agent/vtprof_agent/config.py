@@ -1,0 +1,179 @@
+"""The agent's settings: one frozen dataclass, filled from defaults < TOML file < environment < flags.
+
+``VTPROF_AGENT_OUT_DIR`` sets ``out_dir``, and so on. The merge is pure and remembers where each value came from.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from vtprof_schemas import names
+from vtprof_schemas.errors import ConfigError
+
+ENV_PREFIX = "VTPROF_AGENT_"
+ORIGIN_DEFAULT = "default"
+_SERVICE_LINK = re.compile(rf"{ENV_PREFIX}(SERVICE_.*|PORT(_.*)?)")
+"""What Kubernetes puts into every container when a Service is called vtprof-agent: no settings of ours."""
+DEFAULT_OUT_DIR = Path("traces")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting with its default."""
+
+    ring_dir: Path = Path(names.DEFAULT_RING_DIR)
+    """Where probes put their rings."""
+    out_dir: Path | None = None
+    """Folder for OTLP JSON-lines files; ``traces`` when no destination is named."""
+    otlp_endpoint: str | None = None
+    """Base URL of an OTLP/HTTP receiver, such as http://collector:4318."""
+    metrics: str | None = None
+    """HOST:PORT of the Prometheus page; port 0 takes a free one."""
+    calibrate_host: bool = False
+    """Measure this machine's attainable compute and bandwidth before the run."""
+    rotate_bytes: int = 64 * 1024 * 1024
+    rotate_age_s: float = 300.0
+    keep_bytes: int | None = None
+    """Delete the oldest finished files beyond so many bytes of each kind."""
+    poll_min_s: float = 0.01
+    poll_max_s: float = 0.05
+    scan_s: float = 1.0
+    """How often new rings and dead processes are looked for."""
+    flush_s: float = 1.0
+    batch_spans: int = 512
+    sample_s: float = 1.0
+    """How often GPUs and processes are sampled; 0 never."""
+    gpu_time_hold_s: float = 2.0
+    max_open_requests: int = 8192
+    """Per ring; beyond it the oldest is closed and counted."""
+    otlp_timeout_s: float = 10.0
+    otlp_queue_batches: int = 256
+    """Batches kept while the endpoint is away; beyond it the oldest is dropped and counted."""
+    stop_s: float = 5.0
+    """How long a stop waits for the endpoint."""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A configuration and where each of its values came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def merge(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Mapping[str, Any] | None = None,
+    file_name: str = "",
+) -> Settings:
+    """Merge the sources, later ones first in force; a flag that is None was not given. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    origins = {field.name: ORIGIN_DEFAULT for field in fields(Config)}
+    for key, value in (file or {}).items():
+        _known(key, file_name)
+        values[key], origins[key] = _convert(key, value, f"{file_name}: {key}"), file_name
+    for variable, text in environment.items():
+        if variable.startswith(ENV_PREFIX) and not _SERVICE_LINK.fullmatch(variable):
+            key = variable.removeprefix(ENV_PREFIX).lower()
+            _known(key, variable)
+            values[key], origins[key] = _convert(key, text, variable), variable
+    for key, value in flags.items():
+        if value is not None:
+            flag = "--" + key.removesuffix("_dir" if key == "out_dir" else "\0").replace("_", "-")
+            values[key], origins[key] = _convert(key, value, flag), flag
+    return Settings(Config(**values), origins)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises ConfigError, naming the file and the line."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}; give another file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML: {error}; correct it") from error
+
+
+def _known(key: str, where: str) -> None:
+    options = [field.name for field in fields(Config)]
+    if key not in options:
+        near = difflib.get_close_matches(key, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `vtprof-agent doctor` for the settings there are"
+        raise ConfigError(f"{where}: unknown setting {key}; {hint}")
+
+
+def _convert(key: str, value: Any, where: str) -> Any:
+    hint = get_type_hints(Config)[key]
+    wanted = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    try:
+        converted = _CONVERTERS[wanted](value)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where} = {value!r}: not {_NAMES[wanted]}; correct it") from error
+    if wanted in (int, float) and converted < 0:
+        raise ConfigError(f"{where} = {value!r}: must not be negative; correct it")
+    if key in _POSITIVE and converted == 0:
+        raise ConfigError(f"{where} = {value!r}: must be more than zero; correct it")
+    if key == "log_level" and converted not in LOG_LEVELS:
+        raise ConfigError(f"{where} = {value!r}: not one of {', '.join(LOG_LEVELS)}; correct it")
+    return converted
+
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_POSITIVE = frozenset(
+    ("rotate_bytes", "rotate_age_s", "poll_min_s", "poll_max_s", "scan_s", "batch_spans", "otlp_queue_batches",
+     "max_open_requests", "otlp_timeout_s")
+)  # fmt: skip
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    choices = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    return choices[str(value).lower()] if str(value).lower() in choices else _refuse(value)
+
+
+def _refuse(value: Any) -> bool:
+    raise ValueError(value)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise TypeError(value)
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    number = float(value)
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return number
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise TypeError(value)
+    return Path(value)
+
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    Path: _path,
+}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}

@@ -1,0 +1,129 @@
+"""Growing JSON-lines files that rotate by size and age: ``vtprof-<utc>-<instance>-NNNN.<signal>.jsonl``, mode 0600.
+
+Readers follow them while they grow, so a line is written whole, in one call, and never renamed afterwards. A write
+that failed half way (a full disk) is cut off again; what a killed agent left of a line stays and is counted by the
+reader, because the next agent begins a new file.
+"""
+
+import io
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtprof_schemas.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """When a file ends and how much is kept."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_age_s: float = 300.0
+    keep_bytes: int | None = None
+    """Delete the oldest finished files of this kind in the folder beyond so many bytes; None keeps all."""
+
+
+class RotatingLines(io.TextIOBase):
+    """A text stream of whole lines over rotating files; the first file is made by the first line."""
+
+    def __init__(
+        self,
+        folder: Path,
+        instance: str,
+        signal: str,
+        rotation: Rotation,
+        clock: Callable[[], float] = time.monotonic,
+        utc: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare; raises ConfigError when the folder cannot be made or written to."""
+        super().__init__()
+        self._folder = folder
+        self._instance = instance
+        self._signal = signal
+        self._rotation = rotation
+        self._clock = clock
+        self._utc = utc
+        self._number = 0
+        self._fd: int | None = None
+        self._size = 0
+        self._opened = 0.0
+        self.path: Path | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--out {folder}: cannot make the folder ({error.strerror}); choose another"
+            ) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(f"--out {folder}: no permission to write there; choose another folder")
+
+    def writable(self) -> bool:
+        """Tell that lines can be written."""
+        return not self.closed
+
+    def write(self, line: str) -> int:
+        """Append one line, in a new file when the present one is full or old; raises OSError, then nothing is kept."""
+        data = line.encode()
+        if self._fd is not None and (
+            self._size + len(data) > self._rotation.max_bytes
+            or self._clock() - self._opened >= self._rotation.max_age_s
+        ):
+            self._finish_file()
+        if self._fd is None:
+            self._open_file()
+        assert self._fd is not None
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            raise
+        self._size += written
+        return len(line)
+
+    def close(self) -> None:
+        """End the present file."""
+        if not self.closed:
+            self._finish_file()
+        super().close()
+
+    def _open_file(self) -> None:
+        while True:
+            self._number += 1
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._utc()))
+            path = self._folder / f"vtprof-{stamp}-{self._instance}-{self._number:04d}.{self._signal}.jsonl"
+            try:
+                self._fd = os.open(
+                    path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+                )
+            except FileExistsError:
+                continue
+            self.path, self._size, self._opened = path, 0, self._clock()
+            return
+
+    def _finish_file(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+            if self._rotation.keep_bytes is not None:
+                self._drop_oldest(self._rotation.keep_bytes)
+
+    def _drop_oldest(self, keep_bytes: int) -> None:
+        sizes = []
+        for path in sorted(self._folder.glob(f"vtprof-*.{self._signal}.jsonl"), reverse=True):
+            try:
+                sizes.append((path, path.stat().st_size))
+            except FileNotFoundError:
+                continue  # somebody else cleans up too
+        kept = 0
+        for path, size in sizes:
+            kept += size
+            if kept > keep_bytes and path != self.path:
+                path.unlink(missing_ok=True)
+                logger.info("removed %s: more than %d bytes of %s kept", path, keep_bytes, self._signal)

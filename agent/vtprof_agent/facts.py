@@ -1,0 +1,82 @@
+"""What the assembly hands on: finished requests, engine steps, and folded step spans. Times are monotonic ns.
+
+``attributes`` are keyed by the constants of ``names``; a value that the engine does not tell is absent, never -1.
+"""
+
+from dataclasses import dataclass
+
+Value = int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The caller's trace context (W3C traceparent)."""
+
+    trace_id: int
+    span_id: int
+    trace_flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRef:
+    """Names a request: the ring sequence of its first record, and the caller's context if it has one."""
+
+    sequence: int
+    caller: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpan:
+    """One span of one phase of a request."""
+
+    phase: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRequest:
+    """A request with its phases: disjoint, within ``start_ns..end_ns``, in order of time."""
+
+    ref: RequestRef
+    start_ns: int
+    end_ns: int
+    first_token_ns: int | None
+    attributes: dict[str, Value]
+    phases: tuple[PhaseSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFact:
+    """One engine iteration of one rank."""
+
+    sequence: int
+    """Ring sequence of its STEP record."""
+    index: int
+    start_ns: int
+    end_ns: int
+    mixed: bool
+    """True when it held prefill or encode work."""
+    requests: tuple[RequestRef, ...]
+    """Who took part, as far as known; decode-only steps of one composition share the very same tuple."""
+    decode_requests: int
+    sums: dict[str, int]
+    """Step attributes that add up over iterations."""
+    levels: dict[str, int]
+    """Step attributes of which a span states the time mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpan:
+    """A ``vtprof.step`` or ``vtprof.window``, or (``part`` > 0) a continuation that carries further links only."""
+
+    name: str
+    sequence: int
+    """Ring sequence of its first STEP record: what its ids derive from."""
+    last_sequence: int
+    part: int
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Value]
+    links: tuple[RequestRef, ...]

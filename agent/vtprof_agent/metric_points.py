@@ -1,0 +1,76 @@
+"""Samples and the agent's own counts as OpenTelemetry metric data, grouped by the resource they belong to."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+
+from vtprof_agent.samplers.sampler import Sample
+from vtprof_agent.spans import SCOPE
+from vtprof_schemas import names
+
+_UCUM = {"B": "By", "tokens": "{token}", "records": "{record}", "cores": "{core}"}
+"""The vocabulary's units in the form that OTLP metrics use, where they differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One sample at its time, for one resource."""
+
+    resource: Resource
+    sample: Sample
+    time_unix_ns: int
+
+
+def metrics_data(points: Iterable[Point], start_unix_ns: int) -> MetricsData | None:
+    """Group points by resource and metric; None when there are none. Running totals count from ``start_unix_ns``."""
+    grouped: dict[int, tuple[Resource, dict[str, list[Point]]]] = {}
+    for point in points:
+        by_key = grouped.setdefault(id(point.resource), (point.resource, {}))[1]
+        by_key.setdefault(point.sample.key, []).append(point)
+    if not grouped:
+        return None
+    return MetricsData(
+        [
+            ResourceMetrics(
+                resource,
+                [
+                    ScopeMetrics(
+                        SCOPE, [_metric(key, found, start_unix_ns) for key, found in by_key.items()], ""
+                    )
+                ],
+                "",
+            )
+            for resource, by_key in grouped.values()
+        ]
+    )
+
+
+def _metric(key: str, points: list[Point], start_unix_ns: int) -> Metric:
+    attribute = names.ATTRIBUTES[key]
+    data_points = [
+        NumberDataPoint(
+            attributes=_attributes(point.sample),
+            start_time_unix_nano=start_unix_ns if point.sample.cumulative else 0,
+            time_unix_nano=point.time_unix_ns,
+            value=float(point.sample.value) if attribute.type == names.DOUBLE else int(point.sample.value),
+        )
+        for point in points
+    ]
+    cumulative = points[0].sample.cumulative
+    data = Sum(data_points, AggregationTemporality.CUMULATIVE, True) if cumulative else Gauge(data_points)
+    return Metric(key, attribute.meaning, _UCUM.get(attribute.unit, attribute.unit), data)
+
+
+def _attributes(sample: Sample) -> Mapping[str, str]:
+    return {} if sample.hw_id is None else {names.HW_ID: sample.hw_id}

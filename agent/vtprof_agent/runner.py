@@ -1,0 +1,76 @@
+"""Puts an agent together from its settings: destinations, samplers, Prometheus page, ring folder lock."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.config import DEFAULT_OUT_DIR, Config
+from vtprof_agent.export.destination import Destination
+from vtprof_agent.export.files import FileDestination
+from vtprof_agent.export.otlp_http import HttpDestination
+from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.rotating import Rotation
+from vtprof_agent.facts import Value
+from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.progress_store import claim
+from vtprof_agent.resource import agent_resource
+from vtprof_agent.sampling import Sampling
+from vtprof_schemas.units import NS_PER_S
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
+    """Give an agent that is ready to run; what it opened is closed at the end. Raises VtprofError."""
+    instance = f"{os.getpid():x}{time.time_ns() // NS_PER_S & 0xFFFF:04x}"
+    with ExitStack() as stack:
+        lock = claim(config.ring_dir)
+        stack.callback(os.close, lock)
+        page = None
+        if config.metrics is not None:
+            page = PrometheusPage(agent_version())
+            url, stop = page.serve(config.metrics)
+            stack.callback(stop)
+            logger.warning("metrics at %s", url)
+        destinations = _destinations(config, instance)
+        yield Agent(
+            config.ring_dir,
+            destinations,
+            agent_resource(f"agent-{instance}"),
+            LoopSettings(
+                config.poll_min_s, config.poll_max_s, config.scan_s, config.flush_s, config.batch_spans,
+                config.sample_s, config.stop_s,
+            ),
+            AssemblySettings(int(config.gpu_time_hold_s * NS_PER_S), max_open_requests=max(1, config.max_open_requests)),
+            page=page,
+            sampling=Sampling.start() if config.sample_s else None,
+            host_peaks=host_peaks,
+        )  # fmt: skip
+
+
+def agent_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("vtprof")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _destinations(config: Config, instance: str) -> list[Destination]:
+    out_dir: Path | None = config.out_dir
+    if out_dir is None and config.otlp_endpoint is None and config.metrics is None:
+        out_dir = DEFAULT_OUT_DIR
+        logger.warning("no destination named: writing to %s", out_dir)
+    found: list[Destination] = []
+    if out_dir is not None:
+        rotation = Rotation(config.rotate_bytes, config.rotate_age_s, config.keep_bytes)
+        found.append(FileDestination(out_dir, instance, rotation))
+    if config.otlp_endpoint is not None:
+        found.append(HttpDestination(config.otlp_endpoint, config.otlp_timeout_s, config.otlp_queue_batches))
+    return found

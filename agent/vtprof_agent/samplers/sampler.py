@@ -1,0 +1,61 @@
+"""What a sampler is, the samples it yields, and the registry of those there are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of one quantity."""
+
+    key: str
+    """Attribute key of ``names``: the metric's name; its unit and type stand in the vocabulary."""
+    value: int | float
+    cumulative: bool = False
+    """True for a running total."""
+    pid: int | None = None
+    """The inference process it belongs to; None: to the device."""
+    hw_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a sampler found."""
+
+    uuid: str
+    name: str
+    details: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """One source of numbers. What a device does not offer is left out, neither zero nor an error."""
+
+    def why_not(self) -> str | None:
+        """Return why this source is not here, cheaply, or None when it is."""
+
+    def open(self) -> None:
+        """Connect; raises BackendError when it fails though ``why_not`` said nothing."""
+
+    def devices(self) -> list[Device]:
+        """Return the devices read."""
+
+    def sample(self, pids: frozenset[int]) -> list[Sample]:
+        """Read once, for the devices and for the inference processes given; raises nothing."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+SAMPLERS: Final[dict[str, str]] = {
+    "host": "vtprof_agent.samplers.host:HostSampler",
+    "nvml": "vtprof_agent.samplers.nvml:NvmlSampler",
+}
+"""Name to ``module:class``; imported when chosen."""
+
+
+def load(name: str) -> Sampler:
+    """Import and make the sampler of a name in ``SAMPLERS``."""
+    module, _, attribute = SAMPLERS[name].partition(":")
+    return cast(Sampler, getattr(import_module(module), attribute)())

@@ -1,0 +1,190 @@
+"""The command line: exit codes, one line for a mistake, staging, status and doctor."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from agent_process import WRITER, newest_metric, spans, start_agent, start_writer, wait_for
+
+from vtprof_schemas import names
+
+
+def _agent(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "vtprof_agent", *arguments]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **(environment or {})},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["true"], 0),
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["no-such-command"], 127),
+        (["/etc/passwd"], 126),
+    ],
+)
+def test_exec_returns_the_childs_code(tmp_path: Path, command: list[str], code: int) -> None:
+    done = _agent(
+        "exec", "--out", str(tmp_path), "--", *command, environment={"VTPROF_AGENT_LOG_LEVEL": "warning"}
+    )
+    assert done.returncode == code
+    assert done.stderr.count("\n") == (1 if code in (126, 127) else 0)
+
+
+def test_exec_gives_the_child_its_environment_and_writes_all_it_recorded(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; assert os.environ['VTPROF_ENABLE'] == '1'; sys.argv[1:1] = [os.environ['VTPROF_RING_DIR']]\n"
+        + WRITER
+    )
+    out = tmp_path / "out"
+    done = _agent("exec", "--out", str(out), "--", sys.executable, "-c", script, "1024", "30", "0", "-")
+    assert done.returncode == 0, done.stderr
+    assert sum(span["name"] == names.SPAN_REQUEST for span in spans(out)) == 30
+    assert newest_metric(out, names.AGENT_RECORDS_READ) == 180
+
+
+def test_exec_passes_sigterm_on_and_returns_the_childs_answer(tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    script = (
+        "import signal, sys, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n"
+        f"pathlib.Path({str(mark)!r}).touch()\n"
+        "signal.pause()\n"
+    )
+    agent = start_agent("exec", "--out", str(tmp_path / "out"), "--", sys.executable, "-c", script)
+    try:
+        wait_for(mark.exists)
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate(timeout=30)
+    finally:
+        agent.kill()
+    assert agent.returncode == 9
+
+
+def test_exec_calibrates_the_host_only_when_asked(tmp_path: Path) -> None:
+    def resource(*flags: str) -> set[str]:
+        out = tmp_path / f"out{len(flags)}"
+        script = "import os, sys; sys.argv[1:1] = [os.environ['VTPROF_RING_DIR']]\n" + WRITER
+        done = _agent(
+            "exec", "--out", str(out), *flags, "--", sys.executable, "-c", script, "1024", "2", "0", "-"
+        )
+        assert done.returncode == 0, done.stderr
+        (path,) = out.glob("*.traces.jsonl")
+        document = json.loads(path.read_text().splitlines()[0])
+        return {entry["key"] for entry in document["resourceSpans"][0]["resource"]["attributes"]}
+
+    measured = {names.DEVICE_PEAK_FLOPS, names.DEVICE_BANDWIDTH, names.DEVICE_PEAK_SOURCE}
+    assert not measured & resource()
+    assert measured <= resource("--calibrate-host")
+
+
+def test_stage_copies_the_probe_without_byte_code_and_twice_is_the_same(tmp_path: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {
+            str(p.relative_to(tmp_path)): p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()
+        }
+
+    done = _agent("stage", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    first = files()
+    assert {"sitecustomize.py", "vtprof_probe/__init__.py", "vtprof_schemas/names.py"} <= first.keys()
+    assert not [name for name in first if name.endswith(".pyc")]
+    assert f"PYTHONPATH={tmp_path}" in done.stdout.splitlines()
+    assert "VTPROF_ENABLE=1" in done.stdout.splitlines()
+    _agent("stage", str(tmp_path))
+    assert files() == first
+    bare = [sys.executable, "-S", "-c", "import vtprof_probe; print(vtprof_probe.__file__)"]
+    loaded = subprocess.run(
+        bare, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}, check=True
+    )
+    assert loaded.stdout.startswith(str(tmp_path))
+
+
+def test_status_shows_a_ring_and_how_far_it_was_read(tmp_path: Path) -> None:
+    writer = start_writer(tmp_path, requests=3)
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        document = json.loads(_agent("status", "--ring-dir", str(tmp_path), "--format", "json").stdout)
+        (ring,) = document["rings"]
+        assert (ring["pid"], ring["process"], ring["engine"], ring["records_read"]) == (
+            writer.pid,
+            "alive",
+            "test",
+            None,
+        )
+        assert f"PID {writer.pid} (alive)" in _agent("status", "--ring-dir", str(tmp_path)).stdout
+    finally:
+        writer.communicate("\n", timeout=30)
+
+
+def test_doctor_gives_the_promised_document_with_origins(tmp_path: Path) -> None:
+    (tmp_path / "1-2.ring").write_bytes(b"not a ring")
+    environment = {"VTPROF_AGENT_FLUSH_S": "0.5"}
+    done = _agent("doctor", "--format", "json", "--ring-dir", str(tmp_path), environment=environment)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {"gpus", "engines", "rings", "problems"} <= document.keys()
+    origins = {setting["name"]: setting["origin"] for setting in document["settings"]}
+    assert origins["flush_s"] == "VTPROF_AGENT_FLUSH_S"
+    assert origins["ring_dir"] == "--ring-dir"
+    assert len([problem for problem in document["problems"] if "1-2.ring" in problem]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--metrics", "nowhere"],
+        ["run", "--otlp-endpoint", "collector"],
+        ["run", "--config", "missing.toml"],
+        ["run", "--out", "/dev/null/x"],
+        ["stage", "/dev/null/x"],
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, arguments: list[str]) -> None:
+    if arguments[0] == "run":
+        arguments = [*arguments, "--ring-dir", str(tmp_path)]
+    done = _agent(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
+    # A finder that hides OpenTelemetry stands in for an environment without it.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'opentelemetry':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    done = _agent("run", environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'vtprof[agent]'" in done.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom vtprof_agent.cli import main\nsys.argv = ['vtprof-agent', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'opentelemetry', 'prometheus_client', 'psutil', 'requests'}\n"
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for command in ("run", "exec", "stage", "status", "doctor"):
+        assert command in done.stdout

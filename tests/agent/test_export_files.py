@@ -1,0 +1,255 @@
+"""The files as OTLP/JSON has them, and their rotation; exporter and streams are the real ones."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from ring_records import SINGLE, assemble, make
+
+from vtprof_agent.align import Alignment
+from vtprof_agent.export.destination import Batch, Outbox, Outcome
+from vtprof_agent.export.files import FileDestination
+from vtprof_agent.export.rotating import RotatingLines, Rotation
+from vtprof_agent.identifiers import Origin
+from vtprof_agent.inbox.ring_header import RingIdentity
+from vtprof_agent.metric_points import Point, metrics_data
+from vtprof_agent.resource import ring_resource
+from vtprof_agent.samplers.sampler import Sample
+from vtprof_agent.spans import SpanBuilder
+from vtprof_agent.windows import Folding
+from vtprof_schemas import names, records
+from vtprof_schemas.errors import ConfigError
+
+IDENTITY = RingIdentity(b"b" * 16, 42, 1000, 0, "all", 0, 5)
+PARENT = make(records.REQUEST_PARENT, request=1, trace_id=b"\xab" * 16, span_id=b"\xcd" * 8, trace_flags=1)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _builder() -> SpanBuilder:
+    resource = ring_resource(
+        {names.ENGINE_NAME: "test", names.RANK: 0}, IDENTITY, {names.DEVICE_PEAK_FLOPS: 1.5e11}
+    )
+    return SpanBuilder(Origin(b"b" * 16, 42, 1000, 5), resource, Alignment(10**18))
+
+
+def _written(tmp_path: Path, rows: list[object]) -> dict[str, object]:
+    requests, steps, _ = assemble(rows)  # type: ignore[arg-type]
+    builder, folding = _builder(), Folding()
+    for fact in steps:
+        folding.add(fact)
+    folding.close()
+    spans = [*builder.request(requests["1"]), *(builder.step(step) for step in folding.take())]
+    metrics = metrics_data(
+        [Point(builder.resource, Sample(names.AGENT_RECORDS_READ, 11, True), 10**18)], 10**17
+    )
+    destination = FileDestination(tmp_path, "test", Rotation())
+    destination.submit(Batch(1, spans, metrics))
+    destination.close(1.0)
+    assert destination.outbox.settled() == 1
+    (path,) = tmp_path.glob("*.traces.jsonl")
+    (line,) = path.read_text().splitlines()
+    document: dict[str, object] = json.loads(line)
+    return document
+
+
+def _spans(document: dict[str, object]) -> dict[str, dict[str, object]]:
+    (resource,) = document["resourceSpans"]  # type: ignore[misc]
+    (scope,) = resource["scopeSpans"]
+    return {span["name"]: span for span in scope["spans"]}
+
+
+def _attributes(holder: dict[str, object]) -> dict[str, object]:
+    return {entry["key"]: entry["value"] for entry in holder["attributes"]}  # type: ignore[attr-defined]
+
+
+def test_spans_are_written_as_otlp_json_says(tmp_path: Path) -> None:
+    document = _written(tmp_path, list(SINGLE))
+    spans = _spans(document)
+    assert set(spans) == {
+        "vtprof.request", "vtprof.preprocess", "vtprof.queue", "vtprof.encode", "vtprof.prefill", "vtprof.decode",
+        "vtprof.step", "vtprof.window",
+    }  # fmt: skip
+    root = spans["vtprof.request"]
+    # OTLP/JSON: ids in hex and not in base64, 64-bit integers as strings, enumerations as numbers.
+    assert re.fullmatch("[0-9a-f]{32}", str(root["traceId"]))
+    assert re.fullmatch("[0-9a-f]{16}", str(root["spanId"]))
+    assert root["startTimeUnixNano"] == str(10**18 + 100)
+    assert root["endTimeUnixNano"] == str(10**18 + 225)
+    assert root["kind"] == 2
+    assert _attributes(root)[names.TTFT_NS] == {"intValue": "101"}
+    assert _attributes(root)[names.SAMPLING_RATIO] == {"doubleValue": 1.0}
+    for name in ("vtprof.preprocess", "vtprof.decode"):
+        assert spans[name]["parentSpanId"] == root["spanId"]
+        assert spans[name]["traceId"] == root["traceId"]
+    link = spans["vtprof.step"]["links"][0]  # type: ignore[index]
+    assert (link["traceId"], link["spanId"]) == (root["traceId"], root["spanId"])
+    assert spans["vtprof.step"]["traceId"] != root["traceId"]
+
+
+def test_the_resource_says_who_and_what_with_types_of_the_vocabulary(tmp_path: Path) -> None:
+    document = _written(tmp_path, list(SINGLE))
+    resource = document["resourceSpans"][0]["resource"]  # type: ignore[index]
+    attributes = _attributes(resource)
+    assert attributes[names.SERVICE_INSTANCE_ID] == {"stringValue": IDENTITY.instance_id}
+    assert attributes[names.PROCESS_PID] == {"intValue": "42"}
+    assert attributes[names.DEVICE_PEAK_FLOPS] == {"doubleValue": 1.5e11}
+    assert attributes[names.ROLE] == {"stringValue": "all"}
+
+
+def test_metric_points_carry_the_resource_of_their_ring(tmp_path: Path) -> None:
+    _written(tmp_path, list(SINGLE))
+    (path,) = tmp_path.glob("*.metrics.jsonl")
+    (resource,) = json.loads(path.read_text())["resourceMetrics"]
+    assert _attributes(resource["resource"])[names.SERVICE_INSTANCE_ID] == {
+        "stringValue": IDENTITY.instance_id
+    }
+    (metric,) = resource["scopeMetrics"][0]["metrics"]
+    (point,) = metric["sum"]["dataPoints"]
+    assert (metric["name"], point["asInt"], metric["sum"]["isMonotonic"]) == (
+        names.AGENT_RECORDS_READ,
+        "11",
+        True,
+    )
+
+
+def test_under_a_caller_the_request_hangs_in_the_callers_trace(tmp_path: Path) -> None:
+    spans = _spans(_written(tmp_path, [SINGLE[0], PARENT, *SINGLE[1:]]))
+    root = spans["vtprof.request"]
+    assert root["traceId"] == "ab" * 16
+    assert root["parentSpanId"] == "cd" * 8
+    assert spans["vtprof.encode"]["traceId"] == "ab" * 16
+    assert spans["vtprof.step"]["links"][0]["traceId"] == "ab" * 16  # type: ignore[index]
+    assert int(str(root["flags"])) & 0x200, "the parent is remote"
+
+
+def test_a_repeated_export_has_the_same_ids(tmp_path: Path) -> None:
+    first = _spans(_written(tmp_path / "a", list(SINGLE)))
+    second = _spans(_written(tmp_path / "b", list(SINGLE)))
+    assert {n: s["spanId"] for n, s in first.items()} == {n: s["spanId"] for n, s in second.items()}
+
+
+def test_a_file_ends_by_size_before_a_line_would_pass_it(tmp_path: Path) -> None:
+    lines = RotatingLines(tmp_path, "me", "traces", Rotation(max_bytes=10), FakeClock(), lambda: 0.0)
+    for text in ("1234\n", "5678\n", "9\n", "longer than a file\n", "z\n"):
+        lines.write(text)
+    lines.close()
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == [
+        f"vtprof-19700101T000000Z-me-000{n}.traces.jsonl" for n in (1, 2, 3, 4)
+    ]
+    assert [path.read_text() for path in files] == ["1234\n5678\n", "9\n", "longer than a file\n", "z\n"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
+
+
+def test_a_file_ends_by_age(tmp_path: Path) -> None:
+    clock = FakeClock()
+    lines = RotatingLines(tmp_path, "me", "traces", Rotation(max_age_s=60.0), clock, lambda: 0.0)
+    for now in (0.0, 59.0, 60.0, 61.0):
+        clock.now = now
+        lines.write(f"{now}\n")
+    lines.close()
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["0.0\n59.0\n", "60.0\n61.0\n"]
+
+
+def test_the_oldest_files_go_when_more_than_the_limit_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not ours")
+    lines = RotatingLines(
+        tmp_path, "me", "traces", Rotation(max_bytes=5, keep_bytes=10), FakeClock(), lambda: 0.0
+    )
+    for number in range(6):
+        lines.write(f"{number}234\n")
+    lines.close()
+    assert [path.read_text() for path in sorted(tmp_path.glob("*.jsonl"))] == ["4234\n", "5234\n"]
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_line_that_could_not_be_written_whole_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = RotatingLines(tmp_path, "me", "traces", Rotation(), FakeClock(), lambda: 0.0)
+    lines.write("whole\n")
+    real, calls = os.write, []
+
+    def full_disk(fd: int, data: bytes) -> int:
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return real(fd, data[:3])
+
+    monkeypatch.setattr(os, "write", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        lines.write("second line\n")
+    monkeypatch.undo()
+    lines.write("third\n")
+    lines.close()
+    (path,) = tmp_path.iterdir()
+    assert path.read_text() == "whole\nthird\n"
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot make the folder"):
+        RotatingLines(tmp_path / "file" / "out", "me", "traces", Rotation())
+
+
+class _Flaky:
+    """A sender that answers as told."""
+
+    target = "flaky"
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        self.outcomes = outcomes
+        self.sent: list[int] = []
+
+    def send(self, batch: Batch) -> Outcome:
+        outcome = self.outcomes.pop(0)
+        if outcome is Outcome.DELIVERED:
+            self.sent.append(batch.number)
+        return outcome
+
+    def close(self) -> None:
+        return
+
+
+def _three_spans() -> list[object]:
+    requests, _, _ = assemble(SINGLE)
+    return list(_builder().request(requests["1"])[:3])
+
+
+def test_a_batch_is_kept_in_order_until_it_is_delivered() -> None:
+    sender = _Flaky([Outcome.RETRY, Outcome.DELIVERED, Outcome.DELIVERED])
+    outbox = Outbox(sender, capacity=8)
+    outbox.put(Batch(1))
+    assert not outbox.pump()
+    assert outbox.settled() == 0
+    outbox.put(Batch(2))
+    assert outbox.pump()
+    assert (sender.sent, outbox.settled()) == ([1, 2], 2)
+
+
+def test_a_full_queue_drops_the_oldest_and_counts_its_spans() -> None:
+    outbox = Outbox(_Flaky([Outcome.DELIVERED] * 2), capacity=2)
+    for number in (1, 2, 3):
+        outbox.put(Batch(number, _three_spans()))  # type: ignore[arg-type]
+    assert (outbox.spans_dropped, outbox.settled()) == (3, 1)
+    assert outbox.pump()
+    assert (outbox.spans_delivered, outbox.settled()) == (6, 3)
+
+
+def test_a_refused_batch_does_not_hold_up_the_next() -> None:
+    sender = _Flaky([Outcome.REFUSED, Outcome.DELIVERED])
+    outbox = Outbox(sender, capacity=8)
+    outbox.put(Batch(1, _three_spans()))  # type: ignore[arg-type]
+    outbox.put(Batch(2))
+    assert outbox.pump()
+    assert (sender.sent, outbox.spans_dropped) == ([2], 3)

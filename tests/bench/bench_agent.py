@@ -1,0 +1,125 @@
+"""How many records a second the agent sustains on one core, from a real ring to real files, and its resident memory.
+
+The mix: batches of four requests, each batch one prefill step and a run of decode steps that fold into one window.
+140 records give 14 spans (four requests with prefill and decode, a step, a window); step and window spans carry four
+links on average. Only the agent's CPU time counts; the writing in between does not. Budget: 20,000 records/s.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.export.files import FileDestination
+from vtprof_agent.export.rotating import Rotation
+from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.resource import agent_resource
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import names, records
+
+BATCH = 4
+DECODE_STEPS = 119
+RECORDS_PER_BATCH = 5 * BATCH + 1 + DECODE_STEPS
+BUDGET_RECORDS_PER_S = 20_000
+BUDGET_RSS_BYTES = 100_000_000
+BATCH_NS = 125_000_000
+"""From one batch to the next in the ring's time, in which they follow each other however fast they are written."""
+CONFIG = json.dumps({f"key_{number}": number for number in range(200)})
+
+
+def write_batch(ring: RingWriter, number: int) -> None:
+    """Write one batch: 140 records over 0.12 s of the ring's time."""
+    write, at = ring.write, number * BATCH_NS
+    requests = range(number * BATCH + 1, number * BATCH + BATCH + 1)
+    for request in requests:
+        write(records.REQUEST_ARRIVED, request, at)
+        write(records.REQUEST_INPUT, request, 350, 26, 324, 0, 0, 0, 1, 0, 0)
+        write(records.PREFILL, number * 1000, request, 350, 324, 0, 0, 61425, 57510, 1)
+    write(records.STEP, number * 1000, at, at + 1_000_000, 4 * 350, 0, 0, 0, 0, 1400, 1296, 88, 4, 0, 0)
+    for request in requests:
+        write(records.FIRST_TOKEN, request, at + 1_000_000)
+    for step in range(1, DECODE_STEPS + 1):
+        begin = at + step * 1_000_000
+        write(
+            records.STEP,
+            number * 1000 + step,
+            begin,
+            begin + 990_000,
+            0,
+            4,
+            1400,
+            1296,
+            0,
+            1404,
+            1296,
+            88,
+            4,
+            0,
+            0,
+        )
+    for request in requests:
+        write(records.REQUEST_FINISHED, request, at + (DECODE_STEPS + 1) * 1_000_000, 0, DECODE_STEPS + 1)
+
+
+def measure(batches: int) -> dict[str, float]:
+    """Write and follow so many batches; return rates and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        rings, out = Path(folder) / "rings", Path(folder) / "out"
+        info = {names.DEVICE_KIND: "cpu", names.KV_BYTES_PER_TOKEN: 57344, names.MODEL_CONFIG: CONFIG}
+        ring = RingWriter.create(str(rings), records.DEFAULT_CAPACITY, "all", 0, info)
+        destination = FileDestination(out, "bench", Rotation())
+        # No time passes for the agent between a finish and its export: the linger is left out of the measure.
+        agent = Agent(
+            rings,
+            [destination],
+            agent_resource("bench"),
+            LoopSettings(),
+            AssemblySettings(finish_linger_ns=0),
+        )
+        agent.turn()
+        cpu_s = 0.0
+        for number in range(batches):
+            write_batch(ring, number)
+            if number % 100 == 99 or number == batches - 1:
+                begin = time.process_time()
+                while agent.turn():
+                    pass
+                cpu_s += time.process_time() - begin
+        begin = time.process_time()
+        agent.stop()
+        cpu_s += time.process_time() - begin
+        ring.close()
+        written = batches * RECORDS_PER_BATCH
+        return {
+            "records": written,
+            "spans": destination.outbox.spans_delivered,
+            "records_per_s": written / cpu_s,
+            "us_per_record": cpu_s / written * 1e6,
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "budget_records_per_s": BUDGET_RECORDS_PER_S,
+            "budget_rss_bytes": BUDGET_RSS_BYTES,
+        }
+
+
+def main() -> None:
+    """Run and print, as text or with --json as one object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=1500)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments.batches)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    print(
+        f"agent: {result['records_per_s']:,.0f} records/s on one core (budget {BUDGET_RECORDS_PER_S:,}), "
+        f"{result['spans']:,} spans of {result['records']:,} records, {result['rss_bytes'] / 1e6:.0f} MB RSS (budget 100)"
+    )
+
+
+if __name__ == "__main__":
+    main()
