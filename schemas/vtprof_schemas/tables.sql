@@ -14,6 +14,8 @@ CREATE TABLE spans (
     start_ns BIGINT,                 -- begin
     end_ns BIGINT,                   -- end; NULL when the span never ended
     links STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[],  -- requests of a step or window; see `span_links`
+    odd_attributes STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE))[],
+                                     -- while loading: attributes of a span that has unknown or mistyped ones
     unknown_keys VARCHAR[],          -- attribute keys outside the vocabulary
     mistyped BOOLEAN,                -- a known key has a value of another type (such files are repaired and read again)
     request_model VARCHAR,           -- request: model asked for

@@ -252,7 +252,7 @@ def has_encoder(model: Any) -> bool:
 def _query_shape(args: Args, kwargs: Kwargs) -> Optional[Tuple[int, int]]:
     """Return (rows, new columns) of a forward pass."""
     for given in (kwargs.get("input_ids"), args[0] if args else None, kwargs.get("inputs_embeds")):
-        shape = getattr(given, "shape", ())
+        shape: Tuple[int, ...] = getattr(given, "shape", ())
         if len(shape) >= 2:
             return int(shape[0]), int(shape[1])
     return None

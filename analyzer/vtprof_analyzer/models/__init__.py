@@ -1,0 +1,1 @@
+"""Models: from a Hugging Face config to the sizes that the cost model works with."""

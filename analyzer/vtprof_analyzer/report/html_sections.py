@@ -178,7 +178,7 @@ def _roofline(report: Report, chart: str | None) -> str:
             )
         )
         why = "".join(
-            f"<li><strong>{escape(safe(row.phase, 24))}</strong> {text(phrases.phase_reason(row))}</li>"
+            f"<li>{text(phrases.phase_reason(row))}</li>"
             for row in report.phases
             if row.explanation
         )

@@ -91,7 +91,7 @@ def _numbers(report: Report) -> str:
 
 
 def _budget(report: Report) -> str:
-    rows = report.ttft_budget.tail_phases or report.ttft_budget.phases
+    rows = phrases.budget_rows(report.ttft_budget)
     if all(row.share is None for row in rows):
         return escape(phrases.no_ttft(report))
     wholes = whole_percents([row.share for row in rows])

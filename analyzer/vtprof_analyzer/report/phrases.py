@@ -19,12 +19,14 @@ from vtprof_analyzer.report.format import (
     tokens,
 )
 from vtprof_analyzer.report.model import (
+    BudgetRow,
     Deployment,
     Dominance,
     Integrity,
     PhaseRow,
     Report,
     Roof,
+    TtftBudget,
 )
 from vtprof_schemas import names
 
@@ -32,6 +34,8 @@ NOT_JUDGED = "insufficient_data"
 VERDICTS: Mapping[str, str] = {NOT_JUDGED: "not judged"}
 DIALECTS: Mapping[str, str] = {"vtprof": "vtprof's own spans", "vllm": "vLLM's own spans"}
 
+TAIL_REQUESTS = 10
+"""Slow requests from which their own budget says more than that of all requests."""
 WITNESSES = "●●● both witnesses agree, ●●○ one witness, ●○○ they disagree or there is little data"
 
 
@@ -55,10 +59,19 @@ def subject(deployment: Deployment) -> str:
     return f"{model} on {number}{device}"
 
 
+def _tail_tells(budget: TtftBudget) -> bool:
+    return bool(budget.tail_phases) and budget.tail_requests >= TAIL_REQUESTS
+
+
+def budget_rows(budget: TtftBudget) -> list[BudgetRow]:
+    """Return the rows the bars show: of the slowest requests, or of all while those are too few to mean anything."""
+    return budget.tail_phases if _tail_tells(budget) else budget.phases
+
+
 def population(report: Report) -> str:
-    """Return whose TTFT the bars show: the slowest requests, or all of them when these are not told apart."""
+    """Return whose TTFT the bars show."""
     budget = report.ttft_budget
-    if budget.tail_phases:
+    if _tail_tells(budget):
         return f"{counted(budget.tail_requests, 'request')} at or above p95"
     return f"all {counted(budget.requests, 'request')} with a first token"
 

@@ -93,7 +93,6 @@ def _numbers(report: Report) -> list[RenderableType]:
     grid.add_row("goodput", phrases.goodput(report))
     grid.add_row("KV", phrases.kv_peak(report))
     grid.add_row("tokens", phrases.input_tokens(report))
-    grid.add_row("visual", phrases.visual_shares(report))
     return [grid]
 
 
@@ -111,7 +110,7 @@ def _verdict(report: Report) -> list[RenderableType]:
 
 def _budget(report: Report) -> list[RenderableType]:
     budget = report.ttft_budget
-    rows = budget.tail_phases or budget.phases
+    rows = phrases.budget_rows(budget)
     if all(row.share is None for row in rows):
         return [_title("Where TTFT goes"), _indent(Text(phrases.no_ttft(report)))]
     verdicts = {row.phase: phrases.verdict(row.bound) for row in report.phases}
@@ -172,13 +171,7 @@ def _roofline(report: Report) -> list[RenderableType]:
     )
     if all(row.intensity is None for row in report.phases):
         parts.append(_indent(Text(phrases.no_roofline(report))))
-    reasons = _grid()
-    reasons.add_column(no_wrap=True)
-    reasons.add_column()
-    for row in report.phases:
-        if row.explanation:
-            reasons.add_row(safe(row.phase, 12), phrases.phase_reason(row))
-    return [*parts, _indent(reasons)] if reasons.row_count else parts
+    return parts + [_indent(Text("· " + phrases.phase_reason(row))) for row in report.phases if row.explanation]
 
 
 def _kv(report: Report) -> list[RenderableType]:

@@ -1,0 +1,89 @@
+"""``vtprof analyze``: traces in, the report out."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_FOLDER = Path("report")
+DEFAULT_FORMATS = "terminal,html"
+
+
+class Severity(StrEnum):
+    """Severities of findings, for ``--fail-on``."""
+
+    INFO = "info"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+def command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="Files or folders of OTLP JSON lines, plain, .gz or .zst."),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="Folder with config.json, or the file, where the traces do not carry it."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Device whose roofline to use; default: the one recorded."),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="LIST",
+            help="Of terminal, html, json and markdown; json alone goes to stdout.",
+        ),
+    ] = DEFAULT_FORMATS,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the files; default report/.")
+    ] = None,
+    slo_ttft_ms: Annotated[
+        float | None, typer.Option(min=0, help="Objective for time to first token.")
+    ] = None,
+    slo_tpot_ms: Annotated[
+        float | None, typer.Option(min=0, help="Objective for time per output token.")
+    ] = None,
+    rules: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folder of your own rules; may be repeated.")
+    ] = None,
+    db: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the tables in this DuckDB file, to query them later."),
+    ] = None,
+    fail_on: Annotated[
+        Severity | None, typer.Option(help="Exit 1 when a finding of this severity or above exists.")
+    ] = None,
+) -> None:
+    """Say where time, bandwidth and KV went, what visual tokens cost, and what to change."""
+    from vtprof_analyzer.analyze import Options, analyze
+    from vtprof_analyzer.cli.deliver import check_formats, deliver
+    from vtprof_analyzer.cli.progress import progress_bar, size_of
+
+    wanted = check_formats(formats)
+    options = Options(
+        paths=paths,
+        model=model,
+        device=device,
+        slo_ttft_ms=slo_ttft_ms,
+        slo_tpot_ms=slo_tpot_ms,
+        rules=rules or [],
+        database=db,
+    )
+    with progress_bar("reading", lambda: size_of(paths)) as progress:
+        report = analyze(options, progress)
+    deliver(report, wanted, out, DEFAULT_FOLDER, sys.stdout)
+    severities = list(Severity)
+    if fail_on and any(
+        severities.index(Severity(finding.severity)) >= severities.index(fail_on)
+        for finding in report.findings
+    ):
+        raise typer.Exit(1)

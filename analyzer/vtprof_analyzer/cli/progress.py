@@ -1,0 +1,73 @@
+"""Progress bars on stderr for work that takes longer than a second; none where nobody watches."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+_SHOW_AFTER_S = 1.0
+
+
+def _bar(label: str, *columns: "ProgressColumn") -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = (TextColumn(label), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*shown, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def progress_bar(label: str, total_bytes: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes the bytes done since its last call."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import DownloadColumn
+
+    begin = time.monotonic()
+    bar = _bar(label, DownloadColumn())
+    task = bar.add_task(label, total=total_bytes())
+
+    def advance(done: int) -> None:
+        bar.advance(task, done)
+        if not bar.live.is_started and time.monotonic() - begin > _SHOW_AFTER_S:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+@contextmanager
+def counted(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes how many are done and how many there are."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.progress import MofNCompleteColumn
+
+    begin = time.monotonic()
+    bar = _bar(label, MofNCompleteColumn())
+    task = bar.add_task(label, total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and time.monotonic() - begin > _SHOW_AFTER_S:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def size_of(paths: list[Path]) -> int:
+    """Return the bytes under files and folders that can be read."""
+    files = [p for path in paths for p in (path.rglob("*") if path.is_dir() else [path])]
+    return sum(p.stat().st_size for p in files if p.is_file())

@@ -1,0 +1,148 @@
+"""The careful reader: one document at a time through Python's json, written again in plain form for the fast reader.
+
+It is slow and sees every fault: only files that the fast reader refuses come here.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from vtprof_analyzer.ingest.lines import Packing, detect_packing, read_lines
+from vtprof_analyzer.ingest.repair import repair
+
+MAX_NOTES_PER_FILE: Final = 20
+WHOLE_DOCUMENT_BYTES: Final = 256 << 20
+"""Largest file that is tried as one document spread over many lines."""
+_MAX_INT_DIGITS: Final = 20
+_DOCUMENT_BEGIN: Final = re.compile(rb'\{\s*"resource_?(?:[sS]pans|[mM]etrics|[lL]ogs)"')
+_BOM: Final = b"\xef\xbb\xbf"
+_PADDING: Final = b" \t\r\n\x00"
+
+
+@dataclass
+class CarefulCounts:
+    """What was met in one file."""
+
+    lines: int = 0
+    malformed_lines: int = 0
+    truncated_lines: int = 0
+    ignored_signals: int = 0
+    dropped_spans: int = 0
+    notes: list[tuple[int | None, str]] = field(default_factory=list)
+
+    def note(self, line: int | None, what: str) -> None:
+        """Remember a fault for the report; past a bound only the counts grow."""
+        if len(self.notes) < MAX_NOTES_PER_FILE:
+            self.notes.append((line, what))
+
+
+def _int(text: str) -> int | None:
+    # A megabyte of digits is legal JSON and takes forever to convert; 64 bits need 20.
+    return int(text) if len(text) <= _MAX_INT_DIGITS else None
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_int)
+
+
+def parse(data: bytes) -> Any:
+    """Parse one document; raises ValueError when it is none."""
+    try:
+        return _DECODER.decode(data.decode("utf-8", "replace"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _salvage(line: bytes) -> Iterator[Any]:
+    """Yield the whole documents inside a line that is none: a writer died and another went on in the same line."""
+    position = 0
+    while match := _DOCUMENT_BEGIN.search(line, position):
+        try:
+            document, length = _DECODER.raw_decode(line[match.start() :].decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            position = match.start() + 1
+            continue
+        yield document
+        position = match.start() + len(line[match.start() :].decode("utf-8", "replace")[:length].encode())
+
+
+def _write(document: Any, number: int | None, counts: CarefulCounts, out: BinaryIO) -> bool:
+    """Write what is usable of a document; return False when it is no OTLP."""
+    repaired = repair(document)
+    if repaired is None:
+        return False
+    counts.ignored_signals += repaired.ignored_signals
+    counts.dropped_spans += repaired.dropped_spans
+    for fault in repaired.faults[:MAX_NOTES_PER_FILE]:
+        counts.note(number, fault)
+    for plain in repaired.documents:
+        # Lone surrogates cannot be written as UTF-8.
+        text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+        out.write(text.encode("utf-8", "replace") + b"\n")
+    return True
+
+
+def _whole_document(path: Path, packing: Packing) -> Any:
+    """Return the file as one document over many lines, as pretty printers write it; None when it is not one."""
+    lines = []
+    size = 0
+    for line in read_lines(path, packing):
+        size += len(line)
+        if size > WHOLE_DOCUMENT_BYTES:
+            return None
+        lines.append(line)
+    try:
+        return parse(b"".join(lines).removeprefix(_BOM).strip(_PADDING))
+    except ValueError:
+        return None
+
+
+def write_plain_copy(path: Path, out: BinaryIO) -> CarefulCounts:
+    """Copy the usable documents of a file to ``out``, one a line in plain form; count and name the others."""
+    counts = CarefulCounts()
+    packing = detect_packing(path)
+    for number, raw in enumerate(read_lines(path, packing), start=1):
+        data = raw.removeprefix(_BOM) if number == 1 else raw
+        data = data.strip(_PADDING)
+        if not data:
+            continue
+        counts.lines += 1
+        try:
+            document = parse(data)
+        except ValueError:
+            if counts.lines == 1 and data.startswith((b"{", b"[")) and raw.endswith(b"\n"):
+                whole = _whole_document(path, detect_packing(path))
+                if whole is not None and _write(whole, None, counts, out):
+                    return counts
+            _not_json(data, number, raw.endswith(b"\n"), counts, out)
+            continue
+        if b"\\" not in data and not _is_utf8(data):
+            counts.note(number, "not UTF-8; the bad characters were replaced")
+        if not _write(document, number, counts, out):
+            counts.malformed_lines += 1
+            counts.note(number, "JSON, but no OTLP document; left out")
+    if packing.fault:
+        counts.note(None, f"{packing.fault}; read up to there")
+    return counts
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _not_json(data: bytes, number: int, ended: bool, counts: CarefulCounts, out: BinaryIO) -> None:
+    """Count a line that does not parse; use whole documents inside it."""
+    salvaged = sum(_write(document, number, counts, out) for document in _salvage(data))
+    if ended or salvaged:
+        counts.malformed_lines += 1
+        what = "not JSON; left out"
+    else:
+        counts.truncated_lines += 1
+        what = "the last line is cut off; left out"
+    counts.note(number, what + (f", {salvaged} whole document(s) inside it used" if salvaged else ""))

@@ -1,0 +1,235 @@
+"""The SQL that turns OTLP JSON lines into typed rows, made from the vocabulary: one column an attribute key.
+
+Pure text: nothing of a user's enters it; files and sizes are bound as parameters by the caller. Keys are looked up
+only on spans that may carry them, one ``CASE`` a kind of span: on a wide vocabulary that halves the load's CPU.
+"""
+
+from typing import Final
+
+from vtprof_analyzer.ingest import dialects
+from vtprof_schemas import names
+
+SQL_TYPES: Final = {names.INT: "BIGINT", names.DOUBLE: "DOUBLE", names.STRING: "VARCHAR"}
+COUNTERS: Final = tuple(
+    key for key in names.ATTRIBUTES if key + ".quality" in names.ATTRIBUTES and "gpu." in key
+)
+"""GPU counters that stand on spans, each with ``.low``, ``.high`` and ``.quality``; others are metrics only."""
+_COUNTER_SUFFIXES = ("", ".low", ".high", ".quality")
+
+RESOURCE_ATTRIBUTES: Final = tuple(a for a in names.ATTRIBUTES.values() if a.where == "resource")
+SPAN_ATTRIBUTES: Final = tuple(
+    a
+    for a in names.ATTRIBUTES.values()
+    if a.where not in ("resource", "agent", "gpu") or any(a.key.startswith(c) for c in COUNTERS)
+)
+METRIC_NAMES: Final = tuple(
+    a.key for a in names.ATTRIBUTES.values() if a.where in ("gpu", "agent") and a.type != names.STRING
+)
+"""Metric names that are read; all others are foreign signals."""
+
+_ATTRIBUTES = (
+    'STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE))[]'
+)
+_RESOURCE = f'resource STRUCT("attributes" {_ATTRIBUTES})'
+_SPAN = (
+    'STRUCT("traceId" VARCHAR, "spanId" VARCHAR, "parentSpanId" VARCHAR, "name" VARCHAR, '
+    f'"startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, "attributes" {_ATTRIBUTES}, '
+    '"links" STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[])'
+)
+_POINT = f'STRUCT("timeUnixNano" BIGINT, "asInt" BIGINT, "asDouble" DOUBLE, "attributes" {_ATTRIBUTES})'
+_METRIC = (
+    f'STRUCT("name" VARCHAR, gauge STRUCT("dataPoints" {_POINT}[]), sum STRUCT("dataPoints" {_POINT}[]))'
+)
+_SPANS_COLUMN = f'"resourceSpans": \'STRUCT({_RESOURCE}, "scopeSpans" STRUCT(spans {_SPAN}[])[])[]\''
+_METRICS_COLUMN = (
+    f'"resourceMetrics": \'STRUCT({_RESOURCE}, "scopeMetrics" STRUCT(metrics {_METRIC}[])[])[]\''
+)
+_LOGS_COLUMN = '"resourceLogs": \'STRUCT("scopeLogs" STRUCT("logRecords" JSON[])[])[]\''
+_RESOURCES_COLUMNS = (
+    f"\"resourceSpans\": 'STRUCT({_RESOURCE})[]', \"resourceMetrics\": 'STRUCT({_RESOURCE})[]'"
+)
+
+
+def _read(columns: str) -> str:
+    """Return ``read_json`` with detection off: naming columns alone would still parse every file twice."""
+    return (
+        f"read_json($files, columns={{{columns}}}, auto_detect=false, records=true, format='newline_delimited', "
+        "maximum_object_size=$longest, filename=true)"
+    )
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _texts(values: tuple[str, ...]) -> str:
+    return ", ".join(map(_text, values))
+
+
+def _value(attributes: str, keys: str, key: str, type_: str) -> str:
+    value = f"list_extract({attributes}, list_position({keys}, {_text(key)})).value"
+    if type_ == names.INT:
+        return f'{value}."intValue"'
+    if type_ == names.STRING:
+        return f'{value}."stringValue"'
+    # Exporters write a double that is whole as an int.
+    return f'coalesce({value}."doubleValue", {value}."intValue"::DOUBLE)'
+
+
+def _groups() -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return (condition on the span, [(column, key, type)]) for each kind of span that carries keys of its own."""
+    spans_of: dict[str, tuple[str, ...]] = {
+        "request": (names.SPAN_REQUEST,),
+        "step": (names.SPAN_STEP, names.SPAN_WINDOW),
+        "phase": tuple(names.SPANS),
+    }
+    spans_of.update((phase, (span,)) for phase, span in names.PHASE_SPANS.items())
+    groups = []
+    for where, spans in spans_of.items():
+        members = [(a.column, a.key, a.type) for a in SPAN_ATTRIBUTES if a.where == where]
+        groups.append((f"name IN ({_texts(spans)})", members))
+    for counter in COUNTERS:
+        attributes = [names.ATTRIBUTES[counter + suffix] for suffix in _COUNTER_SUFFIXES]
+        groups.append(
+            (f"list_position(keys, {_text(counter)}) > 0", [(a.column, a.key, a.type) for a in attributes])
+        )
+    groups.append(("dialect = 'vllm'", [(k.column, k.key, k.type) for k in dialects.VLLM_KEYS]))
+    return groups
+
+
+def _mistyped() -> str:
+    """Return a condition on an attribute ``a``: a known key whose value is not of the key's type."""
+    empty = {
+        names.INT: 'a.value."intValue" IS NULL',
+        names.STRING: 'a.value."stringValue" IS NULL',
+        names.DOUBLE: 'a.value."doubleValue" IS NULL AND a.value."intValue" IS NULL',
+    }
+    known = [(a.key, a.type) for a in SPAN_ATTRIBUTES] + [(k.key, k.type) for k in dialects.VLLM_KEYS]
+    parts = []
+    for type_, condition in empty.items():
+        keys = tuple(key for key, key_type in known if key_type == type_)
+        parts.append(f"(a.key IN ({_texts(keys)}) AND {condition})")
+    return " OR ".join(parts)
+
+
+KNOWN_KEYS: Final = frozenset(
+    [*names.ATTRIBUTES, *(k.key for k in dialects.VLLM_KEYS), *dialects.VLLM_IGNORED_KEYS]
+)
+
+
+def insert_spans() -> str:
+    """Return the statement that reads files (``$files``, ``$longest``) into ``spans``."""
+    groups = _groups()
+    packs = [
+        f"CASE WHEN {condition} THEN struct_pack("
+        + ", ".join(
+            f"{column} := {_value('attributes', 'keys', key, type_)}" for column, key, type_ in members
+        )
+        + f") END AS group_{number}"
+        for number, (condition, members) in enumerate(groups)
+    ]
+    columns = [
+        f"group_{number}.{column}" for number, (_, members) in enumerate(groups) for column, _, _ in members
+    ]
+    found = " + ".join(f"({column} IS NOT NULL)::INT" for column in columns)
+    separator = ",\n           "
+    return f"""
+INSERT INTO spans BY NAME
+WITH documents AS (
+    SELECT filename, unnest("resourceSpans") AS r FROM {_read(_SPANS_COLUMN)}
+), scopes AS (
+    SELECT filename, hash(r.resource."attributes") AS resource_id, unnest(r."scopeSpans") AS scope FROM documents
+), unnested AS (
+    SELECT filename, resource_id, unnest(scope.spans) AS s FROM scopes
+), named AS (
+    SELECT filename, resource_id, s, s.name AS name, s."attributes" AS attributes,
+           CASE WHEN s.name IN ({_texts(tuple(names.SPANS))}) THEN 'vtprof'
+                WHEN s.name = {_text(dialects.VLLM_REQUEST_SPAN)} THEN 'vllm' END AS dialect,
+           CASE WHEN dialect IS NOT NULL THEN list_transform(s."attributes", lambda a: a.key) END AS keys
+    FROM unnested
+), wide AS (
+    SELECT *, {separator.join(packs)}
+    FROM named
+)
+SELECT coalesce($name::VARCHAR, filename) AS file, s."traceId" AS trace_id, s."spanId" AS span_id,
+       nullif(s."parentSpanId", '') AS parent_span_id, name, dialect, resource_id,
+       s."startTimeUnixNano" AS start_ns, nullif(s."endTimeUnixNano", 0) AS end_ns,
+       CASE WHEN dialect = 'vtprof' AND len(s.links) > 0 THEN s.links END AS links,
+       CASE WHEN len(keys) <> {found} THEN attributes END AS odd_attributes,
+       {separator.join(columns)}
+FROM wide
+"""
+
+
+def explain_odd_attributes() -> str:
+    """Return the statement that tells unknown keys from mistyped values, on the few spans that have either.
+
+    Inside the load it would be worked out for every span: a lambda is not skipped with its ``CASE``.
+    """
+    known = _texts(tuple(sorted(KNOWN_KEYS)))
+    return f"""
+UPDATE spans SET
+    unknown_keys = list_filter(list_transform(odd_attributes, lambda a: a.key), lambda k: k NOT IN ({known})),
+    mistyped = len(list_filter(odd_attributes, lambda a: {_mistyped()})) > 0,
+    odd_attributes = NULL
+WHERE odd_attributes IS NOT NULL
+"""
+
+
+def insert_resources() -> str:
+    """Return the statement that reads the resources of files into ``resources``, those not there yet."""
+    columns = ",\n       ".join(
+        f"{_value('attributes', 'keys', a.key, a.type)} AS {a.column}" for a in RESOURCE_ATTRIBUTES
+    )
+    return f"""
+INSERT INTO resources BY NAME
+WITH found AS (
+    SELECT unnest(list_concat(coalesce("resourceSpans", []), coalesce("resourceMetrics", []))).resource."attributes"
+               AS attributes
+    FROM {_read(_RESOURCES_COLUMNS)}
+), once AS (
+    SELECT hash(attributes) AS resource_id, any_value(attributes) AS attributes FROM found GROUP BY resource_id
+), keyed AS (
+    SELECT *, list_transform(attributes, lambda a: a.key) AS keys
+    FROM once WHERE resource_id NOT IN (SELECT resource_id FROM resources)
+)
+SELECT resource_id,
+       {_value("attributes", "keys", dialects.VLLM_PROCESS_KIND, names.STRING)} AS vllm_process_kind,
+       {columns}
+FROM keyed
+"""
+
+
+def insert_metrics() -> str:
+    """Return the statement that reads metrics into ``metric_samples``: foreign ones as a row without a value."""
+    return f"""
+INSERT INTO metric_samples BY NAME
+WITH documents AS (
+    SELECT filename, unnest("resourceMetrics") AS r FROM {_read(_METRICS_COLUMN)}
+), scopes AS (
+    SELECT filename, hash(r.resource."attributes") AS resource_id, unnest(r."scopeMetrics") AS scope FROM documents
+), metrics AS (
+    SELECT filename, resource_id, unnest(scope.metrics) AS m FROM scopes
+), points AS (
+    SELECT filename, resource_id, m.name AS name,
+           unnest(CASE WHEN m.name IN ({_texts(METRIC_NAMES)})
+                       THEN coalesce(m.gauge."dataPoints", m.sum."dataPoints", [])
+                       ELSE [NULL] END) AS point
+    FROM metrics
+)
+SELECT coalesce($name::VARCHAR, filename) AS file, name, resource_id, point."timeUnixNano" AS ts_ns,
+       coalesce(point."asInt"::DOUBLE, point."asDouble") AS value,
+       {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.HW_ID, names.STRING)}
+           AS hw_id,
+       name IN ({_texts(METRIC_NAMES)}) AS known
+FROM points
+"""
+
+
+def count_log_records() -> str:
+    """Return the statement that counts the OTLP log records of files, which are not used."""
+    return f"""
+SELECT coalesce(sum(len(scope."logRecords")), 0)::BIGINT
+FROM (SELECT unnest("resourceLogs", recursive := false) AS r FROM {_read(_LOGS_COLUMN)}) AS documents,
+     unnest(r."scopeLogs") AS scopes(scope)
+"""

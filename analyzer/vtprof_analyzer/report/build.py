@@ -1,0 +1,75 @@
+"""Build the report object from the stages' tables: the last step of an analysis, and the only one reports need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import duckdb
+
+from vtprof_analyzer.devices.roofs import Roof
+from vtprof_analyzer.report.build_deployment import Physics, build_deployment
+from vtprof_analyzer.report.build_findings import build_findings, count_outcomes
+from vtprof_analyzer.report.build_headline import build_headline
+from vtprof_analyzer.report.build_integrity import build_integrity
+from vtprof_analyzer.report.build_kv import build_dominance, build_kv
+from vtprof_analyzer.report.build_phases import build_phases, build_roofline
+from vtprof_analyzer.report.build_requests import build_slo, build_strata, build_summary, build_ttft_budget
+from vtprof_analyzer.report.build_rows import one
+from vtprof_analyzer.report.model import Report, Source
+from vtprof_rules.outcome import Outcome
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of the input beyond the tables."""
+
+    paths: list[str]
+    files_skipped: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The user's objectives; ``None`` where there is none."""
+
+    ttft_ms: float | None
+    tpot_ms: float | None
+
+
+def build(
+    connection: duckdb.DuckDBPyConnection,
+    reading: Reading,
+    physics: Physics,
+    objectives: Objectives,
+    outcomes: Sequence[Outcome],
+    roof: Roof | None,
+) -> Report:
+    """Return the report of a store whose stages have run."""
+    summary = build_summary(connection)
+    budget = build_ttft_budget(connection)
+    dominance = build_dominance(connection)
+    times = one(
+        connection,
+        "SELECT min(start_ns) AS first_ns, max(greatest(start_ns, end_ns)) AS last_ns FROM spans WHERE dialect IS NOT NULL",
+    )
+    integrity = build_integrity(connection, reading.files_skipped, reading.duplicates)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        generator=f"vtprof {metadata.version('vtprof')}",
+        source=Source(reading.paths, integrity.files_read, times["first_ns"], times["last_ns"]),
+        deployment=build_deployment(connection, physics),
+        summary=summary,
+        headline=build_headline(summary, dominance, budget),
+        phases=build_phases(connection, roof),
+        ttft_budget=budget,
+        strata=build_strata(connection),
+        dominance=dominance,
+        kv=build_kv(connection),
+        slo=build_slo(connection, objectives.ttft_ms, objectives.tpot_ms),
+        integrity=integrity,
+        findings=build_findings(outcomes),
+        rules=count_outcomes(outcomes),
+        roofline=build_roofline(connection),
+    )

@@ -1,0 +1,100 @@
+"""What ran, as the traces recorded it, and one line for each thing that they do not say."""
+
+from dataclasses import dataclass, field
+
+import duckdb
+
+from vtprof_analyzer.ingest.dialects import VLLM, VTPROF
+from vtprof_analyzer.report.build_rows import Row, one, rows
+from vtprof_analyzer.report.model import Deployment, Roof
+from vtprof_schemas import names
+
+VLLM_NOTES = (
+    "vLLM's own spans do not tell images, visual tokens, model, cached tokens, encode time or preprocessing:"
+    " these are unknown here, not zero; vtprof-agent beside the server records them",
+    "prefill of vLLM's spans runs from first scheduling to first token: it contains the vision encoder and other"
+    " requests' steps",
+    "unexplained contains preprocessing: TTFT less queue and prefill is only an upper bound of it",
+    "aborted and rejected requests have no span in vLLM, so every request here counts as ok",
+)
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What is known of model and device beyond the traces: from ``--model``, ``--device`` and the catalogues."""
+
+    model_type: str | None = None
+    cost_model: bool = False
+    roof: Roof | None = None
+    roofs: list[Roof] = field(default_factory=list)
+    device: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
+    """Return the resource of the process that served most requests (or ran most steps), as one row."""
+    found = rows(
+        connection,
+        """
+        SELECT r.* FROM (
+            SELECT resource_id, count(*) FILTER (name IN ('vtprof.request', 'llm_request')) AS requests, count(*) AS n
+            FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
+        ) AS used JOIN resources AS r USING (resource_id)
+        ORDER BY r.model_config IS NULL, used.requests DESC, used.n DESC, resource_id
+        LIMIT 1
+        """,
+    )
+    return found[0] if found else {}
+
+
+def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) -> Deployment:
+    """Return the deployment; ``None`` where nothing recorded it."""
+    resource = recorded(connection)
+    used = one(
+        connection,
+        """
+        SELECT mode(request_model) FILTER (request_model IS NOT NULL) AS model,
+               count(*) FILTER (dialect = 'vllm') AS vllm, count(*) FILTER (dialect = 'vtprof') AS vtprof
+        FROM spans
+        """,
+    )
+    workers = one(
+        connection,
+        """
+        SELECT count(DISTINCT coalesce(r.service_instance_id, s.resource_id::VARCHAR)) AS workers,
+               nullif(count(DISTINCT r.hw_id), 0) AS devices
+        FROM (SELECT DISTINCT resource_id FROM spans WHERE dialect IS NOT NULL) AS s
+        LEFT JOIN resources AS r USING (resource_id)
+        """,
+    )
+    dialect = VLLM if used["vllm"] > used["vtprof"] else VTPROF
+    return Deployment(
+        model=used["model"],
+        model_type=physics.model_type,
+        cost_model=physics.cost_model,
+        engine=resource.get("engine_name") or (VLLM if dialect == VLLM else None),
+        engine_version=resource.get("engine_version"),
+        dialect=dialect,
+        device=physics.device or resource.get("hw_name"),
+        device_count=workers["devices"],
+        weights_dtype=resource.get("weights_dtype"),
+        kv_dtype=resource.get("kv_dtype"),
+        tensor_parallel=resource.get("parallel_tp"),
+        workers=workers["workers"],
+        roof=physics.roof,
+        roofs=physics.roofs,
+        notes=[*physics.notes, *_missing(resource, dialect), *(VLLM_NOTES if used["vllm"] else ())],
+    )
+
+
+def _missing(resource: Row, dialect: str) -> list[str]:
+    if dialect == VLLM:
+        return []
+    notes = []
+    if not resource.get("hw_name"):
+        notes.append(
+            f"the device is not recorded ({names.HW_NAME}); --device NAME gives the roofline its roof"
+        )
+    if not resource.get("weights_dtype"):
+        notes.append(f"the data type of the weights is not recorded ({names.WEIGHTS_DTYPE})")
+    return notes

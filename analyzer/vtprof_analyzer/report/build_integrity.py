@@ -1,0 +1,68 @@
+"""Can this be trusted: the counts of the reader and of the stages, in one record."""
+
+import duckdb
+
+from vtprof_analyzer.report.build_rows import one, rows
+from vtprof_analyzer.report.model import Integrity, IntegrityNote
+
+MAX_NOTES = 20
+_MAX_UNKNOWN_NAMED = 3
+
+
+def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, duplicates: int) -> Integrity:
+    """Return the counts; notes name the first faults, and the most frequent unknown attributes."""
+    files = one(
+        connection,
+        """
+        SELECT count(*) AS files, coalesce(sum(malformed_lines), 0)::BIGINT AS malformed,
+               coalesce(sum(truncated_lines), 0)::BIGINT AS truncated,
+               coalesce(sum(ignored_signals), 0)::BIGINT AS ignored, coalesce(sum(dropped_spans), 0)::BIGINT AS dropped
+        FROM ingest_files
+        """,
+    )
+    spans = one(connection, "FROM integrity")
+    broken = spans["end_missing"] + spans["negative_duration"]
+    total = spans["used_spans"] + files["dropped"]
+    return Integrity(
+        files_read=files["files"],
+        files_skipped=files_skipped,
+        malformed_lines=files["malformed"],
+        truncated_lines=files["truncated"],
+        duplicates=duplicates,
+        orphans=spans["orphans"],
+        end_missing=spans["end_missing"],
+        negative_duration=spans["negative_duration"],
+        unknown_attributes=spans["unknown_attributes"],
+        ignored_spans=spans["ignored_spans"],
+        ignored_signals=files["ignored"],
+        requests_without_tokens=spans["requests_without_tokens"],
+        requests_without_phases=spans["requests_without_phases"],
+        records_lost=spans["records_lost"],
+        # Phases are clipped to their request, so one node's clock cannot show an offset; across nodes it can.
+        clock_offset_ms=None,
+        complete_spans_share=(spans["used_spans"] - broken) / total if total else None,
+        notes=_notes(connection),
+    )
+
+
+def _notes(connection: duckdb.DuckDBPyConnection) -> list[IntegrityNote]:
+    unknown = rows(
+        connection,
+        """
+        SELECT file, key, count(*) AS uses FROM (SELECT file, unnest(unknown_keys) AS key FROM spans)
+        GROUP BY ALL ORDER BY uses DESC, key, file
+        """,
+    )
+    found = [
+        IntegrityNote(
+            row["file"],
+            None,
+            f"attribute {row['key']} is not in the vocabulary; left out ({row['uses']} spans)",
+        )
+        for row in unknown[:_MAX_UNKNOWN_NAMED]
+    ]
+    written = rows(
+        connection, "SELECT file, line, what FROM ingest_notes ORDER BY file, line NULLS FIRST, what"
+    )
+    faults = [IntegrityNote(row["file"], row["line"], row["what"]) for row in written]
+    return (faults + found)[:MAX_NOTES]

@@ -1,0 +1,114 @@
+"""The phase table and the points of the roofline: times from the requests, work from the steps, a verdict for each."""
+
+import duckdb
+import numpy as np
+
+from vtprof_analyzer import verdict_phases as judge
+from vtprof_analyzer.devices.roofs import Roof
+from vtprof_analyzer.report.build_rows import Row, one, rows
+from vtprof_analyzer.report.model import PhaseRow, RoofPoint
+from vtprof_analyzer.verdict import Counters, PhaseSteps, Verdict
+from vtprof_schemas import names
+
+_MJ_PER_J = 1000.0
+
+
+def build_phases(connection: duckdb.DuckDBPyConnection, roof: Roof | None) -> list[PhaseRow]:
+    """Return the phases that some request had, in the order in which a request meets them."""
+    found = {row["phase"]: row for row in rows(connection, "FROM phase_times")}
+    total = sum(row["duration_ns"] for row in found.values())
+    gpu_total = sum(row["gpu_time_ns"] or 0 for row in found.values())
+    shares = {
+        row["phase"]: row["share"]
+        for row in rows(connection, "SELECT phase, share FROM ttft_budget WHERE population = 'all'")
+    }
+    steps = {row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")}
+    table = []
+    for phase in names.PHASES:
+        row = found.get(phase)
+        if row is None:
+            continue
+        time_share = row["duration_ns"] / total if total else None
+        share = time_share if phase == names.DECODE else shares.get(phase)
+        verdict = _verdict(connection, phase, row, share, roof)
+        table.append(
+            PhaseRow(
+                phase=phase,
+                count=row["requests"],
+                time_share=time_share,
+                gpu_time_share=row["gpu_time_ns"] / gpu_total
+                if row["gpu_time_ns"] is not None and gpu_total
+                else None,
+                p50_ms=row["p50_ms"],
+                p95_ms=row["p95_ms"],
+                p99_ms=row["p99_ms"],
+                steps=steps.get(phase),
+                intensity=verdict.intensity,
+                flops_per_s=verdict.flops_per_s,
+                bound=verdict.bound,
+                confidence=verdict.confidence,
+                explanation=verdict.explanation,
+                floor_ratio=verdict.floor_ratio,
+                dram_bw_ratio=row["dram_ratio"],
+                tensor_ratio=row["tensor_ratio"],
+                energy_j=None if row["energy_mj"] is None else row["energy_mj"] / _MJ_PER_J,
+            )
+        )
+    return table
+
+
+def build_roofline(connection: duckdb.DuckDBPyConnection) -> list[RoofPoint]:
+    """Return the cells of the roofline plot, the longest first."""
+    found = rows(connection, "FROM roofline_points ORDER BY seconds DESC, phase, intensity, flops_per_s")
+    return [RoofPoint(**row) for row in found]
+
+
+def _verdict(
+    connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None, roof: Roof | None
+) -> Verdict:
+    if phase == names.PREPROCESS:
+        return judge.judge_preprocess(row["cpu_timed_s"] or 0.0, row["cpu_s"], row["fetch_s"], share)
+    if phase == names.QUEUE:
+        waited = one(
+            connection,
+            """
+            SELECT sum(s.kv_used_tokens / nullif(r.kv_capacity_tokens, 0) * s.duration_ns)
+                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / nullif(r.kv_capacity_tokens, 0) IS NOT NULL), 0)
+                       AS usage,
+                   (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions
+            FROM steps AS s LEFT JOIN resources AS r USING (resource_id) WHERE s.waiting > 0
+            """,
+        )
+        return judge.judge_queue(waited["usage"], waited["preemptions"], share)
+    if phase == names.TRANSFER:
+        return judge.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share)
+    return judge.judge_phase(_phase_steps(connection, phase, row, share), roof)
+
+
+def _phase_steps(
+    connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None
+) -> PhaseSteps:
+    columns = connection.execute(
+        "SELECT flops, bytes, time_s, wall_s, steps::DOUBLE AS steps, kv_visual_read_bytes FROM step_cost"
+        " WHERE phase = ? ORDER BY step_id",
+        [phase],
+    ).fetchnumpy()
+    arrays = {name: np.ma.filled(values.astype(np.float64), np.nan) for name, values in columns.items()}
+    on_gpu = np.isfinite(arrays["wall_s"])
+    cores = one(
+        connection,
+        f"SELECT avg(value) AS cores FROM metric_samples WHERE name = '{names.HOST_PROCESS_CPU_RATIO}'",
+    )
+    return PhaseSteps(
+        phase=phase,
+        flops=arrays["flops"],
+        bytes=arrays["bytes"],
+        seconds=np.nan_to_num(arrays["time_s"]),
+        iterations=arrays["steps"],
+        # Wall time beside device time is a witness only where every step has both.
+        wall_seconds=arrays["wall_s"] if len(on_gpu) and on_gpu.all() else None,
+        bytes_kv_visual=arrays["kv_visual_read_bytes"] if phase == names.DECODE else None,
+        counters=Counters(row["dram_ratio"], row["tensor_ratio"], row["sm_ratio"], row["counter_quality"]),
+        host_cores=cores["cores"],
+        share=share,
+    )

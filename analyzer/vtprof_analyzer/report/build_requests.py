@@ -1,0 +1,114 @@
+"""The parts of the report that are about requests: summary, TTFT budget, strata, objectives."""
+
+import duckdb
+
+from vtprof_analyzer.report.build_rows import one, percentiles, rows
+from vtprof_analyzer.report.model import BudgetRow, Slo, StratumRow, Summary, TtftBudget
+from vtprof_schemas import names
+
+_NS_PER_S = 1e9
+
+_SUMMARY = """
+SELECT
+    count(*) AS requests,
+    count(*) FILTER (status = 'ok') AS ok, count(*) FILTER (status = 'aborted') AS aborted,
+    count(*) FILTER (status = 'rejected') AS rejected, count(*) FILTER (status = 'error') AS error,
+    count(*) FILTER (status IS NULL) AS unknown,
+    CASE WHEN count(n_visual_tokens) > 0 THEN count(*) FILTER (n_visual_tokens > 0) END AS with_visual,
+    sum(n_prompt_tokens)::BIGINT AS input_tokens, sum(n_text_tokens)::BIGINT AS text_tokens,
+    sum(n_visual_tokens)::BIGINT AS visual_tokens, sum(n_audio_tokens)::BIGINT AS audio_tokens,
+    sum(cached_tokens)::BIGINT AS cached_tokens, sum(n_output_tokens)::BIGINT AS output_tokens,
+    sum(n_images)::BIGINT AS image_items, sum(n_videos)::BIGINT AS video_items,
+    (max(end_unix_nano) - min(start_unix_nano)) AS duration_ns,
+    quantile_cont(ttft_ms, 0.50) AS ttft_p50, quantile_cont(ttft_ms, 0.95) AS ttft_p95,
+    quantile_cont(ttft_ms, 0.99) AS ttft_p99,
+    quantile_cont(tpot_ms, 0.50) AS tpot_p50, quantile_cont(tpot_ms, 0.95) AS tpot_p95,
+    quantile_cont(tpot_ms, 0.99) AS tpot_p99,
+    quantile_cont(e2e_ms, 0.50) AS e2e_p50, quantile_cont(e2e_ms, 0.95) AS e2e_p95,
+    quantile_cont(e2e_ms, 0.99) AS e2e_p99
+FROM requests
+"""
+
+
+def build_summary(connection: duckdb.DuckDBPyConnection) -> Summary:
+    """Return the run in numbers; tokens that no request recorded are None."""
+    row = one(connection, _SUMMARY)
+    spans = one(connection, "SELECT used_spans FROM integrity")["used_spans"]
+    duration = row["duration_ns"]
+    return Summary(
+        requests=row["requests"],
+        # An engine's own span stands for a request that ended: only those that did have one.
+        requests_ok=row["ok"] + row["unknown"],
+        requests_aborted=row["aborted"],
+        requests_rejected=row["rejected"],
+        requests_error=row["error"],
+        requests_with_visual=row["with_visual"],
+        spans=spans,
+        input_tokens=row["input_tokens"],
+        text_tokens=row["text_tokens"],
+        visual_tokens=row["visual_tokens"],
+        audio_tokens=row["audio_tokens"],
+        cached_tokens=row["cached_tokens"],
+        output_tokens=row["output_tokens"],
+        image_items=row["image_items"],
+        video_items=row["video_items"],
+        duration_s=None if duration is None else duration / _NS_PER_S,
+        ttft_ms=percentiles(row, "ttft"),
+        tpot_ms=percentiles(row, "tpot"),
+        e2e_ms=percentiles(row, "e2e"),
+    )
+
+
+def build_ttft_budget(connection: duckdb.DuckDBPyConnection) -> TtftBudget:
+    """Return where TTFT goes, over all requests with a first token and over the slowest of them."""
+    order = [*names.TTFT_PHASES, names.UNEXPLAINED]
+    parts = {(row["population"], row["phase"]): row for row in rows(connection, "SELECT * FROM ttft_budget")}
+    populations = {"all": 0, "tail": 0}
+    tables: dict[str, list[BudgetRow]] = {"all": [], "tail": []}
+    for population, table in tables.items():
+        for phase in order:
+            if row := parts.get((population, phase)):
+                populations[population] = row["requests"]
+                table.append(BudgetRow(phase, row["share"], row["p50_ms"], row["p95_ms"]))
+    return TtftBudget(populations["all"], tables["all"], populations["tail"], tables["tail"])
+
+
+def build_strata(connection: duckdb.DuckDBPyConnection) -> list[StratumRow]:
+    """Return TTFT by visual stratum, in order."""
+    found = rows(connection, "SELECT * EXCLUDE (position) FROM strata ORDER BY position")
+    return [StratumRow(**row) for row in found]
+
+
+def build_slo(connection: duckdb.DuckDBPyConnection, ttft_ms: float | None, tpot_ms: float | None) -> Slo:
+    """Return what was reached of the objectives; failed requests count as missed (``<=`` is kept)."""
+    connection.execute("SET VARIABLE slo_ttft_ms = ?::DOUBLE", [ttft_ms])
+    connection.execute("SET VARIABLE slo_tpot_ms = ?::DOUBLE", [tpot_ms])
+    row = one(
+        connection,
+        """
+        WITH judged AS (
+            SELECT start_unix_nano, end_unix_nano,
+                   coalesce(status, 'ok') = 'ok' AND coalesce(ttft_ms <= getvariable('slo_ttft_ms'), false) AS ttft_kept,
+                   -- A request of one token has no TPOT to miss.
+                   coalesce(status, 'ok') = 'ok'
+                       AND coalesce(tpot_ms <= getvariable('slo_tpot_ms'), n_output_tokens = 1, false) AS tpot_kept
+            FROM requests
+        )
+        SELECT avg(ttft_kept::INT) AS ttft, avg(tpot_kept::INT) AS tpot,
+               avg(((getvariable('slo_ttft_ms') IS NULL OR ttft_kept)
+                    AND (getvariable('slo_tpot_ms') IS NULL OR tpot_kept))::INT) AS goodput,
+               count(*) AS requests, (max(end_unix_nano) - min(start_unix_nano)) / 1e9 AS seconds
+        FROM judged
+        """,
+    )
+    given = ttft_ms is not None or tpot_ms is not None
+    goodput = row["goodput"] if given else None
+    seconds = row["seconds"]
+    return Slo(
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        ttft_attainment=row["ttft"] if ttft_ms is not None else None,
+        tpot_attainment=row["tpot"] if tpot_ms is not None else None,
+        goodput_share=goodput,
+        goodput_per_s=goodput * row["requests"] / seconds if goodput is not None and seconds else None,
+    )

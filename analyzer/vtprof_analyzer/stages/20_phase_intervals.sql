@@ -1,0 +1,54 @@
+-- One row: one stretch of time that a request spent in a phase.
+-- request_key        row of `request_base`
+-- phase              preprocess, queue, encode, transfer, prefill or decode
+-- start_ns, end_ns   Unix time; a missing or earlier end counts as no time, so that it shows as unexplained
+-- end_missing, negative_duration  whether that was done
+-- gpu_time_ns        the request's share of GPU time [ns]; energy_mj its share of energy [mJ]
+-- cpu_ns             CPU time of preprocessing [ns]; pixels before resizing
+-- items, patches     media items and patches encoded
+-- tokens, visual_tokens  prompt tokens computed in prefill
+-- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got
+-- fetch_ns           media download [ns]; transfer_bytes: bytes moved [B]
+CREATE TABLE phase_intervals AS
+WITH ours AS (
+    -- A phase whose request is absent finds no partner here: an orphan, counted in `integrity`.
+    SELECT
+        r.request_key, substr(s.name, length('vtprof.') + 1) AS phase,
+        s.start_ns, greatest(s.start_ns, coalesce(s.end_ns, s.start_ns)) AS end_ns,
+        s.end_ns IS NULL AS end_missing, coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
+        s.gpu_time_ns, s.gpu_energy_mj AS energy_mj, s.preprocess_cpu_ns AS cpu_ns, s.preprocess_pixels AS pixels,
+        s.encode_items AS items, s.encode_patches AS patches,
+        s.prefill_tokens AS tokens, s.prefill_visual_tokens AS visual_tokens,
+        s.gpu_dram_bandwidth_ratio AS dram_ratio, s.gpu_tensor_active_ratio AS tensor_ratio,
+        s.gpu_sm_active_ratio AS sm_ratio,
+        coalesce(s.gpu_dram_bandwidth_ratio_quality, s.gpu_tensor_active_ratio_quality) AS counter_quality,
+        s.preprocess_fetch_ns AS fetch_ns, s.transfer_bytes
+    FROM spans AS s
+    JOIN request_base AS r ON s.trace_id = r.trace_id AND s.parent_span_id = r.span_id
+    WHERE s.name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
+                     'vtprof.decode')
+), vllm AS (
+    -- vLLM gives lengths, not times: prefill ends with the first token, the queue ends where prefill begins.
+    SELECT
+        r.request_key, r.arrival_ns, r.arrival_ns + r.ttft_ns AS first_token_ns, r.end_ns,
+        (greatest(s.vllm_queue_s, 0) * 1e9)::BIGINT AS queue_ns,
+        (greatest(s.vllm_prefill_s, 0) * 1e9)::BIGINT AS prefill_ns,
+        (greatest(s.vllm_decode_s, 0) * 1e9)::BIGINT AS decode_ns
+    FROM spans AS s
+    JOIN request_base AS r ON s.trace_id = r.trace_id AND s.span_id = r.span_id
+    WHERE s.dialect = 'vllm' AND r.ttft_ns IS NOT NULL
+), vllm_intervals AS (
+    SELECT request_key, 'queue' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns - queue_ns) AS start_ns,
+           greatest(arrival_ns, first_token_ns - prefill_ns) AS end_ns
+    FROM vllm WHERE queue_ns IS NOT NULL AND prefill_ns IS NOT NULL
+    UNION ALL BY NAME
+    SELECT request_key, 'prefill' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns) AS start_ns,
+           first_token_ns AS end_ns
+    FROM vllm WHERE prefill_ns IS NOT NULL
+    UNION ALL BY NAME
+    SELECT request_key, 'decode' AS phase, first_token_ns AS start_ns, first_token_ns + decode_ns AS end_ns
+    FROM vllm WHERE decode_ns IS NOT NULL
+)
+SELECT * FROM ours
+UNION ALL BY NAME
+SELECT *, false AS end_missing, false AS negative_duration FROM vllm_intervals;

@@ -1,0 +1,59 @@
+-- One row: one request, in the units that reports, rules and people read. Public: columns are added, never changed.
+-- request_key, trace_id, span_id, request_id, model, status, dialect, service_instance_id  as recorded
+-- start_unix_nano, end_unix_nano  arrival and end, Unix time [ns]
+-- ttft_ms, tpot_ms, e2e_ms   arrival to first token; time per output token after the first; arrival to end [ms]
+-- preprocess_ms, queue_ms, encode_ms, transfer_ms, prefill_ms, unexplained_ms  parts of TTFT; they add up to it [ms]
+-- n_prompt_tokens, n_text_tokens, n_visual_tokens, n_audio_tokens, n_output_tokens, cached_tokens  tokens
+-- n_images, n_videos         items in the prompt
+-- visual_stratum             0, 256, 1k, 4k, 16k or more: visual tokens up to that many
+-- kv_bytes, kv_visual_bytes  KV of the request at its end [B]; kv_recorded: read by the probe, else derived
+-- kv_bytes_per_token         KV bytes of one token in the process that served it [B/token]
+-- ttft_without_visual_ms     TTFT less encode, less preprocess beyond the median of text-only requests, less the
+--                            visual part of prefill by FLOPs, for requests with visual tokens; TTFT itself for the
+--                            others [ms]; NULL when the parts are not known
+CREATE TABLE requests AS
+WITH sized AS (
+    SELECT q.*, r.service_instance_id,
+           coalesce(r.kv_bytes_per_token, settings.kv_bytes_per_token) AS token_bytes,
+           coalesce(r.kv_fixed_bytes, settings.kv_fixed_bytes, 0) AS fixed_bytes
+    FROM request_base AS q
+    LEFT JOIN resources AS r USING (resource_id), settings
+), prefill_work AS (
+    SELECT request_key, visual_tokens AS prefill_visual_tokens, tokens AS prefill_tokens
+    FROM phases WHERE phase = 'prefill'
+), flop_weight AS (
+    -- A visual token costs more or less than a text token, by its place in the prompt: the run's mean ratio.
+    SELECT (sum(visual_flops) / nullif(sum(flops), 0)) / nullif(sum(visual_tokens) / nullif(sum(tokens), 0), 0) AS ratio
+    FROM step_cost WHERE phase = 'prefill'
+), text_only AS (
+    SELECT median(b.preprocess_ns) AS preprocess_ns
+    FROM request_budget AS b JOIN request_base AS q USING (request_key) WHERE q.visual_tokens = 0
+)
+SELECT
+    q.request_key, q.trace_id, q.span_id, q.request_id, q.model, q.status, q.dialect, q.service_instance_id,
+    q.arrival_ns AS start_unix_nano, q.end_ns AS end_unix_nano,
+    b.ttft_ns / 1e6 AS ttft_ms, q.tpot_ns / 1e6 AS tpot_ms, q.e2e_ns / 1e6 AS e2e_ms,
+    b.preprocess_ns / 1e6 AS preprocess_ms, b.queue_ns / 1e6 AS queue_ms, b.encode_ns / 1e6 AS encode_ms,
+    b.transfer_ns / 1e6 AS transfer_ms, b.prefill_ns / 1e6 AS prefill_ms, b.unexplained_ns / 1e6 AS unexplained_ms,
+    q.input_tokens AS n_prompt_tokens, q.text_tokens AS n_text_tokens, q.visual_tokens AS n_visual_tokens,
+    q.audio_tokens AS n_audio_tokens, q.output_tokens AS n_output_tokens, q.cached_tokens,
+    q.image_items AS n_images, q.video_items AS n_videos,
+    (SELECT arg_min(label, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS visual_stratum,
+    coalesce(
+        q.recorded_kv_bytes,
+        greatest(0, q.input_tokens + coalesce(q.output_tokens, 0) - 1) * q.token_bytes + q.fixed_bytes
+    ) AS kv_bytes,
+    coalesce(q.recorded_kv_visual_bytes, q.visual_tokens * q.token_bytes) AS kv_visual_bytes,
+    q.recorded_kv_bytes IS NOT NULL AS kv_recorded,
+    q.token_bytes AS kv_bytes_per_token,
+    CASE WHEN q.visual_tokens = 0 THEN b.ttft_ns / 1e6
+         WHEN q.visual_tokens > 0 AND b.has_phases
+         THEN (b.ttft_ns - b.encode_ns - greatest(0, b.preprocess_ns - coalesce(text_only.preprocess_ns, 0))
+               - b.prefill_ns * least(1, coalesce(flop_weight.ratio, 1) * coalesce(
+                     p.prefill_visual_tokens / nullif(p.prefill_tokens, 0),
+                     q.visual_tokens / nullif(q.input_tokens, 0), 0
+                 ))) / 1e6 END AS ttft_without_visual_ms
+FROM sized AS q
+LEFT JOIN request_budget AS b USING (request_key)
+LEFT JOIN prefill_work AS p USING (request_key),
+     flop_weight, text_only;

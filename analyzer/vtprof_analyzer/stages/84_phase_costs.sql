@@ -1,0 +1,14 @@
+-- One row: one phase over the steps that held it, by the cost model. No rows when model or composition is unknown.
+-- phase              encode, prefill or decode
+-- steps              iterations that held it
+-- flops, bytes       work by the cost model; time_s: measured time of the phase's part of those steps [s]
+-- floor_s            roofline floor of that work [s]; timed_floor_s: only where the time is known
+-- dram_bytes_ratio, tensor_ratio  counters of those steps, means weighed by time, 0..1
+CREATE TABLE phase_costs AS
+SELECT c.phase, sum(c.steps)::BIGINT AS steps, sum(c.flops) AS flops, sum(c.bytes) AS bytes, sum(c.time_s) AS time_s,
+       sum(c.floor_s) AS floor_s, sum(c.floor_s) FILTER (c.time_s > 0) AS timed_floor_s,
+       sum(s.dram_ratio * c.time_s) / nullif(sum(c.time_s) FILTER (s.dram_ratio IS NOT NULL), 0) AS dram_ratio,
+       sum(s.tensor_ratio * c.time_s) / nullif(sum(c.time_s) FILTER (s.tensor_ratio IS NOT NULL), 0) AS tensor_ratio
+FROM step_cost AS c
+JOIN steps AS s USING (step_id)
+GROUP BY c.phase;

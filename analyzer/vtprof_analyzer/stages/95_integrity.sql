@@ -1,0 +1,37 @@
+-- One row: how far the run can be trusted, as counts over all input.
+-- orphans                    phase spans whose request is absent
+-- end_missing, negative_duration  spans repaired for that reason, all kinds
+-- unknown_attributes         attributes outside the vocabulary, on spans that were used
+-- ignored_spans              spans of unknown name
+-- used_spans                 spans that were used
+-- requests_without_tokens    requests that did not record their prompt tokens
+-- requests_without_phases    requests without any phase
+-- records_lost               what the agents counted as lost, last value of each; NULL where none reported
+CREATE TABLE integrity AS
+WITH ours AS (
+    SELECT
+        count(*) FILTER (end_ns IS NULL) AS end_missing,
+        count(*) FILTER (end_ns < start_ns) AS negative_duration,
+        count(*) AS used_spans,
+        coalesce(sum(len(unknown_keys)), 0)::BIGINT AS unknown_attributes
+    FROM spans WHERE dialect IS NOT NULL
+), phase_spans AS (
+    SELECT count(*) AS total FROM spans
+    WHERE name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
+                   'vtprof.decode')
+), joined AS (
+    SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_key) WHERE dialect = 'vtprof'
+), last_counts AS (
+    SELECT coalesce(r.service_instance_id, m.resource_id::VARCHAR) AS instance, arg_max(m.value, (m.ts_ns, m.value)) AS lost
+    FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
+    WHERE m.name = 'vtprof.agent.records_lost'
+    GROUP BY instance
+)
+SELECT
+    ours.*, phase_spans.total - joined.total AS orphans,
+    (SELECT count(*) FROM spans WHERE dialect IS NULL) AS ignored_spans,
+    (SELECT count(*) FROM request_base WHERE input_tokens IS NULL) AS requests_without_tokens,
+    (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))
+        AS requests_without_phases,
+    (SELECT sum(lost)::BIGINT FROM last_counts) AS records_lost
+FROM ours, phase_spans, joined;

@@ -1,0 +1,149 @@
+"""Stage `step_cost`: the cost model over every step, as arrays. Reads `steps`, creates `step_cost`."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+
+from vtprof_analyzer.cost.parts import PartCost
+from vtprof_analyzer.cost.steps import step_costs
+from vtprof_analyzer.cost.times import split_seconds
+from vtprof_analyzer.cost.work import Floats, Precision, StepWork
+from vtprof_analyzer.devices.roofs import Roof
+from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_schemas import names
+
+STAGE: Final = "55_step_cost.py"
+"""Its place among the SQL stages."""
+
+_TABLE: Final = """
+-- One row: one phase's part of one step, by the cost model. No rows when the model is not known.
+CREATE TABLE step_cost (
+    step_id BIGINT,                 -- row of `steps`
+    phase VARCHAR,                  -- encode, prefill or decode
+    steps BIGINT,                   -- iterations folded into the step
+    mixed BOOLEAN,                  -- prefill and decode ran in the same step
+    tokens DOUBLE,                  -- prompt tokens, patches or decoded tokens
+    visual_tokens DOUBLE,           -- the image and video part of prompt tokens
+    flops DOUBLE,                   -- a multiply-add is two
+    visual_flops DOUBLE,            -- the part whose query is a visual token
+    bytes DOUBLE,                   -- all bytes moved [B]
+    weight_bytes DOUBLE,            -- weights read; in a mixed step split by tokens [B]
+    kv_read_bytes DOUBLE,           -- KV read [B]
+    kv_visual_read_bytes DOUBLE,    -- the visual part of it, in decode [B]
+    time_s DOUBLE,                  -- time of this part [s]: measured for the step, attributed to its parts
+    wall_s DOUBLE,                  -- wall time of this part [s]; NULL where time_s is wall time already
+    floor_s DOUBLE                  -- roofline floor [s]; NULL without a roof
+)
+"""
+
+_NS_PER_S: Final = 1e9
+_WORK_COLUMNS: Final = {
+    "count": "steps",
+    "prefill_requests": "prefill_requests",
+    "prefill_tokens": "prefill_tokens",
+    "prefill_visual_tokens": "prefill_visual_tokens",
+    "prefill_attention_pairs": "prefill_pairs",
+    "prefill_visual_attention_pairs": "prefill_visual_pairs",
+    "decode_requests": "decode_requests",
+    "decode_context_tokens": "decode_context_tokens",
+    "decode_visual_tokens": "decode_visual_tokens",
+    "encode_items": "encode_items",
+    "encode_patches": "encode_patches",
+    "encode_attention_pairs": "encode_pairs",
+}
+"""Field of the cost model's input to column of `steps`."""
+
+
+@dataclass(frozen=True)
+class CostInputs:
+    """What the cost model needs beside the steps."""
+
+    spec: ModelSpec
+    precision: Precision
+    roof: Roof | None
+
+
+def create_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the empty table: what a run has whose model is not known."""
+    connection.execute(_TABLE)
+
+
+def fill_table(connection: duckdb.DuckDBPyConnection, inputs: CostInputs) -> None:
+    """Create the table and cost every step."""
+    create_table(connection)
+    columns = _read_steps(connection)
+    if not len(columns["step_id"]):
+        return
+    work = StepWork.of(**{field: columns[column] for field, column in _WORK_COLUMNS.items()})
+    costs = step_costs(inputs.spec, work, inputs.precision)
+    on_gpu = np.isfinite(columns["gpu_time_ns"])
+    seconds = np.where(on_gpu, columns["gpu_time_ns"], columns["duration_ns"]) / _NS_PER_S
+    encode_seconds = np.where(on_gpu, columns["encode_gpu_time_ns"], columns["encode_ns"]) / _NS_PER_S
+    times = split_seconds(costs, inputs.roof, seconds, encode_seconds)
+    wall_per_second = np.divide(
+        columns["duration_ns"] / _NS_PER_S, seconds, out=np.zeros(len(work)), where=seconds > 0
+    )
+    mixed = (work.prefill_tokens > 0) & (work.decode_requests > 0)
+    none = np.zeros(len(work))
+    parts = (
+        (names.ENCODE, costs.encode, times.encode, work.encode_patches, work.encode_patches),
+        (names.PREFILL, costs.prefill, times.prefill, work.prefill_tokens, work.prefill_visual_tokens),
+        (names.DECODE, costs.decode, times.decode, work.decode_requests, none),
+    )
+    for phase, cost, time, tokens, visual_tokens in parts:
+        given: dict[str, Any] = {
+            "step_id": columns["step_id"],
+            "steps": work.count,
+            "mixed": mixed & (phase != names.ENCODE),
+            "tokens": tokens,
+            "visual_tokens": visual_tokens,
+            "time_s": time,
+            "wall_s": np.where(on_gpu, time * wall_per_second, np.nan),
+            **_cost_columns(cost, inputs.roof),
+        }
+        _insert(connection, phase, {name: values[cost.flops > 0] for name, values in given.items()})
+
+
+def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
+    return {
+        "flops": cost.flops,
+        "visual_flops": cost.flops_visual,
+        "bytes": cost.bytes,
+        "weight_bytes": cost.bytes_weights,
+        "kv_read_bytes": cost.bytes_kv_read,
+        "kv_visual_read_bytes": cost.bytes_kv_visual,
+        "floor_s": cost.floor_seconds(roof) if roof else np.full(len(cost.flops), np.nan),
+    }
+
+
+def _read_steps(connection: duckdb.DuckDBPyConnection) -> dict[str, Floats]:
+    """Return the columns of `steps` as float arrays; NULL is NaN."""
+    wanted = [
+        "step_id",
+        *_WORK_COLUMNS.values(),
+        "duration_ns",
+        "gpu_time_ns",
+        "encode_ns",
+        "encode_gpu_time_ns",
+    ]
+    listed = ", ".join(f"{name}::DOUBLE AS {name}" for name in wanted)
+    found = connection.execute(f"SELECT {listed} FROM steps ORDER BY step_id").fetchnumpy()
+    return {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, phase: str, columns: dict[str, Any]) -> None:
+    connection.register("part", columns)
+    connection.execute(
+        """
+        INSERT INTO step_cost BY NAME
+        SELECT step_id, $phase AS phase, steps, mixed, tokens, visual_tokens, flops, visual_flops, bytes, weight_bytes,
+               kv_read_bytes, kv_visual_read_bytes, time_s,
+               CASE WHEN isfinite(wall_s) THEN wall_s END AS wall_s,
+               CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s
+        FROM part
+        """,
+        {"phase": phase},
+    )
+    connection.unregister("part")

@@ -1,0 +1,257 @@
+"""`vtprof analyze` as a user runs it: exit codes, one line for a mistake, the same report every time."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from otlp_builder import document, line, request, span, write
+
+from vtprof_analyzer import cli
+from vtprof_schemas import names
+
+CONFIG = {
+    "model_type": "qwen2_5_vl", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vision_config": {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "in_channels": 3, "patch_size": 14,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [1],
+        "out_hidden_size": 64,
+    },
+}  # fmt: skip
+MS = 1_000_000
+RESOURCE = {
+    names.SERVICE_INSTANCE_ID: "ring-1", names.ENGINE_NAME: "transformers", names.ENGINE_VERSION: "5.23.0",
+    names.MODEL_CONFIG: json.dumps(CONFIG), names.WEIGHTS_DTYPE: "bfloat16", names.KV_DTYPE: "bfloat16",
+    names.KV_BYTES_PER_TOKEN: 512, names.HW_NAME: "NVIDIA H200", names.DEVICE_KIND: "cuda",
+}  # fmt: skip
+
+
+def one_request(trace: int, visual: int = 80) -> list[dict[str, Any]]:
+    """A request of 20 text and ``visual`` image tokens, 11 output tokens, with its step and window."""
+    prompt = 20 + visual
+    attrs = {
+        names.TTFT_NS: 60 * MS, names.INPUT_TOKENS: prompt, names.OUTPUT_TOKENS: 11, names.TOKENS_TEXT: 20,
+        names.TOKENS_IMAGE: visual, names.TOKENS_VIDEO: 0, names.TOKENS_AUDIO: 0, names.ITEMS_IMAGE: int(visual > 0),
+        names.KV_BYTES: (prompt + 10) * 512, names.KV_VISUAL_BYTES: visual * 512,
+    }  # fmt: skip
+    phases = {"preprocess": (0, 10 * MS), "queue": (10 * MS, 12 * MS), "prefill": (30 * MS, 58 * MS)}
+    phases |= {"encode": (12 * MS, 30 * MS)} if visual else {}
+    step = {
+        names.STEP_COUNT: 1, names.STEP_PREFILL_REQUESTS: 1, names.STEP_PREFILL_TOKENS: prompt,
+        names.STEP_PREFILL_VISUAL_TOKENS: visual, names.STEP_PREFILL_ATTENTION_PAIRS: prompt * (prompt + 1) // 2,
+        names.STEP_PREFILL_VISUAL_ATTENTION_PAIRS: visual * (visual + 1) // 2, names.STEP_KV_USED_TOKENS: prompt,
+        names.STEP_KV_VISUAL_TOKENS: visual, names.STEP_ENCODE_PATCHES: 4 * visual,
+        names.STEP_ENCODE_ATTENTION_PAIRS: 16 * visual * visual, names.GPU_TIME_NS: 40 * MS,
+        names.STEP_ENCODE_GPU_TIME_NS: 15 * MS if visual else 0,
+    }  # fmt: skip
+    window = {
+        names.STEP_COUNT: 10, names.STEP_DECODE_REQUESTS: 10, names.STEP_DECODE_CONTEXT_TOKENS: 10 * prompt + 45,
+        names.STEP_DECODE_VISUAL_TOKENS: 10 * visual, names.STEP_KV_USED_TOKENS: prompt + 5,
+        names.STEP_KV_VISUAL_TOKENS: visual, names.GPU_TIME_NS: 80 * MS,
+    }  # fmt: skip
+    return [
+        *request(0, 160 * MS, attrs, trace=trace, **phases, decode=(60 * MS, 160 * MS)),
+        span(names.SPAN_STEP, 12 * MS, 58 * MS, step, trace=1000 + trace),
+        span(names.SPAN_WINDOW, 60 * MS, 160 * MS, window, trace=2000 + trace),
+    ]
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for trace in (1, 2, 3):
+        write(folder / f"{trace}.jsonl", document(*one_request(trace), resource=RESOURCE))
+    return folder
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vtprof", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def report(run: Run, *words: object) -> dict[str, Any]:
+    code, out, err = run("analyze", *words, "--format", "json")
+    assert (code, err) == (0, "")
+    parsed: dict[str, Any] = json.loads(out)
+    return parsed
+
+
+def test_the_json_report_follows_its_schema_and_its_numbers_can_be_worked_out(run: Run, traces: Path) -> None:
+    found = report(run, traces)
+    schema = json.loads(resources.files("vtprof_schemas").joinpath("analyze_report.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(found)
+    assert found["summary"]["requests"] == 3
+    assert (found["summary"]["input_tokens"], found["summary"]["visual_tokens"]) == (300, 240)
+    assert found["summary"]["ttft_ms"]["p50"] == 60.0
+    assert found["summary"]["tpot_ms"]["p99"] == 10.0
+    shares = {row["phase"]: row["share"] for row in found["ttft_budget"]["phases"]}
+    assert shares == pytest.approx({"preprocess": 1 / 6, "queue": 1 / 30, "encode": 0.3, "prefill": 28 / 60, "unexplained": 1 / 30})
+    assert found["dominance"]["prompt_tokens"] == {"share": 0.8, "threshold": 0.5, "dominant": True}
+    assert found["kv"]["bytes_total"] == 3 * 110 * 512
+    assert found["kv"]["how"] == "recorded by the probe"
+    # Steps of three requests at the same time hold 3 x 105 tokens in decode.
+    assert found["kv"]["peak_held_bytes"] == 3 * 105 * 512
+    by_modality = {row["modality"]: row["tokens"] for row in found["kv"]["by_modality"]}
+    assert by_modality == {"text": 60, "image": 240, "video": 0, "audio": 0, "output": 30}
+    phases = {row["phase"]: row for row in found["phases"]}
+    assert phases["decode"]["steps"] == 30
+    assert all(phases[p]["intensity"] > 0 and 0 < phases[p]["floor_ratio"] < 1 for p in ("encode", "prefill", "decode"))
+    assert found["deployment"]["cost_model"] is True
+
+
+def test_the_same_folder_gives_the_same_report(run: Run, traces: Path) -> None:
+    assert report(run, traces) == report(run, traces)
+
+
+def test_by_default_the_report_is_shown_and_written_and_the_last_line_says_where(run: Run, traces: Path, tmp_path: Path) -> None:
+    code, out, err = run("analyze", traces)
+    assert (code, err) == (0, "")
+    assert out.rstrip().splitlines()[-1] == "Full report: report/index.html"
+    assert json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))["summary"]["requests"] == 3
+    assert (tmp_path / "report" / "index.html").read_text("utf-8").startswith("<!")
+
+
+def test_without_a_model_the_physics_is_unknown_and_a_note_says_what_supplies_it(run: Run, traces: Path, tmp_path: Path) -> None:
+    bare = {key: value for key, value in RESOURCE.items() if key not in (names.MODEL_CONFIG, names.WEIGHTS_DTYPE)}
+    path = write(tmp_path / "bare.jsonl", document(*one_request(1), resource=bare))
+    found = report(run, path)
+    assert found["dominance"]["prefill_flops"]["share"] is None
+    assert found["phases"][0]["intensity"] is None
+    assert any(names.MODEL_CONFIG in note for note in found["deployment"]["notes"])
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(CONFIG))
+    supplied = report(run, path, "--model", tmp_path / "m")
+    assert supplied["dominance"]["prefill_flops"]["share"] == report(run, traces)["dominance"]["prefill_flops"]["share"]
+
+
+def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(run: Run, tmp_path: Path) -> None:
+    odd = RESOURCE | {names.HW_NAME: "Frobnicator 9"}
+    path = write(tmp_path / "odd.jsonl", document(*one_request(1), resource=odd))
+    found = report(run, path)
+    assert {row["bound"] for row in found["phases"] if row["phase"] in ("prefill", "decode")} == {"insufficient_data"}
+    assert any("Frobnicator 9" in note for note in found["deployment"]["notes"])
+    code, out, err = run("analyze", path, "--device", "H20000")
+    assert (code, out) == (2, "")
+    assert err.startswith("vtprof: --device H20000: not one device of the table; did you mean ")
+    assert err.count("\n") == 1
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+def only_logs(folder: Path) -> Path:
+    return write(folder / "logs.jsonl", {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}]}]}]})
+
+
+def only_foreign_spans(folder: Path) -> Path:
+    return write(folder / "foreign.jsonl", document(span("GET /", 0, 5)))
+
+
+def empty_file(folder: Path) -> Path:
+    return write(folder / "empty.jsonl", end="")
+
+
+def only_garbage(folder: Path) -> Path:
+    return write(folder / "garbage.jsonl", "hello", "world")
+
+
+@pytest.mark.parametrize(
+    "make", [empty_folder, only_logs, only_foreign_spans, empty_file, only_garbage, lambda folder: folder / "missing"]
+)
+def test_input_without_anything_to_analyze_is_one_line_and_exit_2(run: Run, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    path = make(tmp_path)
+    code, out, err = run("analyze", path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"vtprof: {path}: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "pdf"],
+        ["--format", ""],
+        ["--model", "no-such-folder"],
+        ["--rules", "no-such-folder"],
+        ["--db", "no-such-folder/x.db"],
+        ["--fail-on", "extreme"],
+        ["--slo-ttft-ms", "soon"],
+    ],
+)
+def test_a_flag_that_cannot_be_used_is_exit_2_without_a_traceback(run: Run, traces: Path, words: list[str]) -> None:
+    code, out, err = run("analyze", traces, *words)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err and err
+
+
+def test_faults_beside_valid_data_are_counted_and_the_data_is_analyzed(run: Run, traces: Path) -> None:
+    backwards = request(90, 20, {names.TTFT_NS: 5}, trace=50)
+    endless = request(0, None, trace=51, queue=(0, 9))
+    odd = request(0, 9, {"my.own": 1, names.INPUT_TOKENS: 4}, trace=52)
+    orphan = [span(names.PHASE_SPANS[names.QUEUE], 0, 5, trace=53, span_id=2, parent=1)]
+    write(
+        traces / "faults.jsonl",
+        document(*backwards, *endless, *odd, *orphan, span("GET /", 0, 1, trace=54), resource=RESOURCE),
+        "not json",
+        {"resourceLogs": [{"scopeLogs": [{"logRecords": [{}, {}]}]}]},
+        line(document(*one_request(1), resource=RESOURCE)),
+        '{"resourceSpans": [{"resou',
+        end="",
+    )
+    (traces / "README.txt").write_text("not a trace")
+    found = report(run, traces)["integrity"]
+    expected = {
+        "files_read": 4, "files_skipped": 1, "malformed_lines": 1, "truncated_lines": 1, "duplicates": 8, "orphans": 1,
+        "end_missing": 1, "negative_duration": 1, "unknown_attributes": 1, "ignored_spans": 1, "ignored_signals": 2,
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+    named = {(Path(note["file"]).name, note["line"]) for note in found["notes"]}
+    assert {("faults.jsonl", 2), ("faults.jsonl", 5)} <= named
+
+
+def test_fail_on_turns_a_finding_into_exit_1(run: Run, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = report(run, traces)["findings"]
+    code, _, _ = run("analyze", traces, "--format", "json", "--fail-on", "info")
+    assert code == (1 if found else 0)
+
+
+def test_objectives_are_judged_and_failed_requests_miss_them(run: Run, traces: Path) -> None:
+    aborted = request(0, 9 * MS, {names.REQUEST_STATUS: names.STATUS_ABORTED}, trace=60)
+    write(traces / "aborted.jsonl", document(*aborted, resource=RESOURCE))
+    slo = report(run, traces, "--slo-ttft-ms", 60, "--slo-tpot-ms", 9)["slo"]
+    assert (slo["ttft_attainment"], slo["tpot_attainment"], slo["goodput_share"]) == (0.75, 0.0, 0.0)
+
+
+def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(run: Run, traces: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    for _ in range(2):
+        assert run("analyze", traces, "--format", "json", "--db", tmp_path / "run.db")[0] == 0
+    with duckdb.connect(str(tmp_path / "run.db"), read_only=True) as db:
+        assert db.execute("SELECT count(*) FROM requests").fetchall() == [(3,)]
+    (tmp_path / "mine.txt").write_text("precious")
+    code, _, err = run("analyze", traces, "--format", "json", "--db", tmp_path / "mine.txt")
+    assert code == 2 and "mine.txt" in err
+    assert (tmp_path / "mine.txt").read_text() == "precious"
