@@ -69,7 +69,8 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
     if counted[0]:
         return
     (files,) = connection.execute(
-        "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines)::BIGINT, sum(ignored_signals)::BIGINT FROM ingest_files"
+        "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines)::BIGINT, sum(ignored_signals)::BIGINT"
+        " FROM ingest_files"
     ).fetchall()
     there = f"{files[0]} lines in {len(sources.files)} files, {files[1]} of them unreadable"
     raise NoData(

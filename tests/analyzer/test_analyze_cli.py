@@ -97,14 +97,18 @@ def report(run: Run, *words: object) -> dict[str, Any]:
 
 def test_the_json_report_follows_its_schema_and_its_numbers_can_be_worked_out(run: Run, traces: Path) -> None:
     found = report(run, traces)
-    schema = json.loads(resources.files("vtprof_schemas").joinpath("analyze_report.schema.json").read_text("utf-8"))
+    schema = json.loads(
+        resources.files("vtprof_schemas").joinpath("analyze_report.schema.json").read_text("utf-8")
+    )
     jsonschema.Draft202012Validator(schema).validate(found)
     assert found["summary"]["requests"] == 3
     assert (found["summary"]["input_tokens"], found["summary"]["visual_tokens"]) == (300, 240)
     assert found["summary"]["ttft_ms"]["p50"] == 60.0
     assert found["summary"]["tpot_ms"]["p99"] == 10.0
     shares = {row["phase"]: row["share"] for row in found["ttft_budget"]["phases"]}
-    assert shares == pytest.approx({"preprocess": 1 / 6, "queue": 1 / 30, "encode": 0.3, "prefill": 28 / 60, "unexplained": 1 / 30})
+    assert shares == pytest.approx(
+        {"preprocess": 1 / 6, "queue": 1 / 30, "encode": 0.3, "prefill": 28 / 60, "unexplained": 1 / 30}
+    )
     assert found["dominance"]["prompt_tokens"] == {"share": 0.8, "threshold": 0.5, "dominant": True}
     assert found["kv"]["bytes_total"] == 3 * 110 * 512
     assert found["kv"]["how"] == "recorded by the probe"
@@ -114,7 +118,10 @@ def test_the_json_report_follows_its_schema_and_its_numbers_can_be_worked_out(ru
     assert by_modality == {"text": 60, "image": 240, "video": 0, "audio": 0, "output": 30}
     phases = {row["phase"]: row for row in found["phases"]}
     assert phases["decode"]["steps"] == 30
-    assert all(phases[p]["intensity"] > 0 and 0 < phases[p]["floor_ratio"] < 1 for p in ("encode", "prefill", "decode"))
+    assert all(
+        phases[p]["intensity"] > 0 and 0 < phases[p]["floor_ratio"] < 1
+        for p in ("encode", "prefill", "decode")
+    )
     assert found["deployment"]["cost_model"] is True
 
 
@@ -122,7 +129,9 @@ def test_the_same_folder_gives_the_same_report(run: Run, traces: Path) -> None:
     assert report(run, traces) == report(run, traces)
 
 
-def test_by_default_the_report_is_shown_and_written_and_the_last_line_says_where(run: Run, traces: Path, tmp_path: Path) -> None:
+def test_by_default_the_report_is_shown_and_written_and_the_last_line_says_where(
+    run: Run, traces: Path, tmp_path: Path
+) -> None:
     code, out, err = run("analyze", traces)
     assert (code, err) == (0, "")
     assert out.rstrip().splitlines()[-1] == "Full report: report/index.html"
@@ -130,8 +139,12 @@ def test_by_default_the_report_is_shown_and_written_and_the_last_line_says_where
     assert (tmp_path / "report" / "index.html").read_text("utf-8").startswith("<!")
 
 
-def test_without_a_model_the_physics_is_unknown_and_a_note_says_what_supplies_it(run: Run, traces: Path, tmp_path: Path) -> None:
-    bare = {key: value for key, value in RESOURCE.items() if key not in (names.MODEL_CONFIG, names.WEIGHTS_DTYPE)}
+def test_without_a_model_the_physics_is_unknown_and_a_note_says_what_supplies_it(
+    run: Run, traces: Path, tmp_path: Path
+) -> None:
+    bare = {
+        key: value for key, value in RESOURCE.items() if key not in (names.MODEL_CONFIG, names.WEIGHTS_DTYPE)
+    }
     path = write(tmp_path / "bare.jsonl", document(*one_request(1), resource=bare))
     found = report(run, path)
     assert found["dominance"]["prefill_flops"]["share"] is None
@@ -140,14 +153,21 @@ def test_without_a_model_the_physics_is_unknown_and_a_note_says_what_supplies_it
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(json.dumps(CONFIG))
     supplied = report(run, path, "--model", tmp_path / "m")
-    assert supplied["dominance"]["prefill_flops"]["share"] == report(run, traces)["dominance"]["prefill_flops"]["share"]
+    assert (
+        supplied["dominance"]["prefill_flops"]["share"]
+        == report(run, traces)["dominance"]["prefill_flops"]["share"]
+    )
 
 
-def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(run: Run, tmp_path: Path) -> None:
+def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(
+    run: Run, tmp_path: Path
+) -> None:
     odd = RESOURCE | {names.HW_NAME: "Frobnicator 9"}
     path = write(tmp_path / "odd.jsonl", document(*one_request(1), resource=odd))
     found = report(run, path)
-    assert {row["bound"] for row in found["phases"] if row["phase"] in ("prefill", "decode")} == {"insufficient_data"}
+    assert {row["bound"] for row in found["phases"] if row["phase"] in ("prefill", "decode")} == {
+        "insufficient_data"
+    }
     assert any("Frobnicator 9" in note for note in found["deployment"]["notes"])
     code, out, err = run("analyze", path, "--device", "H20000")
     assert (code, out) == (2, "")
@@ -177,9 +197,19 @@ def only_garbage(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make", [empty_folder, only_logs, only_foreign_spans, empty_file, only_garbage, lambda folder: folder / "missing"]
+    "make",
+    [
+        empty_folder,
+        only_logs,
+        only_foreign_spans,
+        empty_file,
+        only_garbage,
+        lambda folder: folder / "missing",
+    ],
 )
-def test_input_without_anything_to_analyze_is_one_line_and_exit_2(run: Run, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_input_without_anything_to_analyze_is_one_line_and_exit_2(
+    run: Run, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
     path = make(tmp_path)
     code, out, err = run("analyze", path)
     assert (code, out) == (2, "")
@@ -200,7 +230,9 @@ def test_input_without_anything_to_analyze_is_one_line_and_exit_2(run: Run, tmp_
         ["--slo-ttft-ms", "soon"],
     ],
 )
-def test_a_flag_that_cannot_be_used_is_exit_2_without_a_traceback(run: Run, traces: Path, words: list[str]) -> None:
+def test_a_flag_that_cannot_be_used_is_exit_2_without_a_traceback(
+    run: Run, traces: Path, words: list[str]
+) -> None:
     code, out, err = run("analyze", traces, *words)
     assert (code, out) == (2, "")
     assert "Traceback" not in err and err
@@ -244,7 +276,9 @@ def test_objectives_are_judged_and_failed_requests_miss_them(run: Run, traces: P
     assert (slo["ttft_attainment"], slo["tpot_attainment"], slo["goodput_share"]) == (0.75, 0.0, 0.0)
 
 
-def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(run: Run, traces: Path, tmp_path: Path) -> None:
+def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(
+    run: Run, traces: Path, tmp_path: Path
+) -> None:
     import duckdb
 
     for _ in range(2):

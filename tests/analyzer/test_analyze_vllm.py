@@ -41,7 +41,13 @@ def test_what_vllm_does_not_tell_is_unknown_and_said() -> None:
     assert found.deployment.dialect == "vllm"
     assert found.deployment.engine == "vllm"
     summary = found.summary
-    unknown = [summary.text_tokens, summary.visual_tokens, summary.image_items, summary.requests_with_visual, summary.cached_tokens]
+    unknown = [
+        summary.text_tokens,
+        summary.visual_tokens,
+        summary.image_items,
+        summary.requests_with_visual,
+        summary.cached_tokens,
+    ]
     assert unknown == [None] * len(unknown)
     assert found.deployment.model is None
     assert {row.phase for row in found.phases} == {"queue", "prefill", "decode"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_configs import QWEN2_5_VL_7B, QWEN2_5_VL_72B, QWEN2_VL_7B
 
@@ -246,6 +246,7 @@ def values(part: PartCost) -> dict[str, float]:
     return {field.name: float(getattr(part, field.name)[0]) for field in fields(part)}
 
 
+@settings(deadline=None)
 @given(PROMPTS, DECODES, IMAGES)
 def test_costs_are_never_negative_and_parts_stay_inside_their_wholes(
     prompts: list[Any], decodes: list[Any], images: list[int]
@@ -261,6 +262,7 @@ def test_costs_are_never_negative_and_parts_stay_inside_their_wholes(
     assert read == pytest.approx(2 * SMALL.language.read_params if prompts or decodes else 0)
 
 
+@settings(deadline=None)
 @given(PROMPTS, DECODES, IMAGES, PROMPTS, DECODES, IMAGES)
 def test_costs_add_up_over_requests_but_for_weights(
     prompts: list[Any],
@@ -283,12 +285,14 @@ def test_costs_add_up_over_requests_but_for_weights(
             assert value == pytest.approx(first[key] + second[key], rel=1e-9), (name, key)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), NEW, CACHED)
 def test_like_requests_read_the_cache_additively(number: int, new: int, cached: int) -> None:
     part = costs(**composed([(new, cached, 0.5)] * number, [], [])).prefill
     assert part.bytes_kv_read[0] == pytest.approx(number * (new + cached) * 57_344)
 
 
+@settings(deadline=None)
 @given(NEW, CACHED, VISUAL, st.integers(1, 1000))
 def test_costs_grow_with_tokens(new: int, cached: int, visual: float, extra: int) -> None:
     small = costs(**composed([(new, cached, visual)], [(cached, visual)], [new + 3]))

@@ -12,7 +12,9 @@ from vtprof_analyzer.ingest.repair import repair
 from vtprof_schemas import names
 
 LINES = [
-    line(document(*request(0, 9, {names.INPUT_TOKENS: 7, names.REQUEST_MODEL: "m"}, trace=n, prefill=(0, 5)))).encode()
+    line(
+        document(*request(0, 9, {names.INPUT_TOKENS: 7, names.REQUEST_MODEL: "m"}, trace=n, prefill=(0, 5)))
+    ).encode()
     for n in range(1, 6)
 ]
 LINES.insert(2, line(metric_document(names.GPU_POWER_MW, [(1, 2.0)])).encode())
@@ -45,7 +47,12 @@ def test_untouched_lines_survive_any_edit_of_the_others(
     path = tmp_path / "t.jsonl"
     path.write_bytes(data)
     with loaded(path) as db:
-        found = {row[0] for row in fetch(db, "SELECT trace_id FROM spans WHERE name = 'vtprof.request' AND input_tokens = 7")}
+        found = {
+            row[0]
+            for row in fetch(
+                db, "SELECT trace_id FROM spans WHERE name = 'vtprof.request' AND input_tokens = 7"
+            )
+        }
     traces = {number: f"{n:032x}" for number, n in zip((0, 1, 3, 4, 5), range(1, 6), strict=True)}
     assert {trace for number, trace in traces.items() if number not in touched} <= found
 

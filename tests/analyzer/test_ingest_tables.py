@@ -16,7 +16,12 @@ SQL_TYPES = {names.INT: "BIGINT", names.DOUBLE: "DOUBLE", names.STRING: "VARCHAR
 def table_columns(table: str) -> dict[str, str]:
     with open_store() as connection:
         create_tables(connection)
-        return dict(fetch(connection, f"SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = '{table}'"))
+        return dict(
+            fetch(
+                connection,
+                f"SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = '{table}'",
+            )
+        )
 
 
 def test_every_span_attribute_of_the_vocabulary_has_its_column() -> None:
@@ -42,13 +47,23 @@ def test_every_resource_attribute_has_its_column() -> None:
 
 
 def test_every_metric_of_the_vocabulary_is_read() -> None:
-    for key in (names.AGENT_RECORDS_LOST, names.GPU_POWER_MW, names.HOST_PROCESS_CPU_RATIO, names.GPU_ENERGY_MJ):
+    for key in (
+        names.AGENT_RECORDS_LOST,
+        names.GPU_POWER_MW,
+        names.HOST_PROCESS_CPU_RATIO,
+        names.GPU_ENERGY_MJ,
+    ):
         assert key in columns.METRIC_NAMES
 
 
 def test_a_value_of_every_attribute_arrives_in_its_column(tmp_path: Path) -> None:
     values = {names.INT: 41, names.DOUBLE: 0.5, names.STRING: "text"}
-    spans_of = {"request": names.SPAN_REQUEST, "step": names.SPAN_WINDOW, "phase": names.SPAN_STEP, "gpu": names.SPAN_STEP}
+    spans_of = {
+        "request": names.SPAN_REQUEST,
+        "step": names.SPAN_WINDOW,
+        "phase": names.SPAN_STEP,
+        "gpu": names.SPAN_STEP,
+    }
     spans_of |= names.PHASE_SPANS
     resource = {a.key: values[a.type] for a in columns.RESOURCE_ATTRIBUTES}
     spans = []
@@ -71,4 +86,6 @@ def test_links_of_steps_are_rows_of_a_view(tmp_path: Path) -> None:
     linked = span(names.SPAN_STEP, 0, 1)
     linked["links"] = [{"traceId": f"{7:032x}", "spanId": f"{8:016x}"}]
     with loaded(write(tmp_path / "t.jsonl", document(linked))) as db:
-        assert fetch(db, "SELECT linked_trace_id, linked_span_id FROM span_links") == [(f"{7:032x}", f"{8:016x}")]
+        assert fetch(db, "SELECT linked_trace_id, linked_span_id FROM span_links") == [
+            (f"{7:032x}", f"{8:016x}")
+        ]

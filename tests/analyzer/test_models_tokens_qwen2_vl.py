@@ -1,7 +1,9 @@
 """Visual tokens of the Qwen2-VL family, to the token."""
 
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtprof_analyzer.models.tokens.qwen2_vl import (
@@ -62,15 +64,21 @@ def test_sizes_that_the_processors_refuse_are_refused(height: int, width: int) -
 SIDES = st.integers(1, 9000)
 
 
+@pytest.fixture(scope="module")
+def their_resize() -> Any:
+    """Return transformers' own function; its import takes seconds, so not inside an example."""
+    return pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+
+
 @pytest.mark.torch
+@settings(deadline=None)
 @given(SIDES, SIDES, st.sampled_from([28, 32]), st.integers(1, 64), st.integers(64, 20_000))
 def test_smart_resize_equals_that_of_transformers(
-    height: int, width: int, cell: int, least: int, most: int
+    their_resize: Any, height: int, width: int, cell: int, least: int, most: int
 ) -> None:
-    theirs = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
     limits = (least * cell**2, most * cell**2)
     try:
-        expected = theirs(height, width, cell, *limits)
+        expected = their_resize(height, width, cell, *limits)
     except ValueError:
         with pytest.raises(ConfigError):
             smart_resize(height, width, cell, *limits)
@@ -78,6 +86,7 @@ def test_smart_resize_equals_that_of_transformers(
     assert smart_resize(height, width, cell, *limits) == expected
 
 
+@settings(deadline=None)
 @given(st.integers(30, 5000), st.integers(30, 5000))
 def test_an_image_is_whole_cells_inside_its_limits(height: int, width: int) -> None:
     limits = ImageLimits(max_pixels=1280 * 784)

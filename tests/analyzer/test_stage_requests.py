@@ -160,7 +160,8 @@ def test_the_parts_of_ttft_always_add_up_and_none_is_negative(
     with staged(tmp_path, request(0, 100, {names.TTFT_NS: ttft}, **phases)) as db:
         (row,) = fetch(
             db,
-            "SELECT ttft_ns, preprocess_ns, queue_ns, encode_ns, transfer_ns, prefill_ns, unexplained_ns FROM request_budget",
+            "SELECT ttft_ns, preprocess_ns, queue_ns, encode_ns, transfer_ns, prefill_ns, unexplained_ns"
+            " FROM request_budget",
         )
         assert sum(row[1:]) == row[0] == ttft
         assert min(row[1:]) >= 0

@@ -67,7 +67,8 @@ def read_tutorial(path: Path) -> int:
         f' "endTimeUnixNano" BIGINT, "attributes" STRUCT("key" VARCHAR, "value" {value})[])'
     )
     picked = ", ".join(
-        f"list_filter(s.\"attributes\", lambda a: a.key = '{a.key}')[1].value.\"intValue\" AS {a.column}" for a in ATTRIBUTES
+        f'list_filter(s."attributes", lambda a: a.key = \'{a.key}\')[1].value."intValue" AS {a.column}'
+        for a in ATTRIBUTES
     )
     with duckdb.connect() as connection:
         connection.execute(
@@ -115,17 +116,30 @@ def main() -> None:
             total, wall, cpu, rss = results.get()
             process.join()
             totals.add(total)
-            measured[name] = {"wall_s": wall, "cpu_s": cpu, "rss_mib": rss, "spans_per_s": options.spans / wall}
+            measured[name] = {
+                "wall_s": wall,
+                "cpu_s": cpu,
+                "rss_mib": rss,
+                "spans_per_s": options.spans / wall,
+            }
     if len(totals) != 1:
         sys.exit("the readers do not agree on what they read")
-    ratios = {key: measured["tutorial"][key] / measured["vtprof"][key] for key in ("cpu_s", "wall_s", "rss_mib")}
+    ratios = {
+        key: measured["tutorial"][key] / measured["vtprof"][key] for key in ("cpu_s", "wall_s", "rss_mib")
+    }
     if options.json:
-        document = {"spans": options.spans, "bytes": size, "readers": measured, "tutorial_over_vtprof": ratios}
+        document = {
+            "spans": options.spans,
+            "bytes": size,
+            "readers": measured,
+            "tutorial_over_vtprof": ratios,
+        }
         print(json.dumps(document, indent=2))
         return
     print(f"{options.spans:,} spans of 15 attributes, {size / 1e6:.0f} MB")
     for name, row in measured.items():
-        print(f"  {name:<9} {row['cpu_s']:6.2f} CPU s  {row['wall_s']:6.2f} s  {row['spans_per_s']:>9,.0f} spans/s  {row['rss_mib']:.0f} MiB")
+        speed = f"{row['cpu_s']:6.2f} CPU s  {row['wall_s']:6.2f} s  {row['spans_per_s']:>9,.0f} spans/s"
+        print(f"  {name:<9} {speed}  {row['rss_mib']:.0f} MiB")
     print(f"  the tutorial form takes {ratios['cpu_s']:.1f} x the CPU, {ratios['wall_s']:.1f} x the time")
 
 

@@ -10,10 +10,14 @@ from vtprof_analyzer.report.model import Deployment, Roof
 from vtprof_schemas import names
 
 VLLM_NOTES = (
-    "vLLM's own spans do not tell images, visual tokens, model, cached tokens, encode time or preprocessing:"
-    " these are unknown here, not zero; vtprof-agent beside the server records them",
-    "prefill of vLLM's spans runs from first scheduling to first token: it contains the vision encoder and other"
-    " requests' steps",
+    (
+        "vLLM's own spans do not tell images, visual tokens, model, cached tokens, encode time or preprocessing:"
+        " these are unknown here, not zero; vtprof-agent beside the server records them"
+    ),
+    (
+        "prefill of vLLM's spans runs from first scheduling to first token: it contains the vision encoder and other"
+        " requests' steps"
+    ),
     "unexplained contains preprocessing: TTFT less queue and prefill is only an upper bound of it",
     "aborted and rejected requests have no span in vLLM, so every request here counts as ok",
 )

@@ -22,11 +22,8 @@ def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBud
     if summary.visual_tokens == 0:
         return f"No visual tokens in these requests. {_largest_part(budget)}".strip()
     listed = ", ".join(shares)
-    if dominated:
-        first = f"Visual tokens dominate: {listed}."
-    else:
-        first = f"Visual tokens do not dominate: {listed}."
-    return f"{first} {_without(summary, dominance) or _largest_part(budget)}".strip()
+    verb = "dominate" if dominated else "do not dominate"
+    return f"Visual tokens {verb}: {listed}. {_without(summary, dominance) or _largest_part(budget)}".strip()
 
 
 def _without(summary: Summary, dominance: VisualDominance) -> str:
@@ -34,7 +31,8 @@ def _without(summary: Summary, dominance: VisualDominance) -> str:
         now = getattr(summary.ttft_ms, quantile)
         then = getattr(dominance.ttft_without_visual_ms, quantile)
         if now and then is not None:
-            return f"Without them TTFT {quantile} would be about {_time(then)} instead of {_time(now)} ({_change(now, then)})."
+            change = f"{_time(then)} instead of {_time(now)} ({_change(now, then)})"
+            return f"Without them TTFT {quantile} would be about {change}."
     return ""
 
 

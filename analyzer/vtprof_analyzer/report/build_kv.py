@@ -19,7 +19,8 @@ UNKNOWN = "not known: neither recorded nor derivable without the model's config"
 _BY_MODALITY = """
 SELECT sum(text_tokens)::BIGINT AS text, sum(image_tokens)::BIGINT AS image, sum(video_tokens)::BIGINT AS video,
        sum(audio_tokens)::BIGINT AS audio, sum(greatest(0, output_tokens - 1))::BIGINT AS output,
-       sum(text_tokens * kv_bytes_per_token)::HUGEINT AS text_bytes, sum(image_tokens * kv_bytes_per_token)::HUGEINT AS image_bytes,
+       sum(text_tokens * kv_bytes_per_token)::HUGEINT AS text_bytes,
+       sum(image_tokens * kv_bytes_per_token)::HUGEINT AS image_bytes,
        sum(video_tokens * kv_bytes_per_token)::HUGEINT AS video_bytes,
        sum(audio_tokens * kv_bytes_per_token)::HUGEINT AS audio_bytes,
        sum(greatest(0, output_tokens - 1) * kv_bytes_per_token)::HUGEINT AS output_bytes
@@ -93,8 +94,10 @@ def build_dominance(connection: duckdb.DuckDBPyConnection) -> VisualDominance:
         connection,
         # Where a part of the requests is unknown, percentiles over the rest would compare two populations.
         """
-        SELECT CASE WHEN count(ttft_without_visual_ms) = count(*) THEN quantile_cont(ttft_without_visual_ms, 0.50) END AS p50,
-               CASE WHEN count(ttft_without_visual_ms) = count(*) THEN quantile_cont(ttft_without_visual_ms, 0.95) END AS p95
+        SELECT CASE WHEN count(ttft_without_visual_ms) = count(*)
+                    THEN quantile_cont(ttft_without_visual_ms, 0.50) END AS p50,
+               CASE WHEN count(ttft_without_visual_ms) = count(*)
+                    THEN quantile_cont(ttft_without_visual_ms, 0.95) END AS p95
         FROM requests WHERE ttft_ms IS NOT NULL
         """,
     )

@@ -73,7 +73,7 @@ def _verdict(
             connection,
             """
             SELECT sum(s.kv_used_tokens / nullif(r.kv_capacity_tokens, 0) * s.duration_ns)
-                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / nullif(r.kv_capacity_tokens, 0) IS NOT NULL), 0)
+                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / r.kv_capacity_tokens IS NOT NULL), 0)
                        AS usage,
                    (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions
             FROM steps AS s LEFT JOIN resources AS r USING (resource_id) WHERE s.waiting > 0
