@@ -1,5 +1,6 @@
 """The main job, end to end: `vtprof demo` with the real model, probe, agent and analyzer, against the client's books."""
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -123,7 +124,7 @@ def test_no_time_is_counted_twice(demo: Demo) -> None:
     for span in demo.requests:
         phases = sorted(demo.phases[span["spanId"]], key=lambda phase: phase["begin"])
         assert phases[0]["begin"] >= span["begin"] and phases[-1]["end"] <= span["end"]
-        for before, after in zip(phases, phases[1:], strict=False):
+        for before, after in itertools.pairwise(phases):
             assert before["end"] <= after["begin"]
 
 
@@ -147,7 +148,14 @@ def test_phases_are_judged_against_the_roofline_of_this_machine(demo: Demo) -> N
 
 def test_nothing_was_lost_or_repaired(demo: Demo) -> None:
     integrity = demo.report["integrity"]
-    for count in ("malformed_lines", "truncated_lines", "duplicates", "orphans", "end_missing", "negative_duration"):
+    for count in (
+        "malformed_lines",
+        "truncated_lines",
+        "duplicates",
+        "orphans",
+        "end_missing",
+        "negative_duration",
+    ):
         assert integrity[count] == 0, count
     assert integrity["records_lost"] == 0
     assert integrity["requests_without_tokens"] == 0

@@ -33,13 +33,17 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bare_wheel_imports_the_probe_with_nothing_third_party(bare_python: Path) -> None:
-    result = subprocess.run([str(bare_python), "-c", LIST_FOREIGN], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [str(bare_python), "-c", LIST_FOREIGN], capture_output=True, text=True, check=True
+    )
     assert json.loads(result.stdout) == []
 
 
 @pytest.mark.parametrize("command", ["vtprof", "vtprof-agent"])
 def test_bare_wheel_says_in_one_line_what_to_install(bare_python: Path, command: str) -> None:
-    result = subprocess.run([str(bare_python.parent / command), "--help"], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [str(bare_python.parent / command), "--help"], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "pip install" in result.stderr

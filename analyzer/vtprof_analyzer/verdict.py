@@ -32,9 +32,9 @@ class Thresholds:
 
     ridge_band_ratio: float = 0.20
     """Half width of the band around the ridge that is hybrid: F13 asks for 10 to 20 %."""
-    floor_ratio: float = 0.15
-    """Floor over measured time below which work reaches neither roof. Well-run 16 bit GEMMs and copies reach 50 to
-    90 % of a datasheet; eager decoding of small models 5 to 10 %."""
+    floor_ratio: float = 0.30
+    """Floor over measured time below which work reaches neither roof. F18: twice slower than well-run work points to
+    overhead before it points to memory; well-run 16 bit GEMMs and copies reach some 60 % of a datasheet."""
     busy_ratio: float = 0.5
     """Device time over wall time below which the device mostly waits."""
     small_work_seconds: float = 1e-3

@@ -210,7 +210,12 @@ DEVICE_CORES = _attribute(
     "vtprof.device.cores", INT, "cores", "resource", "CPU cores open to the process", "2"
 )
 INFO_TRUNCATED = _attribute(
-    "vtprof.info.truncated", INT, "values", "resource", "values left out of the ring's header: it was full", "1"
+    "vtprof.info.truncated",
+    INT,
+    "values",
+    "resource",
+    "values left out of the ring's header: it was full",
+    "1",
 )
 HW_ID = _attribute("hw.id", STRING, "", "resource", "UUID of the GPU", "GPU-6b3b7c3a")
 HW_NAME = _attribute(

@@ -82,6 +82,7 @@ def test_an_ambiguous_name_finds_nothing_and_lists_what_it_may_mean() -> None:
     assert set(suggest("H100")[:3]) == {"NVIDIA H100 NVL", "NVIDIA H100 PCIe", "NVIDIA H100 SXM 80GB"}
     assert suggest("A100-SMX4-80GB")[0] == "NVIDIA A100 SXM 80GB"
     assert suggest("zzzzzzzz") == []
+    assert find_device("NVIDIA L40S, NVIDIA H800") is None
 
 
 def test_every_row_has_a_source_and_is_found_by_its_own_name() -> None:

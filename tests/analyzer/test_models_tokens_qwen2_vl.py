@@ -39,6 +39,7 @@ def test_an_incomplete_pair_of_frames_is_padded() -> None:
 def test_a_half_cell_rounds_to_even() -> None:
     # 42 / 28 = 1.5 and 70 / 28 = 2.5 both become 2.
     assert smart_resize(42, 70, 28, 1, 10**9) == (56, 56)
+    assert smart_resize(70, 42, 28, 1, 10**9) == (56, 56)
 
 
 def test_limits_are_kept_in_both_directions() -> None:

@@ -127,7 +127,7 @@ def test_what_was_not_recorded_is_a_sentence_and_no_chart() -> None:
     assert {name for name, spec in charts.specs(vllm_run()).items() if spec} == {"budget"}
     assert not any(charts.specs(empty_run()).values())
     text = " ".join(" ".join(_outline(_page("vllm")).text).split())
-    assert "vtprof-agent exec" in text
+    assert "vtprof.step spans" in text
     assert "--model" in text
     assert "vegaEmbed" not in _page("empty")
 

@@ -80,7 +80,7 @@ def test_what_would_make_it_known_is_named() -> None:
     text = " ".join(terminal.render(vllm_run()).split())
     assert "--model" in text
     assert "--device" in text
-    assert "vtprof-agent exec" in text
+    assert "vtprof.step spans" in text
 
 
 @pytest.mark.parametrize("color", [True, False])

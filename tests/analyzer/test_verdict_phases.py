@@ -179,6 +179,8 @@ def test_preprocess_is_judged_by_cpu() -> None:
 def test_queue_is_judged_by_what_blocked_admission() -> None:
     assert judge_queue(0.3, 0).bound == v.QUEUE_BOUND
     assert judge_queue(0.95, 0).bound == v.CAPACITY_BOUND
+    # Preemptions prove that the cache was full at times, whatever its mean.
+    assert judge_queue(0.3, 5).bound == v.CAPACITY_BOUND
     full = judge_queue(0.95, 42)
     assert (full.bound, full.confidence) == (v.CAPACITY_BOUND, v.HIGH)
     assert full.explanation == (

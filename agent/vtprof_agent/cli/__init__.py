@@ -9,10 +9,13 @@ REQUIRED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp", "prometheus_clie
 
 def main() -> None:
     """Run the command line; exit code 2 and one line on stderr for what the user can repair."""
-    from vtprof_agent.cli.app import app
     from vtprof_schemas.errors import VtprofError
 
     try:
+        if find_spec("typer") is None:
+            require_extra()
+        from vtprof_agent.cli.app import app
+
         app()
     except VtprofError as error:
         sys.stderr.write(f"vtprof-agent: {error}\n")

@@ -9,6 +9,7 @@ app = typer.Typer(
     help="The sidecar of vtprof: follows the rings of inference processes and exports OpenTelemetry spans and metrics.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # panels in --help would cost more than the rest of it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -20,7 +20,15 @@ from vtprof_schemas.errors import BackendError, ConfigError, NoData
 
 MARKER: Final = ".vtprof-demo"
 """Stands in a folder that the demo made: only such a folder is emptied by the next run."""
-REQUIRED: Final = ("torch", "transformers", "PIL", "vtprof_agent", "opentelemetry.sdk", "prometheus_client", "psutil")
+REQUIRED: Final = (
+    "torch",
+    "transformers",
+    "PIL",
+    "vtprof_agent",
+    "opentelemetry.sdk",
+    "prometheus_client",
+    "psutil",
+)
 START_LIMIT_S: Final = 300
 STOP_LIMIT_S: Final = 60
 THREADS: Final = 2

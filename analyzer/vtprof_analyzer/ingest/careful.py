@@ -114,7 +114,10 @@ def write_plain_copy(path: Path, out: BinaryIO) -> CarefulCounts:
         except ValueError:
             if counts.lines == 1 and data.startswith((b"{", b"[")) and raw.endswith(b"\n"):
                 whole = _whole_document(path, detect_packing(path))
-                if whole is not None and _write(whole, None, counts, out):
+                if whole is not None:
+                    if not _write(whole, None, counts, out):
+                        counts.malformed_lines += 1
+                        counts.note(None, "one JSON document, but no OTLP; left out")
                     return counts
             _not_json(data, number, raw.endswith(b"\n"), counts, out)
             continue

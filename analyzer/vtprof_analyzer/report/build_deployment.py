@@ -12,7 +12,7 @@ from vtprof_schemas import names
 VLLM_NOTES = (
     (
         "vLLM's own spans do not tell images, visual tokens, model, cached tokens, encode time or preprocessing:"
-        " these are unknown here, not zero; vtprof-agent beside the server records them"
+        " these are unknown here, not zero"
     ),
     (
         "prefill of vLLM's spans runs from first scheduling to first token: it contains the vision encoder and other"

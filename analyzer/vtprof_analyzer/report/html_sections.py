@@ -178,9 +178,7 @@ def _roofline(report: Report, chart: str | None) -> str:
             )
         )
         why = "".join(
-            f"<li>{text(phrases.phase_reason(row))}</li>"
-            for row in report.phases
-            if row.explanation
+            f"<li>{text(phrases.phase_reason(row))}</li>" for row in report.phases if row.explanation
         )
         parts.append(f'<ul class="why">{why}</ul>' if why else "")
     return section("roofline", "Phases against the roofline", *parts)

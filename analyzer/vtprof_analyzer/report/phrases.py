@@ -225,8 +225,8 @@ def no_roofline(report: Report) -> str:
     """Say why there is no roofline, and what would give one."""
     if report.deployment.dialect != "vtprof":
         return (
-            f"Not recorded: {DIALECTS.get(report.deployment.dialect, 'these spans')} tell nothing of engine steps. "
-            f"Run the server with vtprof's probe (vtprof-agent exec -- …) to record {names.SPAN_STEP} spans."
+            f"Not recorded: {DIALECTS.get(report.deployment.dialect, 'these spans')} tell nothing of engine steps, "
+            f"which it needs ({names.SPAN_STEP} spans)."
         )
     return (
         f"Not recorded: it needs {names.SPAN_STEP} and {names.SPAN_WINDOW} spans and the model's config "

@@ -171,7 +171,9 @@ def _roofline(report: Report) -> list[RenderableType]:
     )
     if all(row.intensity is None for row in report.phases):
         parts.append(_indent(Text(phrases.no_roofline(report))))
-    return parts + [_indent(Text("· " + phrases.phase_reason(row))) for row in report.phases if row.explanation]
+    return parts + [
+        _indent(Text("· " + phrases.phase_reason(row))) for row in report.phases if row.explanation
+    ]
 
 
 def _kv(report: Report) -> list[RenderableType]:
