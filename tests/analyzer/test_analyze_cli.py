@@ -263,10 +263,20 @@ def test_faults_beside_valid_data_are_counted_and_the_data_is_analyzed(run: Run,
     assert {("faults.jsonl", 2), ("faults.jsonl", 5)} <= named
 
 
-def test_fail_on_turns_a_finding_into_exit_1(run: Run, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = report(run, traces)["findings"]
-    code, _, _ = run("analyze", traces, "--format", "json", "--fail-on", "info")
-    assert code == (1 if found else 0)
+def test_fail_on_turns_a_finding_into_exit_1(run: Run, tmp_path: Path) -> None:
+    # 24 requests of 60 ms TTFT whose phases cover 10 ms: DAT001 (medium, from 20 requests on) has to fire.
+    spans = [
+        part
+        for trace in range(1, 25)
+        for part in request(0, 160 * MS, {names.TTFT_NS: 60 * MS}, trace=trace, preprocess=(0, 10 * MS))
+    ]
+    traces = write(tmp_path / "gaps.jsonl", document(*spans, resource=RESOURCE))
+    assert [finding["rule"] for finding in report(run, traces)["findings"]] == ["DAT001"]
+    exits = {
+        level: run("analyze", traces, "--format", "json", "--fail-on", level)[0]
+        for level in ("low", "medium", "high")
+    }
+    assert exits == {"low": 1, "medium": 1, "high": 0}
 
 
 def test_objectives_are_judged_and_failed_requests_miss_them(run: Run, traces: Path) -> None:
