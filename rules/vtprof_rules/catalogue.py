@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from vtprof_rules.command_line import command_line
 from vtprof_rules.load import load_packs
 from vtprof_rules.rule import Recommendation, Rule
 
@@ -73,7 +74,8 @@ def as_text(rule: Rule) -> str:
 def _advice(advice: Recommendation) -> list[str]:
     target = " ".join(part for part in (advice.engine, advice.versions) if part) or "any"
     lines = [f"  [{target}] {advice.action}"]
-    lines += [f"      {name} = {value}" for name, value in advice.set.items()]
+    line = command_line(advice.set, advice.engine)
+    lines += [f"      {line}"] if line else []
     if advice.risk:
         lines.append(f"      risk: {advice.risk}")
     return lines

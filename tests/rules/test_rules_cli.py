@@ -44,7 +44,7 @@ def test_list_adds_the_users_folder(pack: Path) -> None:
 def test_show_prints_condition_thresholds_and_flags() -> None:
     text = invoke("show", "dec003").stdout
     assert "$min_kv_read_share = 0.3" in text
-    assert "--kv-cache-dtype = fp8" in text
+    assert "vllm serve … --kv-cache-dtype fp8" in text
     assert "https://arxiv.org/abs/2410.23317" in text
 
 

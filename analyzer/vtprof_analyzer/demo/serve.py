@@ -38,6 +38,7 @@ class Generator:
         if threads:
             torch.set_num_threads(threads)
         self._model = tiny_model.build_model()
+        tiny_model.warm_up(self._model)
         self._processor = tiny_model.build_processor()
 
     def generate(

@@ -1,16 +1,14 @@
 """What to do, in words that every format shares: the gain as an interval, the line to paste, how the rules ended."""
 
-import json
-import shlex
 from collections.abc import Mapping
 
 from vtprof_analyzer.report.format import MINUS, count, counted, duration, energy, percent, plain, safe, size
 from vtprof_analyzer.report.model import Advice, RuleCounts, Saving
+from vtprof_rules.command_line import command_line
 
 SEVERITIES = ("high", "medium", "low", "info")
 NO_FINDING = "No rule fired."
 COMMAND_LIMIT = 1_000
-LAUNCHERS: Mapping[str, str] = {"vllm": "vllm serve …", "sglang": "python -m sglang.launch_server …"}
 METRICS: Mapping[str, str] = {
     "ttft_ms": "TTFT",
     "tpot_ms": "TPOT",
@@ -57,40 +55,9 @@ def saving_line(saving: Saving | None) -> str:
 
 
 def command(advice: Advice) -> str | None:
-    """Return the line to paste: flags for a server, ``name=value`` for a library; ``None`` without settings."""
-    if not advice.set:
-        return None
-    flags = [_flag(name, value) for name, value in advice.set.items() if name.startswith("-")]
-    variables = [
-        f"{name}={shlex.quote(_word(value))}" for name, value in advice.set.items() if _is_variable(name)
-    ]
-    keywords = {
-        name: value
-        for name, value in advice.set.items()
-        if not name.startswith("-") and not _is_variable(name)
-    }
-    if keywords and not flags and not variables:
-        return safe(", ".join(f"{name}={value!r}" for name, value in keywords.items()), COMMAND_LIMIT)
-    words = [shlex.quote(f"{name}={_word(value)}") for name, value in keywords.items()]
-    return safe(
-        " ".join([*variables, LAUNCHERS.get(advice.engine or "", "…"), *flags, *words]), COMMAND_LIMIT
-    )
-
-
-def _is_variable(name: str) -> bool:
-    return name.isupper() and name.replace("_", "").isalnum()
-
-
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _flag(name: str, value: object) -> str:
-    if value is True:
-        return shlex.quote(name)
-    if value is False:
-        return shlex.quote(f"--no-{name.lstrip('-')}")
-    return f"{shlex.quote(name)} {shlex.quote(_word(value))}"
+    """Return the line to paste; ``None`` without settings."""
+    line = command_line(advice.set, advice.engine)
+    return None if line is None else safe(line, COMMAND_LIMIT)
 
 
 def rule_counts(rules: RuleCounts) -> str:
