@@ -1,10 +1,11 @@
 """Hooks around processors and image decoding, and the outputs that wait for their ``generate`` call."""
 
+import os
 import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, Deque, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Optional, Tuple
 
 from vtprof_probe.engines.transformers_calls import Preprocessing
 from vtprof_probe.engines.transformers_media import image_pixels
@@ -14,11 +15,17 @@ MAX_PENDING = 64
 """Processor outputs remembered until they are used; servers that prepare more at once lose the oldest."""
 
 
-class _Pending(NamedTuple):
-    ids: "weakref.ref[Any]"
-    shape: Tuple[int, ...]
-    thread: int
-    ran: Preprocessing
+class _Pending:
+    """One processor output. Compared by identity: weak references compare the tensors they point to."""
+
+    __slots__ = ("device", "ids", "ran", "shape", "thread")
+
+    def __init__(self, ids: Any, ran: Preprocessing) -> None:
+        self.ids = weakref.ref(ids)
+        self.shape = tuple(ids.shape)
+        self.device = _device(ids)
+        self.thread = threading.get_ident()
+        self.ran = ran
 
 
 class PreprocessHooks(threading.local):
@@ -63,7 +70,7 @@ class PreprocessHooks(threading.local):
         end_ns, cpu_ns = self._recorder.now(), time.thread_time_ns() - self.start_cpu_ns
         pixels, by_row = image_pixels(images)
         ran = Preprocessing(self.start_ns, end_ns, cpu_ns, self.decode_ns, pixels, by_row)
-        self._pending.add(_Pending(weakref.ref(ids), tuple(ids.shape), threading.get_ident(), ran))
+        self._pending.add(_Pending(ids, ran))
 
     def decoding_begins(self, image: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Optional[int]:
         """Note the start of decoding within a processor call."""
@@ -83,8 +90,15 @@ class PendingInputs:
     """Processor outputs that no ``generate`` call took yet, at most ``MAX_PENDING``."""
 
     def __init__(self) -> None:
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            # A fork while another thread holds the lock would leave it held in the child for ever.
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._waiting: Deque[_Pending] = deque(maxlen=MAX_PENDING)
+        self._used: Deque["weakref.ref[Any]"] = deque(maxlen=MAX_PENDING)
 
     def add(self, pending: _Pending) -> None:
         """Remember one."""
@@ -92,20 +106,27 @@ class PendingInputs:
             self._waiting.append(pending)
 
     def take(self, ids: Any) -> Optional[Preprocessing]:
-        """Return and forget the processor run that made ``ids``.
+        """Return and forget the processor run that made ``ids``; a second ``generate`` of the same ids gets None.
 
-        The same tensor is certain. Moved to a device it is another one: then the newest of this thread with that shape,
-        or the only one of all threads.
+        The same tensor is certain. Moved to another device it is another tensor: then the newest of this thread with that
+        shape, or the only one of all threads.
         """
-        shape, thread = tuple(ids.shape), threading.get_ident()
+        shape, thread, device = tuple(ids.shape), threading.get_ident(), _device(ids)
         with self._lock:
-            same = [entry for entry in self._waiting if entry.ids() is ids]
-            alike = [entry for entry in self._waiting if entry.shape == shape]
-            mine = [entry for entry in alike if entry.thread == thread]
-            found = same[-1:] or mine[-1:] or (alike if len(alike) == 1 else [])
-            for entry in found:
-                self._waiting.remove(entry)
-            return found[0].ran if found else None
+            found = [entry for entry in self._waiting if entry.ids() is ids]
+            if not found and not any(used() is ids for used in self._used):
+                moved = [entry for entry in self._waiting if entry.shape == shape and entry.device != device]
+                mine = [entry for entry in moved if entry.thread == thread]
+                found = mine or (moved if len(moved) == 1 else [])
+            if not found:
+                return None
+            self._waiting.remove(found[-1])
+            self._used.append(weakref.ref(ids))
+            return found[-1].ran
+
+
+def _device(ids: Any) -> str:
+    return str(getattr(ids, "device", ""))
 
 
 def _is_text(value: Any) -> bool:
