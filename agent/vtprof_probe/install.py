@@ -52,7 +52,7 @@ def enable(
     if ring_records is not None:
         environ[names.ENV_RING_RECORDS] = str(ring_records)
     recorder = Recorder(open_ring or (lambda: _open_ring(environ)), detail=detail)
-    patches = Patches(recorder.fault)
+    patches = Patches(recorder.fault, spent=recorder.spent)
     watcher = ImportWatcher(recorder.fault)
     _installed.append(_Installed(recorder, patches, watcher))
     request_context.turn(True)

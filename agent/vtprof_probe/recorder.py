@@ -1,7 +1,7 @@
 """The probe's one way out: opens the ring at the first record, numbers requests and steps, heeds the control word.
 
 Detail levels: 0 requests and their phases (steps that hold prefill or encode); 1 adds decode steps; 2 adds GPU time;
-3 adds forward passes outside ``generate``. A record costs the ring writer's time plus one attribute lookup.
+3 adds forward passes outside ``generate``. A record costs the ring writer's time and nothing beside it.
 """
 
 import itertools
@@ -9,18 +9,24 @@ import threading
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from vtprof_probe.clock import Spent
 from vtprof_schemas import records
 
 DETAIL_DECODE_STEPS = 1
 DETAIL_GPU_TIME = 2
 DETAIL_FOREIGN_STEPS = 3
 
+CONTROL_INTERVAL_NS = 10_000_000
+"""How often the control word is read at most; steps as long as this read it each time."""
 ANCHOR_INTERVAL_NS = 1_000_000_000
-"""How often the clock anchor is refreshed at most."""
+"""How often the clock anchor is refreshed at most, and the time of the hooks published within a call."""
 
 
 class Recorder:
     """Writes records into the ring that ``open_ring`` gives, opened once and only when there is something to say."""
+
+    write: Callable[..., None]
+    """``write(kind, *values)`` writes one record; ``values`` are the fields of ``kind`` in order."""
 
     def __init__(
         self,
@@ -35,6 +41,10 @@ class Recorder:
         self._early_errors = 0
         self._fixed_detail = detail
         self._anchor_due = 0
+        self.write = self._write_first
+        self.spent = Spent()
+        """Time of the hooks that the ring does not hold yet."""
+        self.control_due = 0
         self.now = clock
         self.detail = records.DETAIL_DEFAULT if detail is None else detail
         self.active = True
@@ -42,10 +52,9 @@ class Recorder:
         self.request_numbers = itertools.count(1)
         self.step_numbers = itertools.count(1)
 
-    def write(self, kind: records.RecordKind, *values: Any) -> None:
-        """Write one record; ``values`` are the fields of ``kind`` in order."""
+    def _write_first(self, kind: records.RecordKind, *values: Any) -> None:
         if self.active:
-            (self._ring or self._ring_opened()).write(kind, *values)
+            self._ring_opened().write(kind, *values)
 
     def set_info(self, info: Dict[str, Any]) -> None:
         """Add resource attributes of this process (keys of ``names``)."""
@@ -54,7 +63,11 @@ class Recorder:
             (self._ring or self._ring_opened()).set_info(dict(self._info))
 
     def poll_control(self, now: int) -> bool:
-        """Read the control word once a step, refresh the clock anchor when due; return whether the agent asks to detach."""
+        """Read the control word, refresh the header when due; return whether the agent asks to detach.
+
+        Called at each step that begins after ``control_due``.
+        """
+        self.control_due = now + CONTROL_INTERVAL_NS
         ring = self._ring or self._ring_opened()
         detail, detach = ring.control()
         if self._fixed_detail is None:
@@ -62,12 +75,14 @@ class Recorder:
         if now >= self._anchor_due:
             self._anchor_due = now + ANCHOR_INTERVAL_NS
             ring.refresh_anchor()
+            self.publish_spent()
         return bool(detach)
 
-    def add_probe_ns(self, duration_ns: int) -> None:
-        """Add to the time that the probe itself took."""
+    def publish_spent(self) -> None:
+        """Add the time that the hooks took since the last call to the ring's."""
         if self._ring is not None:
-            self._ring.add_probe_ns(duration_ns)
+            spent_ns, self.spent.ns = self.spent.ns, 0
+            self._ring.add_probe_ns(spent_ns)
 
     def fault(self) -> None:
         """Count an error of a hook; never raises."""
@@ -84,12 +99,14 @@ class Recorder:
         return self._ring is not None, getattr(self._ring, "reason", None), self._early_errors
 
     def after_fork(self) -> None:
-        """Renew the lock in a forked child; the ring writer itself takes care of its ring."""
+        """Renew in a forked child what is the parent's; the ring writer itself takes care of its ring."""
         self._lock = threading.Lock()
+        self.spent.ns = 0
 
     def close(self) -> None:
         """End the recording cleanly."""
-        self.active = False
+        self.publish_spent()
+        self.active, self.write = False, self._write_first
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
@@ -102,5 +119,5 @@ class Recorder:
                     ring.count_hook_error()
                 if self._info:
                     ring.set_info(dict(self._info))
-                self._ring = ring
+                self._ring, self.write = ring, ring.write
         return self._ring

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from probe_doubles import ListRing
 
+from vtprof_probe.clock import Spent
 from vtprof_probe.engines import registry
 from vtprof_probe.gpu_timer import GpuTimer
+from vtprof_probe.hooks import patches as patches_module
 from vtprof_probe.hooks.patches import Patches
 from vtprof_probe.hooks.post_import import ImportWatcher
 from vtprof_probe.recorder import Recorder
@@ -55,6 +57,32 @@ def test_fault_of_a_hook_is_counted_and_the_host_goes_on(begin: Any, end: Any, f
         assert host.calls == 2
     finally:
         patches.undo()
+
+
+def test_time_of_both_hooks_is_summed_without_that_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    # begin 0..7, original 7..100, end 100..105; then a call that is not ours: begin 200..203.
+    times = iter([0, 7, 100, 105, 200, 203])
+    monkeypatch.setattr(patches_module, "monotonic_ns", lambda: next(times))
+    tokens, spent = iter([1, None]), Spent()
+    patches, host = Patches(Faults(), spent=spent), Host()
+    patches.wrap(Host, "work", lambda *_: next(tokens), lambda *_: None)
+    try:
+        host.work(1)
+        assert spent.ns == 7 + 5
+        host.work(1)
+        assert spent.ns == 7 + 5 + 3
+    finally:
+        patches.undo()
+
+
+def test_time_of_the_hooks_reaches_the_ring_once() -> None:
+    ring = ListRing()
+    recorder = Recorder(lambda: ring)
+    recorder.spent.ns = 40
+    assert not recorder.poll_control(0)
+    recorder.spent.ns += 2
+    recorder.close()
+    assert ring.probe_ns == 42
 
 
 def test_wrapper_keeps_the_signature_and_undo_the_very_function() -> None:

@@ -1,5 +1,6 @@
 """Records of real `generate` calls on the tiny Qwen2.5-VL, against counts made by hand."""
 
+import functools
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from probe_doubles import ListRing
 
 import vtprof_probe
+from vtprof_probe import recorder
 from vtprof_schemas import names, records
 
 torch = pytest.importorskip("torch")
@@ -271,6 +273,31 @@ def test_assistant_model_is_not_counted_twice(model: Any, processor: Any, ring: 
     assert sum(step["prefill_tokens"] for step in ring.of("step")) == TEXT + 17
 
 
+@pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 3}, {"num_beams": 2}])
+def test_context_of_decode_steps_is_the_caches_own_length(
+    model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+) -> None:
+    plain, lengths = type(model).forward, []
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(kwargs["past_key_values"].get_seq_length())
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", functools.wraps(plain)(watched))
+    ring = ListRing()
+    vtprof_probe.enable(open_ring=lambda: ring)
+    try:
+        # Tokens that repeat: some drafts are accepted, others are cut off the cache again, one before a plain step.
+        generate(model, inputs_of(processor, ("hello hello hello", [])), 24, **options)
+    finally:
+        vtprof_probe.disable()
+    beams = options.get("num_beams", 1)
+    assert len(lengths) > 4
+    assert [step["decode_context_tokens"] for step in ring.of("step")] == [
+        beams * length for length in lengths
+    ]
+
+
 def test_forward_outside_generate_is_a_step_without_requests(
     model: Any, processor: Any, ring: ListRing
 ) -> None:
@@ -298,6 +325,22 @@ def test_detach_restores_everything_and_the_call_goes_on(model: Any, processor: 
     assert generate(model, inputs, 3).shape[1] == TEXT + 8
     assert not vtprof_probe.enabled()
     assert ring.closed
+
+
+def test_detach_is_heeded_between_two_steps(
+    model: Any, processor: Any, ring: ListRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "CONTROL_INTERVAL_NS", 0)
+
+    def ask(input_ids: Any, scores: Any, **_options: Any) -> Any:
+        ring.word = (3, input_ids.shape[1] >= TEXT + 5 + 2)
+        return torch.zeros(1, dtype=torch.bool)
+
+    assert (
+        generate(model, inputs_of(processor, ("hello", [])), 5, stopping_criteria=[ask]).shape[1] == TEXT + 10
+    )
+    assert not vtprof_probe.enabled()
+    assert len(ring.of("step")) == 1
 
 
 def test_context_names_requests_and_keeps_the_callers_trace(

@@ -89,6 +89,8 @@ class GenerateCall:
         self._gpu = gpu
         self._numbers = [next(recorder.request_numbers) for _ in range(prompt.rows)]
         self._past = prompt.cached_columns
+        self._growing: Any = None
+        """The cache that the last pass let grow by one generated column, else None."""
         self._prompt_done = False
         self._chunked = False
         self._beams = 1
@@ -189,6 +191,16 @@ class GenerateCall:
     def forward(self, now_ns: int, rows: int, columns: int, cache: Any) -> None:
         """Begin a forward pass over ``columns`` new positions of ``rows`` sequences."""
         step = self._step
+        if step is not None and columns == 1 and cache is not None and cache is self._growing:
+            # One more column like the one before: the running step becomes the next one.
+            self._close(step, now_ns)
+            step.index, step.start_ns = next(self._recorder.step_numbers), now_ns
+            step.context = step.used
+            step.used += len(self._numbers) * self._beams
+            if step.encodings:
+                step.encodings = []
+            self._past += 1
+            return
         if step is None or step.started:
             if step is not None:
                 self._close(step, now_ns)
@@ -209,6 +221,7 @@ class GenerateCall:
             step.context = 0 if cache is None else self._cached_tokens(past)
             step.used = 0 if cache is None else self._cached_tokens(past + columns)
         self._past = past + columns
+        self._growing = cache if step.decodes and columns == 1 else None
         self._prompt_done = self._prompt_done or step.complete
 
     def _cached_tokens(self, columns: int) -> int:

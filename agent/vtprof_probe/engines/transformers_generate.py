@@ -31,14 +31,22 @@ class _Generating(NamedTuple):
     trim_pads: bool
 
 
-class _Thread(threading.local):
-    """What this thread is in the middle of."""
+class _Thread:
+    """What a thread is in the middle of."""
 
-    call: Optional[GenerateCall] = None
-    in_forward = False
-    in_features = False
-    encode_ns = 0
-    gpu: Optional[GpuTimer] = None
+    def __init__(self) -> None:
+        self.call: Optional[GenerateCall] = None
+        self.in_forward = False
+        self.in_features = False
+        self.encode_ns = 0
+        self.gpu: Optional[GpuTimer] = None
+
+
+class _Local(threading.local):
+    """Leads to this thread's own; looked up once in each hook."""
+
+    def __init__(self) -> None:
+        self.thread = _Thread()
 
 
 class GenerateHooks:
@@ -51,7 +59,7 @@ class GenerateHooks:
         self._pending = pending
         self._detach = detach
         self._torch = torch
-        self._thread = _Thread()
+        self._local = _Local()
         self._described: "Optional[weakref.ref[Any]]" = None
         self._layout_of: Any = None
         self._cached_visual: "weakref.WeakKeyDictionary[Any, List[int]]" = weakref.WeakKeyDictionary()
@@ -60,7 +68,7 @@ class GenerateHooks:
 
     def generate_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Optional[_Generating]:
         """Open the requests of a call; None for a call within another and for models that are not ours."""
-        thread, recorder = self._thread, self._recorder
+        thread, recorder = self._local.thread, self._recorder
         if thread.call is not None or thread.in_forward or not recorder.active:
             return None
         ids: Any = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
@@ -86,12 +94,11 @@ class GenerateHooks:
             media[modality] = items_by_row(prompt, modality, total, known_rows)
         call.write_inputs(media)
         thread.call = call
-        recorder.add_probe_ns(recorder.now() - now)
         return _Generating(call, int(ids.shape[1]), *_endings(model, args, kwargs))
 
     def generate_ends(self, token: _Generating, result: Any, error: Optional[BaseException]) -> None:
         """Close the requests with what was generated."""
-        thread, recorder, call = self._thread, self._recorder, token.call
+        thread, recorder, call = self._local.thread, self._recorder, token.call
         now = recorder.now()
         thread.call, thread.in_forward, thread.in_features = None, False, False
         if error is not None:
@@ -106,13 +113,13 @@ class GenerateHooks:
         cache = getattr(result, "past_key_values", None)
         if cache is not None:
             self._cached_visual[cache] = call.prompt.visual
-        recorder.add_probe_ns(recorder.now() - now)
+        recorder.publish_spent()
 
     # --- forward -------------------------------------------------------------------------------------------
 
     def forward_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
         """Begin a step; None within another forward pass and for another model, such as an assistant."""
-        thread, recorder = self._thread, self._recorder
+        thread, recorder = self._local.thread, self._recorder
         call = thread.call
         if thread.in_forward or not recorder.active or (call is not None and call.model is not model):
             return None
@@ -122,7 +129,7 @@ class GenerateHooks:
         ):
             return None
         now = recorder.now()
-        if self._told_to_stop(now):
+        if now >= recorder.control_due and self._told_to_stop(now):
             return None
         cache = kwargs.get("past_key_values")
         mark = None
@@ -131,13 +138,11 @@ class GenerateHooks:
             mark = None if thread.gpu is None else thread.gpu.mark()
         thread.in_forward = True
         thread.encode_ns = 0
-        recorder.add_probe_ns(recorder.now() - now)
-        return model, now, shape, cache, mark
+        return thread, model, now, shape, cache, mark
 
     def forward_ends(self, token: Any, result: Any, error: Optional[BaseException]) -> None:
         """Mark the end of the pass; its step runs on until the next one begins."""
-        model, start_ns, shape, cache, mark = token
-        thread = self._thread
+        thread, model, start_ns, shape, cache, mark = token
         thread.in_forward = False
         if mark is not None and thread.gpu is not None:
             thread.gpu.add(mark, thread.gpu.mark(), encoder=False, nested=False)
@@ -146,7 +151,7 @@ class GenerateHooks:
         if self._layout_of is not model:
             self._read_layout(model, cache if cache is not None else getattr(result, "past_key_values", None))
         if thread.call is None:
-            self._foreign_step(model, start_ns, shape, cache)
+            self._foreign_step(model, start_ns, shape, cache, thread.encode_ns)
 
     def compiled_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap ``get_compiled_call`` so that the compiled function it returns is a step as a whole."""
@@ -159,12 +164,15 @@ class GenerateHooks:
             def run(_model: Any, *args: Any, **kwargs: Any) -> Any:
                 return compiled(*args, **kwargs)
 
-            step = around(run, self.forward_begins, self.forward_ends, self._recorder.fault, never)
+            recorder = self._recorder
+            step = around(run, self.forward_begins, self.forward_ends, recorder.fault, never, recorder.spent)
             return functools.partial(step, model)
 
         return get_compiled_call
 
-    def _foreign_step(self, model: Any, start_ns: int, shape: Tuple[int, int], cache: Any) -> None:
+    def _foreign_step(
+        self, model: Any, start_ns: int, shape: Tuple[int, int], cache: Any, encode_ns: int
+    ) -> None:
         """Record a forward pass outside ``generate``: a step without requests, whose modalities are not known."""
         recorder = self._recorder
         self._describe(model)
@@ -175,7 +183,7 @@ class GenerateHooks:
         recorder.write(
             records.STEP, next(recorder.step_numbers), start_ns, recorder.now(),
             0 if decodes else rows * columns, rows if decodes else 0, rows * past if decodes else 0,
-            records.UNKNOWN if decodes else 0, self._thread.encode_ns,
+            records.UNKNOWN if decodes else 0, encode_ns,
             rows * total, records.UNKNOWN, records.UNKNOWN, rows, 0, 0,
         )  # fmt: skip
 
@@ -183,17 +191,17 @@ class GenerateHooks:
 
     def features_begin(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
         """Begin an encoder run; None for the inner one of two that delegate."""
-        thread = self._thread
+        thread = self._local.thread
         if thread.in_features or not self._recorder.active:
             return None
         mark = None if thread.gpu is None or thread.call is None else thread.gpu.mark()
         thread.in_features = True
-        return model, self._recorder.now(), args, kwargs, mark
+        return thread, model, self._recorder.now(), args, kwargs, mark
 
     def features_end(self, modality: str, token: Any, result: Any, error: Optional[BaseException]) -> None:
         """Add the run to the step that it lies in."""
-        model, start_ns, args, kwargs, mark = token
-        thread, end_ns = self._thread, self._recorder.now()
+        thread, model, start_ns, args, kwargs, mark = token
+        end_ns = self._recorder.now()
         thread.in_features = False
         thread.encode_ns += end_ns - start_ns
         if mark is not None and thread.gpu is not None:
@@ -234,10 +242,13 @@ class GenerateHooks:
             )
 
     def _timer(self, model: Any) -> Optional[GpuTimer]:
-        if self._thread.gpu is None and model.device.type == "cuda":
+        if model.device.type != "cuda":
+            return None
+        thread, recorder = self._local.thread, self._recorder
+        if thread.gpu is None:
             new_event = functools.partial(self._torch.cuda.Event, enable_timing=True)
-            self._thread.gpu = GpuTimer(new_event, functools.partial(self._recorder.write, records.GPU_TIME))
-        return self._thread.gpu if model.device.type == "cuda" else None
+            thread.gpu = GpuTimer(new_event, lambda *values: recorder.write(records.GPU_TIME, *values))
+        return thread.gpu
 
 
 def has_encoder(model: Any) -> bool:
@@ -251,11 +262,11 @@ def has_encoder(model: Any) -> bool:
 
 def _query_shape(args: Args, kwargs: Kwargs) -> Optional[Tuple[int, int]]:
     """Return (rows, new columns) of a forward pass."""
-    for given in (kwargs.get("input_ids"), args[0] if args else None, kwargs.get("inputs_embeds")):
-        shape: Tuple[int, ...] = getattr(given, "shape", ())
-        if len(shape) >= 2:
-            return int(shape[0]), int(shape[1])
-    return None
+    given = kwargs.get("input_ids")
+    if given is None:
+        given = args[0] if args and args[0] is not None else kwargs.get("inputs_embeds")
+    shape: Tuple[int, ...] = getattr(given, "shape", ())
+    return (int(shape[0]), int(shape[1])) if len(shape) >= 2 else None
 
 
 def _endings(model: Any, args: Sequence[Any], kwargs: Kwargs) -> Tuple[List[int], Optional[int], bool]:

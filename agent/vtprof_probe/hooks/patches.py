@@ -1,11 +1,13 @@
 """Wraps attributes of classes and restores them exactly.
 
 Every wrapper calls the original once, with its own arguments, and lets its result or exception through untouched.
-What the probe does around it is guarded: a fault of ours is counted and the host goes on.
+What the probe does around it is guarded: a fault of ours is counted and the host goes on. Its time is taken, too.
 """
 
 import functools
 from typing import Any, Callable, List, Optional, Tuple
+
+from vtprof_probe.clock import Spent, monotonic_ns
 
 Begin = Callable[[Any, Tuple[Any, ...], "dict[str, Any]"], Any]
 """Called before the original with (self, args, kwargs); what it returns is the token of ``End``; None: not ours."""
@@ -22,17 +24,24 @@ def around(
     end: End,
     fault: Callable[[], None],
     bypass: Callable[[], bool],
+    spent: Spent,
 ) -> Callable[..., Any]:
-    """Build a wrapper that runs ``begin`` and ``end`` around ``original``; ``bypass`` is true while code is compiled."""
+    """Build a wrapper that runs ``begin`` and ``end`` around ``original``; ``bypass`` is true while code is compiled.
+
+    What the two take is added to ``spent``.
+    """
+    clock = monotonic_ns
 
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if bypass():
             return original(self, *args, **kwargs)
+        entered_ns = clock()
         try:
             token = begin(self, args, kwargs)
         except Exception:
             fault()
             token = None
+        spent.ns += clock() - entered_ns
         if token is None:
             return original(self, *args, **kwargs)
         try:
@@ -43,10 +52,12 @@ def around(
             except Exception:
                 fault()
             raise
+        returned_ns = clock()
         try:
             end(token, result, None)
         except Exception:
             fault()
+        spent.ns += clock() - returned_ns
         return result
 
     # `__wrapped__` keeps `inspect.signature` right, by which transformers decides what a model accepts.
@@ -63,8 +74,14 @@ def never() -> bool:
 class Patches:
     """The attributes that were replaced, in order, so that they can be put back."""
 
-    def __init__(self, fault: Callable[[], None], bypass: Callable[[], bool] = never) -> None:
+    def __init__(
+        self,
+        fault: Callable[[], None],
+        bypass: Callable[[], bool] = never,
+        spent: Optional[Spent] = None,
+    ) -> None:
         self._fault = fault
+        self._spent = spent or Spent()
         self._done: List[Tuple[Any, str, Any, Any]] = []
         self.bypass = bypass
         self.skipped = 0
@@ -82,7 +99,7 @@ class Patches:
         ):
             self.skipped += 1
             return False
-        wrapper = around(original, begin, end, self._fault, self.bypass)
+        wrapper = around(original, begin, end, self._fault, self.bypass, self._spent)
         setattr(owner, name, wrapper)
         self._done.append((owner, name, original, wrapper))
         return True
