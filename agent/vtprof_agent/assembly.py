@@ -80,6 +80,8 @@ class Assembly:
             records.FIRST_TOKEN.code: self._on_first_token,
             records.PREEMPTED.code: self._on_preempted,
             records.TRANSFER.code: self._on_transfer,
+            records.REQUEST_KV.code: self._on_kv,
+            records.REQUEST_MODEL.code: self._on_model,
             records.REQUEST_FINISHED.code: self._on_finished,
         }
 
@@ -190,6 +192,18 @@ class Assembly:
         if state is not None:
             # A cut in the middle of a character must not cost the label.
             state.label = text[: min(length, records.LABEL_BYTES)].decode("utf-8", "ignore") or None
+
+    def _on_model(self, values: Sequence[Any]) -> None:
+        number, length, text = values
+        state = self._find(number)
+        if state is not None:
+            state.model = text[: min(length, records.LABEL_BYTES)].decode("utf-8", "ignore") or None
+
+    def _on_kv(self, values: Sequence[Any]) -> None:
+        number, tokens, visual, per_token, fixed = values
+        state = self._find(number)
+        if state is not None:
+            state.held = (tokens, visual, per_token, fixed)
 
     def _on_parent(self, values: Sequence[Any]) -> None:
         number, trace_id, span_id, flags = values

@@ -75,7 +75,7 @@ class RequestState:
 
     __slots__ = (
         "arrival_ns", "caller", "counts", "decode", "decode_from_ns", "finished_ns", "finished_seen_ns",
-        "first_token_ns", "input_tokens", "label", "number", "output_tokens", "pieces", "preemptions",
+        "first_token_ns", "input_tokens", "held", "label", "model", "number", "output_tokens", "pieces", "preemptions",
         "sequence", "status", "unsettled_steps", "visual_tokens",
     )  # fmt: skip
 
@@ -86,6 +86,9 @@ class RequestState:
         self.arrival_ns = arrival_ns
         self.caller: Caller | None = None
         self.label: str | None = None
+        self.model: str | None = None
+        self.held: tuple[int, int, int, int] | None = None
+        """KV tokens, their visual part, bytes per token, fixed bytes: the request's own, where the probe says them."""
         self.counts: dict[str, int] = {}
         self.input_tokens = UNKNOWN
         self.visual_tokens = UNKNOWN
@@ -202,17 +205,30 @@ def _request_attributes(
         names.REQUEST_STATUS: status,
         names.SAMPLING_RATIO: 1.0,
     }
-    if model:
-        values[names.REQUEST_MODEL] = model
+    if state.model or model:
+        values[names.REQUEST_MODEL] = state.model or model or ""
     values.update((key, count) for key, count in state.counts.items() if count >= 0)
     if state.output_tokens >= 0:
         values[names.OUTPUT_TOKENS] = state.output_tokens
     if first_token_ns is not None:
         values[names.TTFT_NS] = first_token_ns - start_ns
-    # The last generated token is never fed back: its keys and values are never computed.
-    if kv.bytes_per_token is not None and state.input_tokens >= 0 and state.output_tokens >= 1:
-        tokens = state.input_tokens + state.output_tokens - 1
-        values[names.KV_BYTES] = min(tokens * kv.bytes_per_token + kv.fixed_bytes, INT64_MAX)
-        if state.visual_tokens >= 0:
-            values[names.KV_VISUAL_BYTES] = min(state.visual_tokens * kv.bytes_per_token, INT64_MAX)
+    values.update(_kv_attributes(state, kv))
+    return values
+
+
+def _kv_attributes(state: RequestState, kv: KvCosts) -> dict[str, Value]:
+    """Return the request's KV bytes: from its own cache, or by the process's layout; nothing where neither is known."""
+    if state.held is not None:
+        tokens, visual, per_token, fixed = state.held
+    elif kv.bytes_per_token is not None and state.input_tokens >= 0 and state.output_tokens >= 1:
+        # The last generated token is never fed back: its keys and values are never computed.
+        tokens, visual = state.input_tokens + state.output_tokens - 1, state.visual_tokens
+        per_token, fixed = kv.bytes_per_token, kv.fixed_bytes
+    else:
+        return {}
+    if min(tokens, per_token, fixed) < 0:
+        return {}
+    values: dict[str, Value] = {names.KV_BYTES: min(tokens * per_token + fixed, INT64_MAX)}
+    if visual >= 0:
+        values[names.KV_VISUAL_BYTES] = min(visual * per_token, INT64_MAX)
     return values

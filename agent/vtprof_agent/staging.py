@@ -32,6 +32,8 @@ def child_environment(folder: Path, ring_dir: Path, environment: dict[str, str])
         "PYTHONPATH": f"{folder}:{path}" if path else str(folder),
         names.ENV_ENABLE: "1",
         names.ENV_RING_DIR: str(ring_dir),
+        # The agent made it and takes it away: a daemon that outlives the command must not make it again.
+        names.ENV_RING_DIR_FIXED: "1",
     }
 
 

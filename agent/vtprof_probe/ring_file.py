@@ -95,11 +95,12 @@ def create_ring_file(settings: RingSettings, role: str, rank: int, identity: Pro
 def _open_directory(path: str, group: Optional[int]) -> int:
     """Return a descriptor of the ring directory, made if need be, so that it cannot be swapped from here on."""
     made = False
-    try:
-        os.makedirs(path, 0o700)
-        made = True
-    except FileExistsError:
-        pass
+    if os.environ.get(names.ENV_RING_DIR_FIXED) != "1":
+        try:
+            os.makedirs(path, 0o700)
+            made = True
+        except FileExistsError:
+            pass
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if made:

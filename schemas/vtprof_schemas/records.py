@@ -30,7 +30,8 @@ HEADER_BYTES = 65536
 DEFAULT_CAPACITY = 65536
 """Records; always a power of two, so that a slot is a mask away."""
 MIN_CAPACITY = 64
-MAX_CAPACITY = 1 << 24
+MAX_CAPACITY = 1 << 20
+"""128 MiB: what a reader may have to look through at once."""
 RING_SUFFIX = ".ring"
 UNKNOWN = -1
 
@@ -174,6 +175,17 @@ TRANSFER = _kind(
 REQUEST_FINISHED = _kind(
     14, "request_finished", "the request ended",
     _REQUEST, _TIME, ("status", "q", "index into names.STATUSES"), ("output_tokens", "q", "generated tokens"),
+)  # fmt: skip
+REQUEST_KV = _kind(
+    15, "request_kv", "what the request's own cache held when it ended; without it the process's layout stands for it",
+    _REQUEST,
+    ("tokens", "q", "tokens in the cache, padding left out; 0 without a cache"), ("visual_tokens", "q", "the visual part"),
+    ("bytes_per_token", "q", "bytes of one token over the full-attention layers, -1 unknown"),
+    ("fixed_bytes", "q", "window, state and cross-attention caches"),
+)  # fmt: skip
+REQUEST_MODEL = _kind(
+    16, "request_model", "the model of a request, in a process that runs several",
+    _REQUEST, ("length", "H", "bytes of text that count"), ("text", "96s", "UTF-8"),
 )  # fmt: skip
 
 TRANSFER_KINDS: Tuple[str, ...] = ("embedding", "kv")

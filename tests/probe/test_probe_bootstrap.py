@@ -135,7 +135,7 @@ def test_users_script_is_recorded_without_a_change(stage: Path, tmp_path: Path) 
         kinds.append(records.KINDS[kind].name)
     assert kinds == [
         "request_arrived", "preprocess", "queue", "request_input", "prefill", "step", "first_token", "step", "step",
-        "request_finished",
+        "request_kv", "request_finished",
     ]  # fmt: skip
     closed, dropped, errors, probe_ns = records.STATE.unpack_from(data, records.STATE_OFFSET)
     assert (closed, dropped, errors) == (1, 0, 0)

@@ -11,7 +11,7 @@ decode step costs additions and no tensor is touched.
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from vtprof_probe.engines.transformers_cache import cached_length
+from vtprof_probe.engines.transformers_cache import KvLayout, cached_length
 from vtprof_probe.engines.transformers_media import RowMedia
 from vtprof_probe.engines.transformers_prompt import AUDIO, IMAGE, VIDEO, Chunk, Prompt, split_by_weight
 from vtprof_probe.recorder import DETAIL_DECODE_STEPS, DETAIL_GPU_TIME, Recorder
@@ -81,8 +81,14 @@ class GenerateCall:
         preprocessing: Optional[Preprocessing],
         context: Optional[RequestContext],
         gpu: Any = None,
+        model_name: Optional[str] = None,
     ) -> None:
         self.model = model
+        self.layout: Optional[KvLayout] = None
+        """What the call's own cache costs, read after its first pass."""
+        self.layout_read = False
+        self.sequences = 1
+        """Sequences returned for each request."""
         self.prompt = prompt
         self.preprocessing = preprocessing
         self._recorder = recorder
@@ -98,7 +104,10 @@ class GenerateCall:
         self._visual_total = sum(prompt.visual)
         self._tokens_out = 0
         self._step: Optional[Step] = Step(next(recorder.step_numbers), entered_ns)
+        self._cached = False
         self._arrive(entered_ns, context)
+        for number in self._numbers if model_name else ():
+            self._write_text(records.REQUEST_MODEL, number, model_name or "")
 
     # --- Requests ------------------------------------------------------------------------------------------
 
@@ -113,8 +122,7 @@ class GenerateCall:
             write(records.REQUEST_ARRIVED, number, arrived_ns)
             label = None if context is None else context.request_id(row)
             if label:
-                text = label.encode("utf-8", "replace")[: records.LABEL_BYTES]
-                write(records.REQUEST_LABEL, number, len(text), text)
+                self._write_text(records.REQUEST_LABEL, number, label)
             parent = None if context is None else context.parent(row)
             if parent is not None:
                 write(records.REQUEST_PARENT, number, *parent)
@@ -127,6 +135,10 @@ class GenerateCall:
         elif entered_ns > arrived_ns:
             for number in self._numbers:
                 write(records.QUEUE, number, arrived_ns, entered_ns)
+
+    def _write_text(self, kind: records.RecordKind, number: int, text: str) -> None:
+        data = text.encode("utf-8", "replace")[: records.LABEL_BYTES]
+        self._recorder.write(kind, number, len(data), data)
 
     def _preprocessed(self, ran: Preprocessing, arrived_ns: int) -> None:
         """Write the processor's run for every request of the batch: the time whole, the work in shares that sum up."""
@@ -179,7 +191,22 @@ class GenerateCall:
         code = names.STATUSES.index(status)
         for row, number in enumerate(self._numbers):
             count = self._tokens_out if outputs is None or row >= len(outputs) else outputs[row]
+            self._write_kv(row, number, count)
             self._recorder.write(records.REQUEST_FINISHED, number, now_ns, code, count)
+
+    def _write_kv(self, row: int, number: int, tokens_out: int) -> None:
+        """Write what the row's sequences held in the end; each one's last token was never fed back."""
+        if not self.layout_read:
+            return
+        prompt, each, layout = self.prompt, self._beams, self.layout
+        held = visual = 0
+        if self._cached and tokens_out > 0:
+            held = each * prompt.tokens[row] + max(tokens_out * each // self.sequences - each, 0)
+            visual = each * prompt.visual[row]
+        per_token, fixed = records.UNKNOWN if self._cached else 0, 0
+        if layout is not None:
+            per_token, fixed = layout.bytes_per_token, layout.fixed_bytes
+        self._recorder.write(records.REQUEST_KV, number, held, visual, per_token, fixed)
 
     # --- Steps ---------------------------------------------------------------------------------------------
 
@@ -206,6 +233,7 @@ class GenerateCall:
                 self._close(step, now_ns)
             step = self._step = Step(next(self._recorder.step_numbers), now_ns)
         step.started = True
+        self._cached = self._cached or cache is not None
         self._beams = max(rows // max(len(self._numbers), 1), 1)
         known = cached_length(cache)
         past = self._past if known is None else known

@@ -6,8 +6,8 @@ import weakref
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from vtprof_probe.engines.transformers_cache import cached_length, read_layout
-from vtprof_probe.engines.transformers_calls import Encoding, GenerateCall
-from vtprof_probe.engines.transformers_info import describe
+from vtprof_probe.engines.transformers_calls import Encoding, GenerateCall, Preprocessing
+from vtprof_probe.engines.transformers_info import describe, model_name
 from vtprof_probe.engines.transformers_media import encoder_items, items_by_row, media_by_row
 from vtprof_probe.engines.transformers_preprocess import PendingInputs
 from vtprof_probe.engines.transformers_prompt import AUDIO, IMAGE, VIDEO, Prompt, output_tokens
@@ -31,6 +31,9 @@ class _Generating(NamedTuple):
     trim_pads: bool
 
 
+_NESTED: Any = object()
+
+
 class _Thread:
     """What a thread is in the middle of."""
 
@@ -38,6 +41,7 @@ class _Thread:
         self.call: Optional[GenerateCall] = None
         self.in_forward = False
         self.in_features = False
+        self.nested = 0
         self.encode_ns = 0
         self.gpu: Optional[GpuTimer] = None
 
@@ -61,15 +65,20 @@ class GenerateHooks:
         self._torch = torch
         self._local = _Local()
         self._described: "Optional[weakref.ref[Any]]" = None
-        self._layout_of: Any = None
+        self._models: "weakref.WeakSet[Any]" = weakref.WeakSet()
+        self._several_models = False
         self._cached_visual: "weakref.WeakKeyDictionary[Any, List[int]]" = weakref.WeakKeyDictionary()
 
     # --- generate ------------------------------------------------------------------------------------------
 
-    def generate_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Optional[_Generating]:
+    def generate_begins(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
         """Open the requests of a call; None for a call within another and for models that are not ours."""
         thread, recorder = self._local.thread, self._recorder
-        if thread.call is not None or thread.in_forward or not recorder.active:
+        if thread.call is not None and not thread.in_forward:
+            # A call within a call, by the same model or an assistant: its steps are not the outer call's.
+            thread.nested += 1
+            return _NESTED
+        if thread.in_forward or not recorder.active:
             return None
         ids: Any = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
         # Prompts that are given as embeddings only cannot be counted; encoder-decoder models work in other phases.
@@ -85,20 +94,37 @@ class GenerateHooks:
         prompt = Prompt(ids, kwargs.get("attention_mask"), model.config, cached, known)
         ran = self._pending.take(ids)
         thread.gpu = self._timer(model)
-        call = GenerateCall(recorder, model, prompt, now, ran, current(), thread.gpu)
-        media: Dict[str, Sequence[int]] = {}
-        for modality in (IMAGE, VIDEO, AUDIO):
-            items = encoder_items(modality, (), kwargs, model.config)
-            known_rows = ran.images_by_row if ran is not None and modality == IMAGE else None
-            total = len(ran.pixels) if ran is not None and modality == IMAGE and ran.pixels else len(items)
-            media[modality] = items_by_row(prompt, modality, total, known_rows)
+        media = self._media(prompt, ran, kwargs, model)
+        name = model_name(model) if self._several_models else None
+        call = GenerateCall(recorder, model, prompt, now, ran, current(), thread.gpu, name)
         call.write_inputs(media)
         thread.call = call
         return _Generating(call, int(ids.shape[1]), *_endings(model, args, kwargs))
 
-    def generate_ends(self, token: _Generating, result: Any, error: Optional[BaseException]) -> None:
+    def _media(
+        self, prompt: Prompt, ran: Optional[Preprocessing], kwargs: Kwargs, model: Any
+    ) -> Dict[str, Sequence[int]]:
+        """Return the media items of each row by modality; none where the inputs are of a kind we cannot read."""
+        media: Dict[str, Sequence[int]] = {}
+        for modality in (IMAGE, VIDEO, AUDIO):
+            known_rows, total = None, None
+            if modality == IMAGE and ran is not None and ran.pixels:
+                known_rows, total = ran.images_by_row, len(ran.pixels)
+            try:
+                items = len(encoder_items(modality, (), kwargs, model.config)) if total is None else total
+                media[modality] = items_by_row(prompt, modality, items, known_rows)
+            except Exception:
+                self._recorder.fault()
+        return media
+
+    def generate_ends(self, token: Any, result: Any, error: Optional[BaseException]) -> None:
         """Close the requests with what was generated."""
-        thread, recorder, call = self._local.thread, self._recorder, token.call
+        thread, recorder = self._local.thread, self._recorder
+        if token is _NESTED:
+            thread.nested -= 1
+            return
+        call = token.call
+        thread.nested = 0
         now = recorder.now()
         thread.call, thread.in_forward, thread.in_features = None, False, False
         if error is not None:
@@ -108,6 +134,8 @@ class GenerateHooks:
         outputs = None
         try:
             outputs = _outputs(token, result)
+            if outputs is not None:
+                call.sequences = max(len(getattr(result, "sequences", result)) // max(len(outputs), 1), 1)
         finally:
             call.finish(now, names.STATUS_OK, outputs)
         cache = getattr(result, "past_key_values", None)
@@ -121,7 +149,9 @@ class GenerateHooks:
         """Begin a step; None within another forward pass and for another model, such as an assistant."""
         thread, recorder = self._local.thread, self._recorder
         call = thread.call
-        if thread.in_forward or not recorder.active or (call is not None and call.model is not model):
+        if thread.in_forward or not recorder.active:
+            return None
+        if call is not None and (thread.nested or call.model is not model):
             return None
         shape = _query_shape(args, kwargs)
         if shape is None or (
@@ -148,9 +178,10 @@ class GenerateHooks:
             thread.gpu.add(mark, thread.gpu.mark(), encoder=False, nested=False)
         if error is not None:
             return
-        if self._layout_of is not model:
-            self._read_layout(model, cache if cache is not None else getattr(result, "past_key_values", None))
-        if thread.call is None:
+        call = thread.call
+        if call is not None and not call.layout_read:
+            self._read_layout(call, cache if cache is not None else getattr(result, "past_key_values", None))
+        if call is None:
             self._foreign_step(model, start_ns, shape, cache, thread.encode_ns)
 
     def compiled_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,7 +223,7 @@ class GenerateHooks:
     def features_begin(self, model: Any, args: Args, kwargs: Kwargs) -> Any:
         """Begin an encoder run; None for the inner one of two that delegate."""
         thread = self._local.thread
-        if thread.in_features or not self._recorder.active:
+        if thread.in_features or thread.nested or not self._recorder.active:
             return None
         mark = None if thread.gpu is None or thread.call is None else thread.gpu.mark()
         thread.in_features = True
@@ -225,19 +256,26 @@ class GenerateHooks:
 
     def _describe(self, model: Any) -> None:
         """Publish the model's description when it is another one than before."""
-        if self._described is None or self._described() is not model:
-            self._described = weakref.ref(model)
-            self._recorder.set_info(describe(model))
+        if self._described is not None and self._described() is model:
+            return
+        self._described = weakref.ref(model)
+        self._models.add(model)
+        self._several_models = self._several_models or len(self._models) > 1
+        info = describe(model)
+        if self._several_models:
+            # One header cannot describe steps of several models: better no physics than those of another model.
+            info[names.MODEL_CONFIG] = ""
+        self._recorder.set_info(info)
 
-    def _read_layout(self, model: Any, cache: Any) -> None:
-        layout = read_layout(cache)
-        self._layout_of = model
-        if layout is not None:
+    def _read_layout(self, call: GenerateCall, cache: Any) -> None:
+        """Read once a call what its own cache costs: caches differ by model, and by call."""
+        call.layout_read, call.layout = True, read_layout(cache)
+        if call.layout is not None:
             self._recorder.set_info(
                 {
-                    names.KV_BYTES_PER_TOKEN: layout.bytes_per_token,
-                    names.KV_FIXED_BYTES: layout.fixed_bytes,
-                    names.KV_DTYPE: layout.dtype,
+                    names.KV_BYTES_PER_TOKEN: call.layout.bytes_per_token,
+                    names.KV_FIXED_BYTES: call.layout.fixed_bytes,
+                    names.KV_DTYPE: call.layout.dtype,
                 }
             )
 
