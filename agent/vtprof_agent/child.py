@@ -12,7 +12,10 @@ from vtprof_schemas.errors import ConfigError
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 SIGNAL_BASE = 128
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Before the command runs these end us; behind it all of ``FORWARDED`` are the command's."""
+FORWARDED = (*ENDING, signal.SIGUSR1, signal.SIGUSR2)
+FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
 
 class CannotStart(ConfigError):
@@ -29,6 +32,13 @@ class Child:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start it, and pass on from now on the signals that would end us; raises CannotStart."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        # Before the start, lest a signal in between ends us alone. One that is ignored (nohup) stays so for the
+        # command, which inherits that.
+        for number in FORWARDED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._forward)
         try:
             self._process = subprocess.Popen(command, env=dict(environment))
         except FileNotFoundError as error:
@@ -39,22 +49,42 @@ class Child:
             raise CannotStart(f"{command[0]}: cannot be run: {error.strerror}", NOT_EXECUTABLE) from error
         for number in FORWARDED:
             signal.signal(number, self._forward)
+        for early in self._early:
+            self._forward(early, None)
+
+    @property
+    def _running(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None  # __init__ has started it, or raised
+        return self._process
 
     def ended(self) -> bool:
         """Tell whether the command has ended."""
-        return self._process.poll() is not None
+        return self._running.poll() is not None
 
     def exit_code(self) -> int:
         """Wait for the end and return the code, 128 + n after signal n."""
-        code = self._process.wait()
+        code = self._running.wait()
         return SIGNAL_BASE - code if code < 0 else code
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
         # A terminal sends Ctrl-C to the whole foreground group: the child has it already, and a second one hurts.
-        if number == signal.SIGINT and _from_terminal():
+        if number in FROM_KEYBOARD and _from_terminal():
             return
-        if self._process.poll() is None:
+        if self._process is None:
+            self._early.append(number)
+        elif self._process.poll() is None:
             self._process.send_signal(number)
+
+
+def leave_on_signals() -> None:
+    """Turn the signals that end a process into SystemExit, so that what was opened is cleaned up; until a child runs."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(SIGNAL_BASE + number)
+
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
 
 
 def _from_terminal() -> bool:

@@ -96,6 +96,8 @@ def read_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read: {error.strerror}; give another file") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config {path}: nested too deep; correct it") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not TOML: {error}; correct it") from error
 
@@ -104,7 +106,7 @@ def _known(key: str, where: str) -> None:
     options = [field.name for field in fields(Config)]
     if key not in options:
         near = difflib.get_close_matches(key, options, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `vtprof-agent doctor` for the settings there are"
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(options)}"
         raise ConfigError(f"{where}: unknown setting {key}; {hint}")
 
 
@@ -113,8 +115,10 @@ def _convert(key: str, value: Any, where: str) -> Any:
     wanted = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
     try:
         converted = _CONVERTERS[wanted](value)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where} = {value!r}: not {_NAMES[wanted]}; correct it") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{where} = {_short(value)}: not {_NAMES[wanted]}; correct it") from error
+    if converted is not None and key in _AT_MOST and converted > _AT_MOST[key]:
+        raise ConfigError(f"{where} = {_short(value)}: must not be more than {_AT_MOST[key]}; correct it")
     if wanted in (int, float) and converted < 0:
         raise ConfigError(f"{where} = {value!r}: must not be negative; correct it")
     if key in _POSITIVE and converted == 0:
@@ -129,6 +133,21 @@ _POSITIVE = frozenset(
     ("rotate_bytes", "rotate_age_s", "poll_min_s", "poll_max_s", "scan_s", "batch_spans", "otlp_queue_batches",
      "max_open_requests", "otlp_timeout_s")
 )  # fmt: skip
+_DAY_S, _BYTES = 86_400, 1 << 50
+_AT_MOST = {
+    "rotate_bytes": _BYTES, "keep_bytes": _BYTES, "rotate_age_s": 366 * _DAY_S, "poll_min_s": 10, "poll_max_s": 60,
+    "scan_s": 3600, "flush_s": 3600, "batch_spans": 100_000, "sample_s": _DAY_S, "gpu_time_hold_s": 3600,
+    "max_open_requests": 1 << 20, "otlp_timeout_s": 3600, "otlp_queue_batches": 100_000, "stop_s": 3600,
+}  # fmt: skip
+"""Beyond these a setting is a slip: the agent would never write, or need more memory than there is."""
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _bool(value: Any) -> bool:
@@ -158,13 +177,13 @@ def _float(value: Any) -> float:
 
 
 def _str(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.isprintable():
         raise TypeError(value)
     return value
 
 
 def _path(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise TypeError(value)
     return Path(value)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -10,12 +11,15 @@ from vtprof_agent.align import Alignment
 from vtprof_agent.assembly import Assembly, AssemblySettings
 from vtprof_agent.facts import FinishedRequest, Value
 from vtprof_agent.identifiers import Origin
-from vtprof_agent.inbox.ring_reader import RingReader
+from vtprof_agent.inbox.gaps import Gaps
+from vtprof_agent.inbox.ring_header import RingState
+from vtprof_agent.inbox.ring_reader import Batch, RingReader
 from vtprof_agent.request_state import KvCosts
 from vtprof_agent.resource import RingResource, ring_resource
 from vtprof_agent.spans import SpanBuilder
 from vtprof_agent.windows import Folding
 from vtprof_schemas import names
+from vtprof_schemas.errors import BackendError
 
 logger = logging.getLogger(__name__)
 DEVICE_CPU = "cpu"
@@ -34,6 +38,8 @@ class Progress:
     passed: int = 0
     """Last record read or counted as lost."""
     records_lost: int = 0
+    lost_ahead: int = 0
+    """Of the lost records, those from the cursor on: the next agent meets them again."""
 
 
 class RingFollower:
@@ -51,8 +57,10 @@ class RingFollower:
         self._earlier = progress or Progress()
         if progress is not None:
             reader.seek(progress.cursor)
-        self.records_lost = self._earlier.records_lost
-        """Since the ring began, over all agents that followed it."""
+        self.state = RingState(False, 0, 0, 0)
+        """The writer's own counters as of the last ``refresh``."""
+        self._lost = 0
+        self._gaps = Gaps()
         self.finished: list[FinishedRequest] = []
         """Requests finished by the last ``spans`` call, for the metrics."""
         self._host_peaks = host_peaks
@@ -78,11 +86,9 @@ class RingFollower:
         return self._resource
 
     def refresh(self) -> None:
-        """Take over what the process says anew of itself and of its clocks."""
-        info = self.reader.info()
-        if info is not None and info.version != self._info_version:
-            self._info_version = info.version
-            self._take_info(info.values)
+        """Take over what the process says anew of itself and of its clocks. Raises BackendError."""
+        self.state = self.reader.state()
+        self._refresh_info()
         anchor = self.reader.anchor()
         if anchor is not None:
             now = self._builder.alignment if self._aligned else None
@@ -92,18 +98,20 @@ class RingFollower:
             )
             self._aligned = True
 
-    def read(self, max_records: int, now_ns: int, writer_gone: bool = False) -> int:
-        """Read and digest at most so many records; return how many there were. Raises BackendError."""
+    def read(self, max_records: int, now_ns: int, writer_gone: bool = False) -> Batch:
+        """Read and digest at most so many records; return them. Raises BackendError."""
         batch = self.reader.read(max_records, writer_gone)
+        # After the records and before their use: what the process said of itself before it wrote one is known then.
+        self._refresh_info()
         feed = self._assembly.feed
         for record in self.reader.decoded(batch):
             feed(record.kind.code, record.sequence, record.values, now_ns)
-        # What an earlier agent went past it has read or counted; only what lies behind that is new.
-        lost = min(batch.lost + batch.torn + batch.voided, max(0, batch.last_sequence - self._earlier.passed))
-        if lost:
-            self.records_lost += lost
-            logger.warning("%s: %d records lost", self.reader.path.name, lost)
-        return batch.count
+        before = self.records_lost
+        self._lost += batch.lost + batch.torn + batch.voided
+        self._gaps.add(batch.gaps)
+        if self.records_lost > before:
+            logger.warning("%s: %d records lost", self.reader.path.name, self.records_lost - before)
+        return batch
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: holds run out, an idle window closes."""
@@ -116,12 +124,27 @@ class RingFollower:
 
         Requests of a living process stay open: the next agent reads them again from the cursor.
         """
+        # A truncated ring, of which the reader has told, raises: what the process said before stands.
+        with suppress(BackendError):
+            self.state = self.reader.state()
+            self._refresh_info()
         if process_gone:
             self._assembly.close()
         else:
             self._assembly.settle_steps()
         self._fold()
         self._folding.close()
+
+    def close(self) -> None:
+        """Close the file, and say what the probe could not do; the counts and spans remain."""
+        self.reader.close()
+        if self.state.dropped or self.state.hook_errors:
+            logger.warning(
+                "%s: the probe could not write %d records, and %d errors in its hooks were swallowed",
+                self.reader.path.name,
+                self.state.dropped,
+                self.state.hook_errors,
+            )
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans of what was finished since the last call, and keep the requests in ``finished``."""
@@ -130,6 +153,14 @@ class RingFollower:
         spans = [span for request in requests for span in self._builder.request(request)]
         spans += [self._builder.step(step) for step in self._folding.take()]
         return spans
+
+    @property
+    def records_lost(self) -> int:
+        """Return how many records were overwritten, torn or void since the ring began, over all agents.
+
+        What an earlier agent had read but not exported, and is overwritten now, is among them.
+        """
+        return self._earlier.records_lost + max(0, self._lost - self._earlier.lost_ahead)
 
     @property
     def records_read(self) -> int:
@@ -145,7 +176,9 @@ class RingFollower:
         needed = self._assembly.needed_sequence(self.reader.cursor)
         window = self._folding.open_sequence
         cursor = needed if window is None else min(needed, window)
-        return Progress(cursor, self._folding.exported_through, self._passed, self.records_lost)
+        still_ahead = max(0, self._earlier.lost_ahead - self._lost)
+        lost_ahead = self._gaps.from_number(cursor) + still_ahead
+        return Progress(cursor, self._folding.exported_through, self._passed, self.records_lost, lost_ahead)
 
     @property
     def open_requests(self) -> int:
@@ -159,11 +192,11 @@ class RingFollower:
 
     def kv_bytes(self) -> tuple[int, int] | None:
         """Return the KV bytes held now by visual and by other tokens, None when the bytes of a token are unknown."""
+        if self.open_requests == 0:
+            return 0, 0
         per_token = self._assembly.kv.bytes_per_token
         if per_token is None:
             return None
-        if self.open_requests == 0:
-            return 0, 0
         visual = self._levels.get(names.STEP_KV_VISUAL_TOKENS, 0)
         other = max(0, self._levels.get(names.STEP_KV_USED_TOKENS, 0) - visual)
         return visual * per_token, other * per_token
@@ -172,6 +205,13 @@ class RingFollower:
         for fact in self._assembly.take_steps():
             self._levels = fact.levels
             self._folding.add(fact)
+
+    def _refresh_info(self) -> None:
+        # Costs a read of 12 bytes while the version is the same.
+        info = self.reader.info()
+        if info is not None and info.version != self._info_version:
+            self._info_version = info.version
+            self._take_info(info.values)
 
     def _take_info(self, values: Mapping[str, Value]) -> None:
         on_cpu = values.get(names.DEVICE_KIND) == DEVICE_CPU

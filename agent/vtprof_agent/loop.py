@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -16,12 +17,14 @@ from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.export.destination import Batch, Destination
 from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.facts import Value
+from vtprof_agent.faults import Faults
 from vtprof_agent.follower import Progress, RingFollower
-from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring
+from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring, remove_temporary
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.metric_points import Point, metrics_data
 from vtprof_agent.progress_store import ProgressStore
 from vtprof_agent.resource import RingResource
+from vtprof_agent.ring_totals import RingTotals, show
 from vtprof_agent.sampling import Sampling, agent_points
 from vtprof_schemas.errors import BackendError
 from vtprof_schemas.units import NS_PER_S
@@ -30,8 +33,15 @@ logger = logging.getLogger(__name__)
 READ_RECORDS = 4096
 FAST_RECORDS = 512
 """So many records in one turn, and the next turn comes as early as it may."""
+TURN_RECORDS = 8 * READ_RECORDS
+"""Of all rings together in one turn, so that with many rings none waits long, nor does a stop."""
+LEAST_RECORDS = 64
 DRAIN_LAPS = 2
 """At a stop a ring is read for at most so many times its size: a writer that never pauses must not hold us."""
+DRAIN_S = 10.0
+"""At a stop reading goes on for so long; what is left then waits for the next agent."""
+LAST_DRAIN_S = 60.0
+"""The same when nobody will read these rings after us."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class LoopSettings:
     batch_spans: int = 512
     sample_s: float = 1.0
     stop_s: float = 5.0
+    max_rings: int = 1024
+    """Followed at a time; each holds a file open."""
 
 
 class Agent:
@@ -80,7 +92,17 @@ class Agent:
         self._rings: dict[Path, RingFollower] = {}
         self._drained: dict[Path, RingFollower] = {}
         """Rings whose process ended and whose records are all read; removed once their spans are delivered."""
-        self._retired_read = self._retired_lost = self._retired_unusable = 0
+        self.records_read = 0
+        """By this agent, over all rings."""
+        self._ended: set[Path] = set()
+        """Of ``_rings``, those whose process writes no more: read to their end, then drained."""
+        self._aside: set[Path] = set()
+        """Files that are not followed: faulty, or records that we failed on."""
+        self._retired = RingTotals()
+        self._faults = Faults()
+        self._full = False
+        self.living: list[int] = []
+        """PIDs of the processes that still recorded at the stop."""
         self._spans: list[ReadableSpan] = []
         self._points: list[Point] = []
         self._batches = 0
@@ -93,6 +115,11 @@ class Agent:
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], object]) -> None:
         """Follow the rings until ``stopped``; then read, write and store what there is."""
+        self.follow(stopped, wait)
+        self.stop()
+
+    def follow(self, stopped: Callable[[], bool], wait: Callable[[float], object]) -> None:
+        """Follow the rings until ``stopped``; ``stop`` is to come."""
         pause_s = self._settings.poll_min_s
         while not stopped():
             busy = self.turn()
@@ -104,46 +131,63 @@ class Agent:
             )
             if busy < READ_RECORDS:
                 wait(pause_s)
-        self.stop()
 
     def turn(self) -> int:
         """Do one round; return how many records were read."""
         now = self._clock_ns()
         if now >= self._next_scan:
             self._next_scan = now + int(self._settings.scan_s * NS_PER_S)
-            self._scan()
+            self._faults.guard("looking for rings", self._scan)
         read = 0
+        share = min(READ_RECORDS, max(LEAST_RECORDS, TURN_RECORDS // max(1, len(self._rings))))
         for path, ring in list(self._rings.items()):
-            read += self._read(path, ring, now)
-            ring.advance(now)
-            self._collect(ring)
+            read += self._read(path, ring, share)
         if self._sampling is not None and self._settings.sample_s and now >= self._next_sample:
             self._next_sample = now + int(self._settings.sample_s * NS_PER_S)
-            self._sample(self._sampling)
+            self._faults.guard("sampling", partial(self._sample, self._sampling))
         if now >= self._next_flush or len(self._spans) >= self._settings.batch_spans:
             self._next_flush = now + int(self._settings.flush_s * NS_PER_S)
             self._flush()
         return read
 
-    def stop(self) -> None:
-        """Drain every ring, export all, store the progress. Open requests of living processes are left to the next agent."""
-        self._scan()
-        for path, ring in list(self._rings.items()):
-            budget = DRAIN_LAPS * ring.reader.capacity
-            while budget > 0 and (read := self._read(path, ring, self._clock_ns())):
-                budget -= read
-            if path in self._rings:
-                self._end(path, ring, process_gone=ring.reader.state().closed)
-        left = sum(ring.open_requests for ring in self._drained.values())
+    def stop(self, last: bool = False) -> None:
+        """Drain every ring, export all, store the progress.
+
+        Open requests of living processes are left to the next agent, unless this is the ``last``: then they end here.
+        """
+        deadline = self._clock_ns() + int((LAST_DRAIN_S if last else DRAIN_S) * NS_PER_S)
+        self._faults.guard("looking for rings", self._scan)
+        while self._rings:
+            for path, ring in list(self._rings.items()):
+                self._drain(path, ring, deadline, last)
+            if self._clock_ns() < deadline:
+                # There may be more than could be followed at a time.
+                self._faults.guard("looking for rings", self._scan)
+        left = 0 if last else sum(ring.open_requests for ring in self._drained.values())
         if left:
             logger.info("%d requests in flight are left to the next agent", left)
         self._flush()
         for destination in self._destinations:
-            destination.close(self._settings.stop_s)
-        self._settle()
-        self._refresh_page()
+            self._faults.guard("closing a destination", partial(destination.close, self._settings.stop_s))
+        self._faults.guard("storing the progress", self._settle)
+        self._faults.guard("the metrics page", self._refresh_page)
         if self._sampling is not None:
             self._sampling.close()
+
+    def _drain(self, path: Path, ring: RingFollower, deadline_ns: int, last: bool) -> None:
+        budget = DRAIN_LAPS * ring.reader.capacity
+        while (
+            budget > 0 and self._clock_ns() < deadline_ns and (read := self._read(path, ring, READ_RECORDS))
+        ):
+            budget -= read
+            if path not in self._rings:
+                return
+        if self._clock_ns() >= deadline_ns:
+            logger.warning("%s: may not be read to its end: the agent stops", path.name)
+        if path in self._rings:
+            if process_alive(ring.reader.identity) is Liveness.ALIVE:
+                self.living.append(ring.pid)
+            self._end(path, ring, process_gone=last)
 
     # --- Rings ---------------------------------------------------------------------------------------------
 
@@ -151,46 +195,108 @@ class Agent:
         found = self._directory.scan()
         for problem in found.problems:
             logger.warning("%s", problem)
-        for path in found.rings:
-            if path not in self._rings and path not in self._drained:
-                self._follow(path)
+        for path in found.temporaries:
+            if remove_temporary(path, self._unix_ns()):
+                logger.info("removed %s: its writer was killed before the ring was ready", path.name)
+        self._aside.intersection_update(found.rings)
+        known = {*self._rings, *self._drained, *self._aside}
+        fresh = [path for path in found.rings if path not in known]
+        room = max(0, self._settings.max_rings - len(self._rings))
+        for path in fresh[:room]:
+            self._follow(path)
+        if len(fresh) > room and not self._full:
+            logger.warning(
+                "%d rings wait: %d at a time are followed; raise the limit of open files (ulimit -n)",
+                len(fresh) - room,
+                self._settings.max_rings,
+            )
+        self._full = len(fresh) > room
         for path, ring in list(self._rings.items()):
-            ring.refresh()
+            try:
+                ring.refresh()
+            except BackendError as error:
+                logger.error("%s", error)
+                self._end(path, ring, process_gone=True)
+                continue
+            except Exception as error:
+                self._put_aside(path, ring, error)
+                continue
             # Asked before the rest is read: nothing is written by a process that was dead then.
-            gone = process_alive(ring.reader.identity) is Liveness.DEAD or ring.reader.state().closed
-            if gone:
-                while self._read(path, ring, self._clock_ns(), writer_gone=True):
-                    self._collect(ring)
-                if path in self._rings:
-                    self._end(path, ring, process_gone=True)
+            if ring.state.closed or process_alive(ring.reader.identity) is Liveness.DEAD:
+                self._ended.add(path)
 
     def _follow(self, path: Path) -> None:
         try:
             reader = RingReader.open(path)
-            progress = self._store.get(reader.identity.instance_id)
-            ring = RingFollower(reader, self._assembly, self._host_peaks, progress)
         except BackendError as error:
             logger.warning("%s", error)
+            self._aside.add(path)
+            return
+        except OSError as error:
+            self._faults.note("opening a ring", error)  # the next look tries again
+            return
+        try:
+            progress = self._store.get(reader.identity.instance_id)
+            ring = RingFollower(reader, self._assembly, self._host_peaks, progress)
+        except Exception as error:
+            reader.close()
+            self._aside.add(path)
+            if isinstance(error, BackendError):
+                logger.warning("%s", error)
+            else:
+                self._faults.note(f"following {path.name}", error)
             return
         self._rings[path] = ring
         logger.info("following %s (PID %d) from record %d", path.name, ring.pid, reader.cursor)
 
-    def _read(self, path: Path, ring: RingFollower, now_ns: int, writer_gone: bool = False) -> int:
+    def _read(self, path: Path, ring: RingFollower, most: int) -> int:
+        """Read a ring and collect what is finished; end it when that was its end. Return the records passed."""
+        now_ns = self._clock_ns()
         try:
-            return ring.read(READ_RECORDS, now_ns, writer_gone)
+            batch = ring.read(most, now_ns, path in self._ended)
+            self.records_read += batch.count
+            ring.advance(now_ns)
+            self._collect(ring)
         except BackendError as error:
             logger.error("%s", error)
             self._end(path, ring, process_gone=True)
             return 0
+        except OSError as error:
+            self._faults.note(f"reading {path.name}", error)
+            return 0
+        except Exception as error:
+            self._put_aside(path, ring, error)
+            return 0
+        if batch.passed == 0 and path in self._ended:
+            self._end(path, ring, process_gone=True)
+        return min(batch.passed, most)
 
     def _end(self, path: Path, ring: RingFollower, process_gone: bool) -> None:
         """Finish a ring: nothing more is read from it."""
-        ring.finish(process_gone)
-        self._collect(ring)
+        try:
+            ring.finish(process_gone)
+            self._collect(ring)
+        except Exception as error:
+            self._put_aside(path, ring, error)
+            return
         self._points += agent_points(ring, self._unix_ns())
-        del self._rings[path]
+        self._let_go(path, ring)
         self._drained[path] = ring
         logger.info("%s: %d records read, %d lost", path.name, ring.records_read, ring.records_lost)
+
+    def _put_aside(self, path: Path, ring: RingFollower, error: Exception) -> None:
+        """Follow a ring no further, on whose records we failed: that must cost no other ring."""
+        self._faults.note(f"following {path.name} any further", error)
+        self._points += agent_points(ring, self._unix_ns())
+        self._let_go(path, ring)
+        self._drained.pop(path, None)
+        self._aside.add(path)
+        self._retired.add(ring)
+
+    def _let_go(self, path: Path, ring: RingFollower) -> None:
+        self._rings.pop(path, None)
+        self._ended.discard(path)
+        ring.close()
 
     def _retire(self) -> None:
         """Forget rings whose file is gone; remove those of dead processes once everything of them is delivered."""
@@ -198,10 +304,7 @@ class Agent:
             removed = remove_ring(path)
             if not removed and path.exists():
                 continue
-            self._retired_read += ring.records_read
-            self._retired_lost += ring.records_lost
-            self._retired_unusable += ring.unusable_requests
-            ring.reader.close()
+            self._retired.add(ring)
             self._store.forget(ring.reader.identity.instance_id)
             del self._drained[path]
 
@@ -232,25 +335,31 @@ class Agent:
                 self._page.add_energy(hw_id or "", int(total_mj))
 
     def _flush(self) -> None:
+        self._faults.guard("exporting", self._export)
+
+    def _export(self) -> None:
         """Hand everything collected to the destinations, then note the progress that it stands for."""
+        for path, ring in (*self._rings.items(), *self._drained.items()):
+            try:
+                self._take(ring)  # progress is only true of a ring whose spans are all here
+            except Exception as error:
+                self._put_aside(path, ring, error)
         rings = (*self._rings.values(), *self._drained.values())
-        for ring in rings:
-            self._take(ring)  # progress is only true of a ring whose spans are all here
         size = self._settings.batch_spans
-        metrics = metrics_data(self._points, self._started_unix_ns)
         chunks = [self._spans[at : at + size] for at in range(0, len(self._spans), size)]
-        self._spans, self._points = [], []
+        points, self._spans, self._points = self._points, [], []
+        metrics = metrics_data(points, self._started_unix_ns)
         if metrics is not None and not chunks:
             chunks = [[]]
         for position, chunk in enumerate(chunks):
             self._batches += 1
             batch = Batch(self._batches, chunk, metrics if position == 0 else None)
             for destination in self._destinations:
-                destination.submit(batch)
+                self._faults.guard("exporting", partial(destination.submit, batch))
         progress = {ring.reader.identity.instance_id: ring.progress() for ring in rings}
         self._unsettled.append((self._batches, progress))
-        self._settle()
-        self._refresh_page()
+        self._faults.guard("storing the progress", self._settle)
+        self._faults.guard("the metrics page", self._refresh_page)
 
     def _settle(self) -> None:
         """Store the newest progress that every destination has settled."""
@@ -276,20 +385,10 @@ class Agent:
         page = self._page
         if page is None:
             return
-        rings = (*self._rings.values(), *self._drained.values())
-        held = [kv for kv in (ring.kv_bytes() for ring in self._rings.values()) if kv is not None]
-        if held:
-            page.set_kv_bytes(sum(visual for visual, _ in held), sum(other for _, other in held))
-        page.rings.set(len(self._rings))
-        page.open_requests.set(sum(ring.open_requests for ring in self._rings.values()))
-        outboxes = [destination.outbox for destination in self._destinations]
-        page.refresh(
-            {
-                page.records_read: self._retired_read + sum(ring.records_read for ring in rings),
-                page.records_lost: self._retired_lost + sum(ring.records_lost for ring in rings),
-                page.requests_unusable: self._retired_unusable
-                + sum(ring.unusable_requests for ring in rings),
-                page.spans_exported: sum(outbox.spans_delivered for outbox in outboxes),
-                page.spans_dropped: sum(outbox.spans_dropped for outbox in outboxes),
-            }
+        show(
+            page,
+            list(self._rings.values()),
+            self._retired.plus((*self._rings.values(), *self._drained.values())),
+            [destination.outbox for destination in self._destinations],
+            self._faults.count + (self._sampling.faults if self._sampling else 0),
         )

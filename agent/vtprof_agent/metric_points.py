@@ -19,7 +19,7 @@ from vtprof_agent.samplers.sampler import Sample
 from vtprof_agent.spans import SCOPE
 from vtprof_schemas import names
 
-_UCUM = {"B": "By", "tokens": "{token}", "records": "{record}", "cores": "{core}"}
+_UCUM = {"B": "By", "tokens": "{token}", "records": "{record}", "errors": "{error}", "cores": "{core}"}
 """The vocabulary's units in the form that OTLP metrics use, where they differ."""
 
 

@@ -12,7 +12,7 @@ from vtprof_schemas.errors import BackendError
 
 CURSORS_FILE = "agent.cursors.json"
 LOCK_FILE = "agent.lock"
-_FIELDS = ("exported_through", "passed", "records_lost")
+_FIELDS = ("exported_through", "passed", "records_lost", "lost_ahead")
 
 
 class ProgressStore:

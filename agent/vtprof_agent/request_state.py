@@ -75,7 +75,7 @@ class RequestState:
 
     __slots__ = (
         "arrival_ns", "caller", "counts", "decode", "decode_from_ns", "finished_ns", "finished_seen_ns",
-        "first_token_ns", "input_tokens", "held", "label", "model", "number", "output_tokens", "pieces", "preemptions",
+        "first_token_ns", "held", "input_tokens", "label", "model", "number", "output_tokens", "pieces", "preemptions",
         "sequence", "status", "unsettled_steps", "visual_tokens",
     )  # fmt: skip
 
@@ -188,7 +188,8 @@ def _phases(pieces: list[Piece], start_ns: int, end_ns: int) -> tuple[PhaseSpan,
             for fragment_start, fragment_end in fragments[1:]:
                 kept.append(Piece(phase, fragment_start, fragment_end, {}))
         spans.extend(PhaseSpan(phase, p.start_ns, p.end_ns, p.attributes()) for p in kept)
-    spans.sort(key=lambda span: (span.start_ns, _PHASE_ORDER[span.phase], span.end_ns))
+    # One without length, which another covers, comes before the other that begins with it.
+    spans.sort(key=lambda span: (span.start_ns, span.end_ns, _PHASE_ORDER[span.phase]))
     return tuple(spans)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,9 @@ from vtprof_agent.sampling import Sampling
 from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
+LEAST_RINGS, MOST_RINGS = 8, 1024
+SPARE_FILES = 64
+"""Open files for destinations, the metrics page, /proc and the libraries."""
 
 
 @contextmanager
@@ -45,13 +49,21 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             agent_resource(f"agent-{instance}"),
             LoopSettings(
                 config.poll_min_s, config.poll_max_s, config.scan_s, config.flush_s, config.batch_spans,
-                config.sample_s, config.stop_s,
+                config.sample_s, config.stop_s, most_rings(),
             ),
             AssemblySettings(int(config.gpu_time_hold_s * NS_PER_S), max_open_requests=max(1, config.max_open_requests)),
             page=page,
             sampling=Sampling.start() if config.sample_s else None,
             host_peaks=host_peaks,
         )  # fmt: skip
+
+
+def most_rings() -> int:
+    """Return how many rings can be followed at a time: each holds a file open, and some are needed for all else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_RINGS
+    return max(LEAST_RINGS, min(MOST_RINGS, soft - SPARE_FILES))
 
 
 def agent_version() -> str:

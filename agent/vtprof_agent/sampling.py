@@ -7,6 +7,7 @@ from vtprof_agent.follower import RingFollower
 from vtprof_agent.metric_points import Point
 from vtprof_agent.resource import RingResource
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler, load
+from vtprof_agent.windows import INT64_MAX
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
@@ -19,6 +20,9 @@ class Sampling:
     def __init__(self, samplers: Sequence[Sampler]) -> None:
         """Take open samplers."""
         self._samplers = samplers
+        self._failing: list[Sampler] = []
+        self.faults = 0
+        """Readings that failed, over all samplers."""
 
     @classmethod
     def start(cls, make: Callable[[str], Sampler] = load) -> "Sampling":
@@ -48,20 +52,43 @@ class Sampling:
         A process's samples go to its rings, a GPU's to the rings that run on it, or to the node when no ring says so.
         """
         pids = frozenset(ring.pid for ring in rings)
-        samples = [sample for sampler in self._samplers for sample in sampler.sample(pids)]
+        samples = [sample for sampler in self._samplers for sample in self._read(sampler, pids)]
         return [Point(resource, one, unix_ns) for one in samples for resource in _owners(one, rings, node)]
 
     def close(self) -> None:
         """Close the samplers."""
         for sampler in self._samplers:
-            sampler.close()
+            try:
+                sampler.close()
+            except Exception as error:
+                self._failed(sampler, error)
+
+    def _read(self, sampler: Sampler, pids: frozenset[int]) -> list[Sample]:
+        try:
+            return sampler.sample(pids)
+        except Exception as error:
+            self._failed(sampler, error)
+            return []
+
+    def _failed(self, sampler: Sampler, error: Exception) -> None:
+        """Count a fault of a sampler, which must cost neither the others nor the rings; the first is said."""
+        self.faults += 1
+        if sampler not in self._failing:
+            self._failing.append(sampler)
+            logger.error("%s failed and is left out while it does: %r", type(sampler).__name__, error)
 
 
 def agent_points(ring: RingFollower, unix_ns: int) -> list[Point]:
     """Return what the agent says of its reading of a ring."""
+    counts = {
+        names.AGENT_RECORDS_READ: ring.records_read,
+        names.AGENT_RECORDS_LOST: ring.records_lost,
+        names.AGENT_RECORDS_DROPPED: ring.state.dropped,
+        names.AGENT_HOOK_ERRORS: ring.state.hook_errors,
+    }
     return [
-        Point(ring.resource, Sample(names.AGENT_RECORDS_READ, ring.records_read, cumulative=True), unix_ns),
-        Point(ring.resource, Sample(names.AGENT_RECORDS_LOST, ring.records_lost, cumulative=True), unix_ns),
+        Point(ring.resource, Sample(key, min(count, INT64_MAX), cumulative=True), unix_ns)
+        for key, count in counts.items()
     ]
 
 

@@ -7,17 +7,19 @@ repeated run folds alike.
 
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
 from vtprof_schemas import names
+from vtprof_schemas.records import UNKNOWN
 
 WINDOW_NS = 1_000_000_000
 FULL_LINKS_EVERY_NS = 1_000_000_000
 MAX_LINKS = 64
 INT64_MAX = 2**63 - 1
 _DOUBLE_LEVELS = frozenset((names.STEP_RUNNING, names.STEP_WAITING))
+_KV_PEAK = (names.STEP_KV_USED_TOKENS_MAX, names.STEP_KV_VISUAL_TOKENS_MAX)
 _COMPLETE_OR_ABSENT = (names.GPU_TIME_NS, names.STEP_ENCODE_GPU_TIME_NS)
 
 
 class _Window:
-    """Steps folded so far: sums, and the levels weighed by time."""
+    """Steps folded so far: sums, the levels weighed by time, and the KV held at its highest."""
 
     def __init__(self, fact: StepFact) -> None:
         self.first = fact
@@ -26,6 +28,8 @@ class _Window:
         self.sums: dict[str, int] = {}
         self.seen: dict[str, int] = {}
         self.level_ns: dict[str, tuple[int, int]] = {}
+        self.kv_peak: tuple[int, int] | None = None
+        """Tokens held and the visual part (UNKNOWN when not told) after the step that held the most."""
         self.add(fact)
 
     def add(self, fact: StepFact) -> None:
@@ -40,6 +44,10 @@ class _Window:
         for key, value in fact.levels.items():
             weighted, whole = self.level_ns.get(key, (0, 0))
             self.level_ns[key] = (weighted + value * weight, whole + weight)
+        used = fact.levels.get(names.STEP_KV_USED_TOKENS)
+        if used is not None:
+            held = (used, fact.levels.get(names.STEP_KV_VISUAL_TOKENS, UNKNOWN))
+            self.kv_peak = held if self.kv_peak is None else max(self.kv_peak, held)
 
     def fits(self, fact: StepFact) -> bool:
         same = fact.requests is self.first.requests or fact.requests == self.first.requests
@@ -64,6 +72,9 @@ class _Window:
         for key, (weighted, whole) in self.level_ns.items():
             mean = weighted / whole
             values[key] = mean if key in _DOUBLE_LEVELS else min(round(mean), INT64_MAX)
+        if self.kv_peak is not None:
+            peak = zip(_KV_PEAK, self.kv_peak, strict=True)
+            values.update((key, min(tokens, INT64_MAX)) for key, tokens in peak if tokens != UNKNOWN)
         return values
 
 

@@ -10,9 +10,11 @@ from vtprof_analyzer import pipeline, step_cost
 from vtprof_analyzer.facts import read_facts
 from vtprof_analyzer.ingest.duplicates import remove_duplicates
 from vtprof_analyzer.ingest.load import create_tables, load
+from vtprof_analyzer.ingest.prepare import shown_name
 from vtprof_analyzer.ingest.sources import Sources, find_sources
 from vtprof_analyzer.physics import find_physics
 from vtprof_analyzer.report.build import Objectives, Reading, build
+from vtprof_analyzer.report.format import safe
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.store import open_store
 from vtprof_rules.evaluate import evaluate
@@ -50,14 +52,14 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
         physics = find_physics(connection, options.model, options.device)
         pipeline.run(connection, physics.settings, {step_cost.STAGE: physics.step_cost_stage})
         outcomes = _judge(connection, packs)
-        reading = Reading([str(path) for path in options.paths], sources.skipped, duplicates)
+        reading = Reading([shown_name(path) for path in options.paths], sources.skipped, duplicates)
         objectives = Objectives(options.slo_ttft_ms, options.slo_tpot_ms)
         return build(connection, reading, physics.shown, objectives, outcomes, physics.roof)
 
 
 def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sources: Sources) -> None:
     """Raise NoData, saying what was there instead, when no span can be used."""
-    named = ", ".join(str(path) for path in paths)
+    named = ", ".join(safe(path) for path in paths)
     if not sources.files:
         skipped = f" ({sources.skipped} other files)" if sources.skipped else ""
         raise NoData(

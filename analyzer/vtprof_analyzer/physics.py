@@ -3,9 +3,8 @@
 What is not known becomes one note that says what would make it known; only what the user typed can be an error.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,22 @@ import duckdb
 
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
 from vtprof_analyzer.cost.work import Precision
-from vtprof_analyzer.devices.catalogue import find_device, suggest
-from vtprof_analyzer.devices.roofs import Roof, choose_roof
+from vtprof_analyzer.devices.catalogue import catalogue, find_device, suggest
+from vtprof_analyzer.devices.roofs import CPU, Roof, RoofChoice, choose_roof
+from vtprof_analyzer.models.config_file import CONFIG_FILE, read_config_text, shown_path
 from vtprof_analyzer.models.registry import is_known, load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_analyzer.physics_groups import find_groups
 from vtprof_analyzer.pipeline import Settings, Stage
 from vtprof_analyzer.report import model as shown
 from vtprof_analyzer.report.build_deployment import Physics, recorded
-from vtprof_analyzer.report.build_rows import Row
-from vtprof_analyzer.step_cost import CostInputs, create_table, fill_table
+from vtprof_analyzer.report.build_rows import Row, one
+from vtprof_analyzer.step_cost import CostInputs, fill_table
 from vtprof_schemas import names
 from vtprof_schemas.errors import ConfigError, DataError
 
-CONFIG_FILE = "config.json"
+NAMED_EXAMPLES = ("NVIDIA H100 SXM 80GB", "NVIDIA H200 SXM", "AMD Instinct MI300X")
+_NO_STEPS = "these spans hold no engine steps"
 
 
 @dataclass(frozen=True)
@@ -42,66 +44,99 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     """Return the physics of a run; raise ConfigError or DataError for a model or device the user named wrongly."""
     resource = recorded(connection)
     notes: list[str] = []
-    config = _read_config(model) if model else _recorded_config(resource, notes)
-    spec = _spec(config, model is not None, notes)
+    has_steps = _has_steps(connection)
+    config = _typed_config(model, resource, notes) if model else _recorded_config(resource, has_steps, notes)
+    spec, no_cost = _spec(config, model is not None)
     dtype = resource.get("weights_dtype") or (spec.dtype if spec else None)
     ranks = int(resource.get("parallel_tp") or 1)
-    roofs, roof, device_name = _roofs(resource, device, dtype, ranks, notes)
+    choice, device_name = _roofs(resource, device, dtype, ranks, notes)
+    roof = choice.roof
     precision = Precision.of(dtype, resource.get("kv_dtype"))
     if spec and precision is None:
-        notes.append(
-            f"data type {dtype or 'not recorded'} of the weights or {resource.get('kv_dtype')} of the KV cache: bytes"
-            f" and roofline are not known; record {names.WEIGHTS_DTYPE} and {names.KV_DTYPE}"
-        )
-    inputs = CostInputs(spec, precision, roof) if spec and precision else None
-    known_kv = inputs is not None
+        no_cost = _no_precision(resource, dtype, has_steps)
+    if no_cost and config is not None:
+        notes.append(no_cost)
+    if has_steps:
+        notes.extend(choice.notes)
+    elif device is not None:
+        notes.append(f"--device {device}: {_NO_STEPS}, so that its roof has nothing to judge")
+    known = spec if precision else None
+    inputs = CostInputs(known, precision, roof, ranks) if known and precision else None
+    groups = find_groups(connection, config if model else None, device_name)
+    if groups is not None:
+        notes[:0] = [note for note in groups.notes if note not in notes]
+    costed = groups.inputs if groups and groups.inputs else [inputs] if inputs else []
+    if groups and groups.inputs:
+        no_cost = None
     settings = Settings(
-        kv_bytes_per_token=kv_bytes_per_token(spec.language, precision.kv_bytes, ranks)
-        if spec and precision
+        kv_bytes_per_token=kv_bytes_per_token(known.language, precision.kv_bytes, ranks)
+        if known and precision
         else None,
-        kv_fixed_bytes=kv_fixed_bytes(spec.language, precision.kv_bytes, ranks)
-        if spec and precision
+        kv_fixed_bytes=kv_fixed_bytes(known.language, precision.kv_bytes, ranks)
+        if known and precision
         else None,
-        peak_flops_per_s=roof.peak_flops_per_s if roof else None,
     )
+    if groups and groups.inputs:
+        settings = Settings(resource_kv=groups.resource_kv)
     return RunPhysics(
         settings,
-        create_table if inputs is None else lambda db: fill_table(db, inputs),
+        lambda db: fill_table(db, costed),
         Physics(
             model_type=model_type(config) if config else None,
-            cost_model=known_kv,
+            cost_model=bool(costed),
             roof=_shown(roof) if roof else None,
-            roofs=[_shown(r) for r in roofs],
+            roofs=[_shown(r) for r in choice.roofs],
             device=device_name,
             notes=notes,
+            no_cost=no_cost if has_steps else f"{_NO_STEPS}: FLOPs, bytes and verdicts are not known",
+            no_roof=None if roof else "; ".join(choice.notes) or None,
         ),
         roof,
     )
 
 
+def _has_steps(connection: duckdb.DuckDBPyConnection) -> bool:
+    query = f"SELECT count(*) AS n FROM spans WHERE name IN ('{names.SPAN_STEP}', '{names.SPAN_WINDOW}')"
+    return bool(one(connection, query)["n"])
+
+
+def _typed_config(model: Path, resource: Row, notes: list[str]) -> dict[str, Any]:
+    """Return the config that the user named, and note when it takes the place of another that was recorded."""
+    config = _read_config(model)
+    text = resource.get("model_config")
+    if text:
+        try:
+            before = parse_config(text)
+        except DataError:
+            return config
+        if before != config:
+            notes.append(
+                f"--model replaces the recorded config: {model_type(config)} in place of"
+                f" {model_type(before) or 'a model without type'}, not the same settings"
+            )
+    return config
+
+
 def _read_config(path: Path) -> dict[str, Any]:
-    file = path / CONFIG_FILE if path.is_dir() else path
+    text, file = read_config_text(path), shown_path(path)
     try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"--model {path}: no {CONFIG_FILE} there; give the model's folder or its config file"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"--model {file}: cannot be read ({error}); give the model's {CONFIG_FILE}"
-        ) from error
-    try:
-        return parse_config(text)
+        config = parse_config(text)
     except DataError as error:
-        raise ConfigError(f"--model {file}: {error}") from error
+        raise DataError(f"--model {file}: {error}") from error
+    if model_type(config) is None:
+        raise DataError(
+            f"--model {file}: model_type is missing; use the {CONFIG_FILE} of the model as published"
+        )
+    return config
 
 
-def _recorded_config(resource: Row, notes: list[str]) -> dict[str, Any] | None:
+def _recorded_config(resource: Row, has_steps: bool, notes: list[str]) -> dict[str, Any] | None:
     text = resource.get("model_config")
     if not text:
         notes.append(
             f"the model is not recorded ({names.MODEL_CONFIG}): no FLOPs, bytes or roofline; --model FOLDER supplies it"
+            if has_steps
+            else f"the model is not recorded; --model FOLDER gives KV bytes, but no FLOPs or roofline: {_NO_STEPS}"
         )
         return None
     try:
@@ -111,40 +146,59 @@ def _recorded_config(resource: Row, notes: list[str]) -> dict[str, Any] | None:
         return None
 
 
-def _spec(config: Mapping[str, Any] | None, typed: bool, notes: list[str]) -> ModelSpec | None:
-    """Return the spec of a config. A config that the user named may not be at fault; a recorded one is noted."""
+def _spec(config: Mapping[str, Any] | None, typed: bool) -> tuple[ModelSpec | None, str | None]:
+    """Return the spec of a config, or None and why. A config that the user named may not be at fault."""
     if config is None:
-        return None
-    if not is_known(config):
-        notes.append(
-            f"model type {json.dumps(model_type(config))} has no cost model yet: no FLOPs, bytes or roofline"
+        return (
+            None,
+            f"the model's config is not known ({names.MODEL_CONFIG}, or --model): no FLOPs, bytes or verdicts",
         )
-        return None
+    if not is_known(config):
+        kind = model_type(config) or "a model without type"
+        return None, f"no cost model for {kind} yet: FLOPs, bytes and verdicts are not known"
     try:
-        return load_spec(config)
+        return load_spec(config), None
     except DataError as error:
         if typed:
             raise
-        notes.append(f"recorded {error}")
-        return None
+        return None, f"recorded {error}"
+
+
+def _no_precision(resource: Row, dtype: str | None, has_steps: bool) -> str:
+    """Say which data type is missing or unknown, and what would make it known."""
+    kv = resource.get("kv_dtype")
+    what = (
+        f"data type {dtype!r} of the weights" if dtype
+        else "the data type of the weights"
+    )  # fmt: skip
+    if not dtype:
+        remedy = f"record {names.WEIGHTS_DTYPE}, or name torch_dtype in the config" if has_steps else (
+            "name torch_dtype in the config"
+        )  # fmt: skip
+        return f"{what} is not recorded: FLOPs, bytes and verdicts are not known; {remedy}"
+    if kv:
+        what += f" or {kv!r} of the KV cache"
+    return f"{what} is not one the cost model knows: FLOPs, bytes and verdicts are not known"
 
 
 def _roofs(
     resource: Row, device: str | None, dtype: str | None, ranks: int, notes: list[str]
-) -> tuple[list[Roof], Roof | None, str | None]:
-    """Return all roofs, the one to use, and the device's name."""
+) -> tuple[RoofChoice, str | None]:
+    """Return the roofs and the name of the device that the user named."""
     if device is not None:
         found = find_device(device)
         if found is None:
-            close = ", ".join(suggest(device))
-            raise ConfigError(
-                f"--device {device}: not one device of the table; "
-                + (f"did you mean {close}?" if close else "no name is close")
-            )
+            raise ConfigError(_unknown_device(device))
         # What was measured on the recorded machine says nothing about another one.
         choice = choose_roof(found.name, dtype, devices=ranks)
-        notes.extend(choice.notes)
-        return choice.roofs, choice.roof, found.name
+        ran_on = resource.get("hw_name")
+        kinds = (resource.get("device_kind"), found.kind)
+        other_kind = kinds[0] is not None and (kinds[0] == CPU) != (kinds[1] == CPU)
+        if other_kind or (ran_on and find_device(ran_on) is not found):
+            whose = f"the roof is {found.name}'s" if choice.roof else f"--device names {found.name}"
+            notes.append(f"times were recorded on {ran_on or kinds[0]}; {whose}")
+            choice = _doubted(choice, "the roof is not that of the device that ran")
+        return choice, found.name
     choice = choose_roof(
         resource.get("hw_name"),
         dtype,
@@ -152,9 +206,28 @@ def _roofs(
         resource.get("device_bandwidth_bytes_per_s"),
         resource.get("device_peak_source"),
         devices=ranks,
+        device_kind=resource.get("device_kind"),
     )
-    notes.extend(choice.notes)
-    return choice.roofs, choice.roof, None
+    return choice, None
+
+
+def _unknown_device(device: str) -> str:
+    close = suggest(device)
+    others = len(catalogue()) - len(NAMED_EXAMPLES)
+    known = (
+        f"did you mean {', '.join(close)}?"
+        if close
+        else f"it has {', '.join(NAMED_EXAMPLES)} and {others} more;"
+    )
+    return (
+        f"--device {device}: not one device of the table; {known} `vtprof analyze --list-devices` names all"
+    )
+
+
+def _doubted(choice: RoofChoice, why: str) -> RoofChoice:
+    """Return the roofs with low confidence, for a reason."""
+    roofs = [replace(roof, confidence="low", doubt=why) for roof in choice.roofs]
+    return replace(choice, roofs=roofs, roof=roofs[0] if roofs else None)
 
 
 def _shown(roof: Roof) -> shown.Roof:

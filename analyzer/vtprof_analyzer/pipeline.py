@@ -3,8 +3,8 @@
 Tables in, one table out, each; parameters are tables too (``settings``, ``visual_strata``).
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 
 import duckdb
@@ -22,8 +22,8 @@ class Settings:
     """Derived from the model's config; used where the probe recorded none [B/token]."""
     kv_fixed_bytes: float | None = None
     """Likewise, per sequence [B]."""
-    peak_flops_per_s: float | None = None
-    """Of the roof that the verdicts use [FLOP/s]."""
+    resource_kv: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """Both by resource, where processes differ in model: a table of its own, `resource_kv`."""
     prompt_tokens_threshold: float = 0.5
     """Visual tokens dominate a share from its threshold on: half of the whole, for three of the four."""
     kv_token_seconds_threshold: float = 0.5
@@ -52,8 +52,15 @@ def run_sql_stage(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def create_parameters(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    """Create the parameter tables ``settings`` and ``visual_strata``."""
+    """Create the parameter tables ``settings``, ``resource_kv`` and ``visual_strata``."""
     values = asdict(settings)
+    connection.execute(
+        "CREATE TABLE resource_kv (resource_id UBIGINT, token_bytes DOUBLE, fixed_bytes DOUBLE)"
+    )
+    for resource_id, (token_bytes, fixed_bytes) in values.pop("resource_kv").items():
+        connection.execute(
+            "INSERT INTO resource_kv VALUES (?, ?, ?)", [resource_id, token_bytes, fixed_bytes]
+        )
     integers = {"kv_points", "roof_columns", "roof_rows"}
     columns = ", ".join(f"{name} {'BIGINT' if name in integers else 'DOUBLE'}" for name in values)
     connection.execute(f"CREATE TABLE settings ({columns})")

@@ -1,5 +1,6 @@
 """Stage `step_cost`: the cost model over every step, as arrays. Reads `steps`, creates `step_cost`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +35,9 @@ CREATE TABLE step_cost (
     kv_visual_read_bytes DOUBLE,    -- the visual part of it, in decode [B]
     time_s DOUBLE,                  -- time of this part [s]: measured for the step, attributed to its parts
     wall_s DOUBLE,                  -- wall time of this part [s]; NULL where time_s is wall time already
-    floor_s DOUBLE                  -- roofline floor [s]; NULL without a roof
+    floor_s DOUBLE,                 -- roofline floor [s]; NULL without a roof
+    peak_flops_per_s DOUBLE,        -- ceilings of the step's own device [FLOP/s]; NULL without a roof
+    bandwidth_bytes_per_s DOUBLE    -- likewise [B/s]
 )
 """
 
@@ -63,6 +66,9 @@ class CostInputs:
     spec: ModelSpec
     precision: Precision
     roof: Roof | None
+    tensor_parallel: int = 1
+    resource_ids: frozenset[int] | None = None
+    """Whose steps these are; None is everybody's."""
 
 
 def create_table(connection: duckdb.DuckDBPyConnection) -> None:
@@ -70,14 +76,18 @@ def create_table(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_TABLE)
 
 
-def fill_table(connection: duckdb.DuckDBPyConnection, inputs: CostInputs) -> None:
-    """Create the table and cost every step."""
+def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs]) -> None:
+    """Create the table and cost every step that belongs to a group, each by its own model on its own device."""
     create_table(connection)
-    columns = _read_steps(connection)
-    if not len(columns["step_id"]):
-        return
+    for inputs in groups:
+        columns = _read_steps(connection, inputs.resource_ids)
+        if len(columns["step_id"]):
+            _fill(connection, inputs, columns)
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: dict[str, Floats]) -> None:
     work = StepWork.of(**{field: columns[column] for field, column in _WORK_COLUMNS.items()})
-    costs = step_costs(inputs.spec, work, inputs.precision)
+    costs = step_costs(inputs.spec, work, inputs.precision, tensor_parallel=inputs.tensor_parallel)
     on_gpu = np.isfinite(columns["gpu_time_ns"])
     seconds = np.where(on_gpu, columns["gpu_time_ns"], columns["duration_ns"]) / _NS_PER_S
     encode_seconds = np.where(on_gpu, columns["encode_gpu_time_ns"], columns["encode_ns"]) / _NS_PER_S
@@ -103,7 +113,8 @@ def fill_table(connection: duckdb.DuckDBPyConnection, inputs: CostInputs) -> Non
             "wall_s": np.where(on_gpu, time * wall_per_second, np.nan),
             **_cost_columns(cost, inputs.roof),
         }
-        _insert(connection, phase, {name: values[cost.flops > 0] for name, values in given.items()})
+        worked = cost.flops > 0
+        _insert(connection, phase, {name: values[worked] for name, values in given.items()}, inputs.roof)
 
 
 def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
@@ -118,8 +129,10 @@ def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
     }
 
 
-def _read_steps(connection: duckdb.DuckDBPyConnection) -> dict[str, Floats]:
-    """Return the columns of `steps` as float arrays; NULL is NaN."""
+def _read_steps(
+    connection: duckdb.DuckDBPyConnection, resource_ids: frozenset[int] | None
+) -> dict[str, Floats]:
+    """Return the columns of `steps`, all or those of some resources, as float arrays; NULL is NaN."""
     wanted = [
         "step_id",
         *_WORK_COLUMNS.values(),
@@ -129,11 +142,16 @@ def _read_steps(connection: duckdb.DuckDBPyConnection) -> dict[str, Floats]:
         "encode_gpu_time_ns",
     ]
     listed = ", ".join(f"{name}::DOUBLE AS {name}" for name in wanted)
-    found = connection.execute(f"SELECT {listed} FROM steps ORDER BY step_id").fetchnumpy()
+    found = connection.execute(
+        f"SELECT {listed} FROM steps WHERE $all OR list_contains($ids::UBIGINT[], resource_id) ORDER BY step_id",
+        {"all": resource_ids is None, "ids": sorted(resource_ids or ())},
+    ).fetchnumpy()
     return {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, phase: str, columns: dict[str, Any]) -> None:
+def _insert(
+    connection: duckdb.DuckDBPyConnection, phase: str, columns: dict[str, Any], roof: Roof | None
+) -> None:
     connection.register("part", columns)
     connection.execute(
         """
@@ -141,9 +159,14 @@ def _insert(connection: duckdb.DuckDBPyConnection, phase: str, columns: dict[str
         SELECT step_id, $phase AS phase, steps, mixed, tokens, visual_tokens, flops, visual_flops, bytes, weight_bytes,
                kv_read_bytes, kv_visual_read_bytes, time_s,
                CASE WHEN isfinite(wall_s) THEN wall_s END AS wall_s,
-               CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s
+               CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s,
+               $peak AS peak_flops_per_s, $bandwidth AS bandwidth_bytes_per_s
         FROM part
         """,
-        {"phase": phase},
+        {
+            "phase": phase,
+            "peak": roof.peak_flops_per_s if roof else None,
+            "bandwidth": roof.bandwidth_bytes_per_s if roof else None,
+        },
     )
     connection.unregister("part")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vtprof_analyzer.cost.work import Floats
-from vtprof_analyzer.devices.roofs import Roof
 from vtprof_schemas import names
 
 COMPUTE_BOUND = "compute_bound"
@@ -51,6 +50,8 @@ class Thresholds:
     """Share of TTFT (decode: of all time) under which a phase is not judged: architecture, section 7."""
     step_share: float = 0.6
     """Share of the phase's time that the winning class needs to be more than a tendency."""
+    above_roof_ratio: float = 1.05
+    """Floor over measured time from which a ceiling or the work must be wrong; below it caches and noise can do it."""
     few_steps: int = 5
     """Steps under which there is little data."""
     cpu_ratio: float = 0.5
@@ -90,6 +91,9 @@ class PhaseSteps:
     wall_seconds: Floats | None = None
     """Attributed wall time; None when ``seconds`` is wall time already."""
     bytes_kv_visual: Floats | None = None
+    peak_flops_per_s: Floats | None = None
+    """Ceilings of the device that ran each step, NaN where unknown; None: the roof given beside is every step's."""
+    bandwidth_bytes_per_s: Floats | None = None
     counters: Counters = field(default_factory=Counters)
     host_cores: float | None = None
     """CPU cores that the inference process kept busy meanwhile."""
@@ -130,17 +134,21 @@ def words(bound: str) -> str:
     return bound.replace("_", "-")
 
 
-def step_bounds(flops: Floats, bytes_: Floats, seconds: Floats, roof: Roof, limits: Thresholds) -> list[str]:
+def step_bounds(
+    flops: Floats, bytes_: Floats, seconds: Floats, peak: Floats, bandwidth: Floats, limits: Thresholds
+) -> list[str]:
     """Classify steps: compute-bound, memory-bound, hybrid, or ``latency_bound`` where neither roof is reached.
 
-    Whether the latter is overhead rather than latency takes evidence that one step does not hold.
+    ``peak`` and ``bandwidth`` are the ceilings of each step's device. Whether the latter is overhead
+    rather than latency takes evidence that one step does not hold.
     """
     intensity = np.divide(flops, bytes_, out=np.full_like(flops, np.inf), where=bytes_ > 0)
-    floor = np.maximum(flops / roof.peak_flops_per_s, bytes_ / roof.bandwidth_bytes_per_s)
+    floor = np.maximum(flops / peak, bytes_ / bandwidth)
+    ridge = peak / bandwidth
     conditions = [
         floor < limits.floor_ratio * seconds,
-        intensity > roof.ridge * (1 + limits.ridge_band_ratio),
-        intensity < roof.ridge * (1 - limits.ridge_band_ratio),
+        intensity > ridge * (1 + limits.ridge_band_ratio),
+        intensity < ridge * (1 - limits.ridge_band_ratio),
     ]
     return list(np.select(conditions, [LATENCY_BOUND, COMPUTE_BOUND, MEMORY_BOUND], HYBRID).tolist())
 

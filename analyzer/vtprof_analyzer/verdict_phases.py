@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vtprof_analyzer import verdict as v
+from vtprof_analyzer.cost.work import Floats
 from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof
 from vtprof_analyzer.verdict import Counters, PhaseSteps, Thresholds, Verdict
 from vtprof_schemas import names
 
 DEFAULTS = Thresholds()
+_WITH_WORKERS = frozenset({"vllm", "sglang"})
+"""Engines that hand preprocessing to workers, for which a request can wait."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,18 @@ class _Sums:
     bound: str | None
     """Class with the most time; None without a roof."""
     bound_share: float
+    ridges: tuple[float, float] | None
+    """Least and largest ridge of the devices that ran the steps [FLOP/B]."""
+
+
+def _ceilings(steps: PhaseSteps, kept: np.ndarray, roof: Roof | None) -> tuple[Floats, Floats]:
+    """Return peak and bandwidth of each step that is kept; NaN where no roof is known."""
+    if steps.peak_flops_per_s is not None and steps.bandwidth_bytes_per_s is not None:
+        return steps.peak_flops_per_s[kept], steps.bandwidth_bytes_per_s[kept]
+    count = int(kept.sum())
+    if roof is None:
+        return np.full(count, np.nan), np.full(count, np.nan)
+    return np.full(count, roof.peak_flops_per_s), np.full(count, roof.bandwidth_bytes_per_s)
 
 
 def judge_phase(steps: PhaseSteps, roof: Roof | None, limits: Thresholds = DEFAULTS) -> Verdict:
@@ -57,23 +72,32 @@ def _sums(steps: PhaseSteps, kept: np.ndarray, roof: Roof | None, limits: Thresh
     wall = None if steps.wall_seconds is None else float(steps.wall_seconds[kept].sum())
     visual = None if steps.bytes_kv_visual is None else float(steps.bytes_kv_visual[kept].sum())
     floor: float | None = None
+    timed = time
     bound, bound_share = None, 0.0
-    if roof is not None:
-        floor = float(np.maximum(flops / roof.peak_flops_per_s, bytes_ / roof.bandwidth_bytes_per_s).sum())
-        classes = np.array(v.step_bounds(flops, bytes_, seconds, roof, limits))
+    peak, bandwidth = _ceilings(steps, kept, roof)
+    under = np.isfinite(peak) & np.isfinite(bandwidth)
+    ridges: tuple[float, float] | None = None
+    if under.any():
+        flops_, moved, took = flops[under], bytes_[under], seconds[under]
+        peak, bandwidth = peak[under], bandwidth[under]
+        ridges = float((peak / bandwidth).min()), float((peak / bandwidth).max())
+        floor = float(np.maximum(flops_ / peak, moved / bandwidth).sum())
+        timed = float(took.sum())
+        classes = np.array(v.step_bounds(flops_, moved, took, peak, bandwidth, limits))
         found, where = np.unique(classes, return_inverse=True)
-        times = np.bincount(where, weights=seconds)
-        bound, bound_share = str(found[times.argmax()]), float(times.max() / time)
-    iterations = float(steps.iterations[kept].sum())
+        times = np.bincount(where, weights=took)
+        bound, bound_share = str(found[times.argmax()]), float(times.max() / timed)
+    iterations = float(steps.iterations[kept][under].sum())
     return _Sums(
         intensity=float(flops.sum()) / total_bytes if total_bytes else None,
         flops_per_s=float(flops.sum()) / time,
-        floor_ratio=None if floor is None else floor / time,
+        floor_ratio=None if floor is None else floor / timed,
         busy_ratio=time / wall if wall else None,
         floor_per_iteration=floor / iterations if floor is not None and iterations else None,
         visual_share=visual / total_bytes if visual is not None and total_bytes else None,
         bound=bound,
         bound_share=bound_share,
+        ridges=ridges,
     )
 
 
@@ -110,14 +134,29 @@ def _judge(steps: PhaseSteps, sums: _Sums, kept: int, roof: Roof | None, limits:
         parts.append(f"{kept} {'step' if kept == 1 else 'steps'} only")
     if roof.confidence == v.LOW:
         confidence = v.LOW
-        parts.append("the device's peaks are uncertain")
-    if sums.floor_ratio is not None and sums.floor_ratio > 1:
+        parts.append(roof.doubt)
+    if is_above_roof(sums.floor_ratio, limits):
+        confidence = v.LOW
+        parts.append(f"it ran {above_roof(sums.floor_ratio or 0.0, roof)}")
+    elif sums.floor_ratio is not None and sums.floor_ratio > 1:
         parts.append(
             f"it ran at {v.percent(sums.floor_ratio)} of the {roof.kind} roof: caches, or a roof set too low"
         )
-    if steps.wall_seconds is None:
-        parts.append("wall time stands for device time")
     return Verdict(bound, confidence, "; ".join(parts))
+
+
+def is_above_roof(floor_ratio: float | None, limits: Thresholds = DEFAULTS) -> bool:
+    """Tell whether a phase ran faster than its roof allows, beyond what caches and noise explain."""
+    return floor_ratio is not None and floor_ratio > limits.above_roof_ratio
+
+
+def above_roof(floor_ratio: float, roof: Roof) -> str:
+    """Say that a phase ran above the roof, and what must be wrong."""
+    ceiling = "was measured" if roof.kind == ATTAINABLE else "is"
+    return (
+        f"at {v.percent(floor_ratio)} of the {roof.kind} roof, above the roof: the ceiling {ceiling} too low, or the"
+        " model's FLOPs are wrong"
+    )
 
 
 def _neither(steps: PhaseSteps, sums: _Sums, limits: Thresholds) -> tuple[str, str]:
@@ -153,7 +192,13 @@ def _lead(steps: PhaseSteps, bound: str) -> str:
 
 def _against_roof(sums: _Sums, roof: Roof) -> str:
     intensity = "no bytes" if sums.intensity is None else f"{v.number(sums.intensity)} FLOP/B"
-    ridge = f"a ridge of {v.number(roof.ridge)}" + ("" if roof.kind == ATTAINABLE else " (datasheet)")
+    low, high = sums.ridges or (roof.ridge, roof.ridge)
+    ridge = (
+        f"a ridge of {v.number(low)}"
+        if v.number(low) == v.number(high)
+        else (f"ridges of {v.number(low)} to {v.number(high)}, each step by its own device's")
+    )
+    ridge += "" if roof.kind == ATTAINABLE else " (datasheet)"
     reached = "" if sums.floor_ratio is None else f", {v.percent(sums.floor_ratio)} of the roof reached"
     return f"{intensity} against {ridge}{reached}"
 
@@ -195,9 +240,14 @@ def judge_preprocess(
     cpu_seconds: float | None,
     fetch_seconds: float | None = None,
     share: float | None = None,
+    engine: str | None = None,
     limits: Thresholds = DEFAULTS,
 ) -> Verdict:
-    """Judge preprocess by CPU: sums over requests of duration, CPU time of the work, and download time [s]."""
+    """Judge preprocess by CPU: sums over requests of duration, CPU time of the work, and download time [s].
+
+    One ratio is one witness: the confidence is medium at most. Only an ``engine`` with preprocessing workers can let
+    requests wait for one.
+    """
     phase = names.PREPROCESS
     if (small := v.too_small(phase, share, limits)) is not None:
         return small
@@ -206,10 +256,16 @@ def judge_preprocess(
     ratio = cpu_seconds / seconds
     if ratio >= limits.cpu_ratio:
         text = f"CPU work of {v.percent(ratio)} of its duration"
-        return Verdict(v.HOST_BOUND, v.HIGH, f"{phase} is host-bound: {text}")
+        return Verdict(v.HOST_BOUND, v.MEDIUM, f"{phase} is host-bound: {text}")
     if fetch_seconds is not None and fetch_seconds / seconds >= limits.cpu_ratio:
         text = f"{v.percent(fetch_seconds / seconds)} of it went into downloads, {v.percent(ratio)} into CPU work"
-        return Verdict(v.COMM_BOUND, v.HIGH, f"{phase} is comm-bound: {text}")
+        return Verdict(v.COMM_BOUND, v.MEDIUM, f"{phase} is comm-bound: {text}")
+    if engine not in _WITH_WORKERS:
+        return v.not_judged(
+            phase,
+            f"CPU work is {v.percent(ratio)} of it; the process was not running or waited for something else: other"
+            " load on this host?",
+        )
     text = f"CPU work is {v.percent(ratio)} of it, the rest is waiting for a worker"
     return Verdict(v.QUEUE_BOUND, v.MEDIUM, f"{phase} is queue-bound: {text}")
 

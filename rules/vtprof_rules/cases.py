@@ -1,6 +1,7 @@
 """Runs the cases that lie beside each rule (``*.cases.toml``): facts and rows in, the expected outcome out."""
 
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,21 @@ import duckdb
 
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.faults import Fault, sorted_lines
-from vtprof_rules.load import CASES_SUFFIX, read_pack, read_toml
+from vtprof_rules.load import CASES_SUFFIX, exists, read_pack, read_toml
 from vtprof_rules.outcome import Outcome
 from vtprof_rules.rule import Rule
-from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS
+from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS, Column, ColumnType
 from vtprof_schemas.errors import RuleError
 
 _TOLERANCE = 1e-9
 """Relative. Cases are computed by hand from round numbers, so only the last bits may differ."""
+
+_TAKES: Mapping[ColumnType, str] = {
+    "DOUBLE": "a number",
+    "BIGINT": "a whole number",
+    "VARCHAR": "text",
+    "BOOLEAN": "true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ def cases_path(rule: Rule) -> Path:
 def read_cases(rule: Rule) -> tuple[list[Case], list[Fault]]:
     """Read a rule's cases; a rule without any is a fault."""
     path = cases_path(rule)
-    if not path.is_file():
+    if not exists(path, stat.S_ISREG):
         return [], [Fault(rule.path, "", f"has no cases: write {path.name} beside it")]
     document, faults = read_toml(path, "cases.schema.json")
     if document is None or faults:
@@ -55,14 +63,14 @@ def read_cases(rule: Rule) -> tuple[list[Case], list[Fault]]:
     if document["rule"] != rule.id:
         faults.append(Fault(path, "rule", f"names {document['rule']}, the rule beside it is {rule.id}"))
     base = document.get("base", {})
-    faults += _unknown(path, "base", base, FACTS)
+    faults += _misfits(path, "base", base, FACTS)
     cases = []
     for index, entry in enumerate(document["case"]):
         key = f"case[{index}]"
-        faults += _unknown(path, f"{key}.facts", entry.get("facts", {}), FACTS)
+        faults += _misfits(path, f"{key}.facts", entry.get("facts", {}), FACTS)
         faults += _unknown(path, f"{key}.unset", entry.get("unset", []), FACTS)
         for number, row in enumerate(entry.get("rows", [])):
-            faults += _unknown(path, f"{key}.rows[{number}]", row, EVIDENCE_COLUMNS[rule.evidence.table])
+            faults += _misfits(path, f"{key}.rows[{number}]", row, EVIDENCE_COLUMNS[rule.evidence.table])
         facts = {**base, **entry.get("facts", {})}
         for name in entry.get("unset", []):
             facts.pop(name, None)
@@ -121,6 +129,24 @@ def _fill(source: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[
 
 def _unknown(path: Path, key: str, names: Any, known: Mapping[str, Any]) -> list[Fault]:
     return [Fault(path, key, f"unknown name {name!r}") for name in names if name not in known]
+
+
+def _misfits(path: Path, key: str, values: Mapping[str, Any], known: Mapping[str, Column]) -> list[Fault]:
+    """Return a fault for each name that nothing has, and for each value that is not of its column's type."""
+    faults = _unknown(path, key, values, known)
+    for name, value in values.items():
+        if name in known and not _fits(value, known[name]):
+            message = f"is {value!r}, where {name} takes {_TAKES[known[name].type]}"
+            faults.append(Fault(path, f"{key}.{name}", message))
+    return faults
+
+
+def _fits(value: Any, column: Column) -> bool:
+    if isinstance(value, bool):
+        return column.type == "BOOLEAN"
+    if isinstance(value, str):
+        return column.type == "VARCHAR"
+    return column.type == "DOUBLE" or (column.type == "BIGINT" and float(value).is_integer())
 
 
 def read_checked(folder: Path) -> list[tuple[Rule, list[Case]]]:

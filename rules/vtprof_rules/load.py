@@ -3,10 +3,14 @@
 A faulty rule is never skipped: all faults of all files are collected and reported together.
 """
 
+import errno
 import functools
 import json
+import os
+import re
+import stat
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +27,11 @@ from vtprof_schemas.errors import RuleError
 
 CASES_SUFFIX = ".cases.toml"
 MAX_FILE_BYTES = 256 * 1024
+MAX_DEPTH = 12
+"""Tables and lists within each other; a rule needs four."""
+_KEY = r"""(?:(?<![\w-])[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?:{_KEY}\.[ \t]*+){{{MAX_DEPTH}}}")
+"""A dotted key of more parts than any table is deep: the parser keeps every prefix of one, the square of its length."""
 CORE_PACK = Path(__file__).parent / "packs" / "core"
 
 
@@ -64,7 +73,7 @@ def load_packs(extra: Sequence[Path] = ()) -> LoadedRules:
 
 def read_pack(folder: Path) -> tuple[list[Rule], list[Fault]]:
     """Read every rule file under ``folder``; return the good rules and the faults of the others."""
-    if not folder.is_dir():
+    if not exists(folder, stat.S_ISDIR):
         return [], [Fault(folder, "", "no such folder of rules; give a folder that holds *.toml files")]
     rules: list[Rule] = []
     faults: list[Fault] = []
@@ -102,9 +111,13 @@ def read_rule(path: Path) -> tuple[Rule | None, list[Fault]]:
 def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Fault]]:
     """Read a TOML file and validate it; return the document, ``None`` if it cannot be read, and its faults."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        content = _read(path)
+        if len(content) > MAX_FILE_BYTES:
             return None, [Fault(path, "", f"larger than {MAX_FILE_BYTES // 1024} KiB")]
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        text = content.decode("utf-8")
+        if _LONG_KEY.search(text):
+            return None, [Fault(path, "", f"is nested too deeply: more than {MAX_DEPTH} levels")]
+        document = tomllib.loads(text)
     except OSError as error:
         return None, [Fault(path, "", f"cannot be read: {error.strerror or error}")]
     except UnicodeDecodeError as error:
@@ -112,7 +125,9 @@ def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Faul
     except (tomllib.TOMLDecodeError, ValueError) as error:
         return None, [Fault(path, "", f"is not TOML: {error}")]
     except RecursionError:
-        return None, [Fault(path, "", "is nested too deeply")]
+        return None, [Fault(path, "", f"is nested too deeply: more than {MAX_DEPTH} levels")]
+    if _is_deep(document):
+        return None, [Fault(path, "", f"is nested too deeply: more than {MAX_DEPTH} levels")]
     faults = [
         Fault(path, key, message)
         for key, value in _leaves(document, "")
@@ -123,6 +138,32 @@ def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Faul
         for invalid in _validator(schema).iter_errors(document)
     ]
     return document, faults
+
+
+def _read(path: Path) -> bytes:
+    """Return a regular file's bytes, one more than allowed at most; pipes and devices are refused, never waited for."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+def exists(path: Path, kind: Callable[[int], bool]) -> bool:
+    """Tell whether a path is of this kind (a test of `stat`); a name too long for the system is not."""
+    try:
+        return kind(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_deep(document: dict[str, Any]) -> bool:
+    """Tell whether tables and lists lie deeper within each other than `MAX_DEPTH`, without recursion."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        values = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [value for value in values if isinstance(value, dict | list)]
+    return bool(level)
 
 
 @functools.cache

@@ -332,7 +332,8 @@ TRANSFER_BYTES = _attribute("vtprof.transfer.bytes", INT, "B", TRANSFER, "bytes 
 TRANSFER_KIND = _attribute("vtprof.transfer.kind", STRING, "", TRANSFER, "embedding or kv", "kv")
 
 # --- Steps and windows -----------------------------------------------------------------------------------
-# kv_used_*, kv_visual_tokens, running and waiting are time means over the span; all else is a sum.
+# kv_used_tokens, kv_used_blocks, kv_visual_tokens, running and waiting are time means over the span, *_max is the
+# largest iteration's; all else is a sum.
 
 STEP_INDEX = _attribute("vtprof.step.index", INT, "", "step", "number of the (first) iteration", "17")
 STEP_COUNT = _attribute(
@@ -389,9 +390,17 @@ STEP_ENCODE_GPU_TIME_NS = _attribute(
 STEP_KV_USED_TOKENS = _attribute(
     "vtprof.step.kv_used_tokens", INT, "tokens", "step", "tokens in the KV cache", "357"
 )
+STEP_KV_USED_TOKENS_MAX = _attribute(
+    "vtprof.step.kv_used_tokens_max", INT, "tokens", "step",
+    "the most tokens in the KV cache after any one of the iterations", "364",
+)  # fmt: skip
 STEP_KV_VISUAL_TOKENS = _attribute(
     "vtprof.step.kv_visual_tokens", INT, "tokens", "step", "visual tokens in the KV cache", "324"
 )
+STEP_KV_VISUAL_TOKENS_MAX = _attribute(
+    "vtprof.step.kv_visual_tokens_max", INT, "tokens", "step",
+    "the visual part of kv_used_tokens_max, at that same iteration", "324",
+)  # fmt: skip
 STEP_KV_USED_BLOCKS = _attribute(
     "vtprof.step.kv_used_blocks", INT, "blocks", "step", "KV blocks in use", "23"
 )
@@ -456,7 +465,24 @@ AGENT_RECORDS_READ = _attribute(
     "vtprof.agent.records_read", INT, "records", "agent", "ring records read without fault (metric)", "10000"
 )
 AGENT_RECORDS_LOST = _attribute(
-    "vtprof.agent.records_lost", INT, "records", "agent", "ring records overwritten or torn (metric)", "0"
+    "vtprof.agent.records_lost",
+    INT,
+    "records",
+    "agent",
+    "ring records overwritten, torn or void (metric)",
+    "0",
+)
+AGENT_RECORDS_DROPPED = _attribute(
+    "vtprof.agent.records_dropped", INT, "records", "agent",
+    "records that the probe could not write (metric); most are void, and so in records_lost too: do not add them up", "0",
+)  # fmt: skip
+AGENT_HOOK_ERRORS = _attribute(
+    "vtprof.agent.hook_errors",
+    INT,
+    "errors",
+    "agent",
+    "exceptions that the probe's hooks swallowed (metric)",
+    "0",
 )
 
 # --- Prometheus names of the agent's /metrics ------------------------------------------------------------
@@ -468,6 +494,8 @@ PROM_TOKENS = "vtprof_tokens_total"
 PROM_KV_BYTES = "vtprof_kv_bytes"
 PROM_GPU_ENERGY = "vtprof_gpu_energy_joules_total"
 PROM_RECORDS_LOST = "vtprof_agent_records_lost_total"
+PROM_RECORDS_DROPPED = "vtprof_agent_records_dropped_total"
+PROM_HOOK_ERRORS = "vtprof_agent_hook_errors_total"
 LABEL_VISUAL_STRATUM = "visual_stratum"
 
 # --- Environment of the probe ----------------------------------------------------------------------------
@@ -476,4 +504,6 @@ ENV_ENABLE = "VTPROF_ENABLE"
 ENV_RING_DIR = "VTPROF_RING_DIR"
 ENV_RING_RECORDS = "VTPROF_RING_RECORDS"
 ENV_RING_GROUP = "VTPROF_RING_GROUP"
+ENV_RING_DIR_FIXED = "VTPROF_RING_DIR_FIXED"
+"""Set to 1: the folder is somebody's who removes it at the end, so the probe does not make it again."""
 DEFAULT_RING_DIR = "/dev/shm/vtprof"

@@ -3,7 +3,7 @@
 File (little endian, one per inference process, ``<ring dir>/<pid>-<start time ticks>.ring``)::
 
     0      fixed header, 128 bytes, written once, crc32 at its end
-    128    control word (u64): the agent writes it, the probe reads it once a step
+    128    control word (u64): the agent writes it, the probe reads it as a step begins, at most every 10 ms
     192    state block: closed flag and the writer's own counters
     256    clock anchor (sequence, crc32, monotonic ns, wall ns), refreshed
     320    info block (sequence, length, crc32) of the JSON text at INFO_OFFSET

@@ -49,7 +49,9 @@ _PROMETHEUS: Tuple[Tuple[str, str, str], ...] = (
     (names.PROM_TOKENS, "modality", "tokens of finished requests, counter"),
     (names.PROM_KV_BYTES, "modality", "KV held, gauge, bytes"),
     (names.PROM_GPU_ENERGY, "", "energy, counter, joules"),
-    (names.PROM_RECORDS_LOST, "", "ring records overwritten or torn, counter"),
+    (names.PROM_RECORDS_LOST, "", "ring records overwritten, torn or void, counter"),
+    (names.PROM_RECORDS_DROPPED, "", "records that the probe could not write, counter"),
+    (names.PROM_HOOK_ERRORS, "", "exceptions that the probe's hooks swallowed, counter"),
 )
 
 _STRUCT_TYPES = {

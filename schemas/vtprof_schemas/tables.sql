@@ -70,7 +70,9 @@ CREATE TABLE spans (
     step_encode_ns BIGINT,           -- step: wall time of the encoder in the step [ns]
     step_encode_gpu_time_ns BIGINT,  -- step: GPU time of the encoder in the step [ns]
     step_kv_used_tokens BIGINT,      -- step: tokens in the KV cache [tokens]
+    step_kv_used_tokens_max BIGINT,  -- step: the most tokens in the KV cache after any one of the iterations [tokens]
     step_kv_visual_tokens BIGINT,    -- step: visual tokens in the KV cache [tokens]
+    step_kv_visual_tokens_max BIGINT, -- step: the visual part of kv_used_tokens_max, at that same iteration [tokens]
     step_kv_used_blocks BIGINT,      -- step: KV blocks in use [blocks]
     step_running DOUBLE,             -- step: requests being served [requests]
     step_waiting DOUBLE,             -- step: requests in the queue [requests]
@@ -155,7 +157,9 @@ CREATE TABLE ingest_files (
     malformed_lines BIGINT,          -- lines that are no OTLP JSON; left out
     truncated_lines BIGINT,          -- lines cut off at the end of the file; left out
     ignored_signals BIGINT,          -- log records, profiles and foreign metrics
-    dropped_spans BIGINT             -- spans without id, name or start; left out
+    dropped_spans BIGINT,            -- spans without id, name or start; left out
+    damaged BOOLEAN,                 -- its end could not be read: packed data with a fault, or no permission
+    values_out_of_range BIGINT       -- values that nothing real has, taken as unknown
 );
 
 -- One row: one thing that was wrong with the input.

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from agent_process import WRITER, newest_metric, spans, start_agent, start_writer, wait_for
 
-from vtprof_schemas import names
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import names, records
 
 
 def _agent(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
@@ -37,10 +39,29 @@ def _agent(*arguments: str, environment: dict[str, str] | None = None) -> "subpr
 )
 def test_exec_returns_the_childs_code(tmp_path: Path, command: list[str], code: int) -> None:
     done = _agent(
-        "exec", "--out", str(tmp_path), "--", *command, environment={"VTPROF_AGENT_LOG_LEVEL": "warning"}
+        "exec", "--out", str(tmp_path), "--", *command, environment={"VTPROF_AGENT_LOG_LEVEL": "error"}
     )
     assert done.returncode == code
     assert done.stderr.count("\n") == (1 if code in (126, 127) else 0)
+
+
+def test_exec_in_which_nothing_was_recorded_says_so_and_leaves_no_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vtprof_agent", "exec", "--", "true"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1] == (
+        "vtprof-agent: nothing was recorded: no process of this command ran a transformers model"
+        " with an image, video or audio encoder"
+    )
+    # Counters of a GPU on this machine are the one thing that may have been written.
+    assert not list(tmp_path.rglob("*.traces.jsonl"))
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "traces"])
 
 
 def test_exec_gives_the_child_its_environment_and_writes_all_it_recorded(tmp_path: Path) -> None:
@@ -51,6 +72,7 @@ def test_exec_gives_the_child_its_environment_and_writes_all_it_recorded(tmp_pat
     out = tmp_path / "out"
     done = _agent("exec", "--out", str(out), "--", sys.executable, "-c", script, "1024", "30", "0", "-")
     assert done.returncode == 0, done.stderr
+    assert "nothing was recorded" not in done.stderr
     assert sum(span["name"] == names.SPAN_REQUEST for span in spans(out)) == 30
     assert newest_metric(out, names.AGENT_RECORDS_READ) == 180
 
@@ -71,6 +93,79 @@ def test_exec_passes_sigterm_on_and_returns_the_childs_answer(tmp_path: Path) ->
     finally:
         agent.kill()
     assert agent.returncode == 9
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGHUP"])
+def test_exec_passes_other_signals_on_and_does_not_die_of_them(tmp_path: Path, name: str) -> None:
+    mark = tmp_path / "started"
+    script = (
+        "import pathlib, signal, sys\n"
+        f"signal.signal(signal.{name}, lambda *_: sys.exit(9))\n"
+        f"pathlib.Path({str(mark)!r}).touch()\n"
+        "signal.pause()\n"
+    )
+    agent = start_agent("exec", "--out", str(tmp_path / "out"), "--", sys.executable, "-c", script)
+    try:
+        wait_for(mark.exists)
+        agent.send_signal(getattr(signal, name))
+        agent.communicate(timeout=30)
+    finally:
+        agent.kill()
+    assert agent.returncode == 9
+
+
+DAEMON = """
+import os, signal, sys, time
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import names, records
+ready, tell = os.pipe()
+if os.fork():
+    os.read(ready, 1)  # the daemon has written
+    os._exit(3)
+os.setsid()
+for number in (0, 1, 2):
+    os.dup2(os.open(os.devnull, os.O_RDWR), number)
+ring = RingWriter.create(os.environ["VTPROF_RING_DIR"], 64, "all", 0, {names.DEVICE_KIND: "cpu"})
+ring.write(records.REQUEST_ARRIVED, 1, time.monotonic_ns())
+ring.write(records.REQUEST_ARRIVED, 2, time.monotonic_ns())
+ring.write(records.REQUEST_FINISHED, 2, time.monotonic_ns(), 0, 1)
+open(sys.argv[1], "w").write(f"{os.getpid()} {os.environ['VTPROF_RING_DIR']}")
+os.write(tell, b"x")
+signal.alarm(120)
+signal.pause()
+"""
+
+
+def test_exec_of_a_command_that_goes_to_the_background_keeps_what_was_recorded_and_says_so(
+    tmp_path: Path,
+) -> None:
+    mark, out = tmp_path / "mark", tmp_path / "out"
+    done = _agent("exec", "--out", str(out), "--", sys.executable, "-c", DAEMON, str(mark))
+    pid, rings = mark.read_text().split()
+    os.kill(int(pid), signal.SIGKILL)
+    assert done.returncode == 3, done.stderr
+    assert f"still run (PID {pid})" in done.stderr
+    assert "left to the next agent" not in done.stderr
+    requests = [span for span in spans(out) if span["name"] == names.SPAN_REQUEST]
+    assert len(requests) == 2
+    assert not Path(rings).exists()
+
+
+def test_a_hangup_ends_a_run_like_sigterm(tmp_path: Path) -> None:
+    rings, out = tmp_path / "rings", tmp_path / "out"
+    writer = start_writer(rings, requests=5)
+    agent = start_agent("run", "--ring-dir", str(rings), "--out", str(out))
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        wait_for(lambda: (rings / "agent.lock").exists() and out.is_dir())
+        agent.send_signal(signal.SIGHUP)
+        agent.communicate(timeout=30)
+        assert agent.returncode == 0
+    finally:
+        agent.kill()
+        writer.communicate("\n", timeout=30)
+    assert sum(span["name"] == names.SPAN_REQUEST for span in spans(out)) == 5
 
 
 def test_exec_calibrates_the_host_only_when_asked(tmp_path: Path) -> None:
@@ -130,6 +225,37 @@ def test_status_shows_a_ring_and_how_far_it_was_read(tmp_path: Path) -> None:
         writer.communicate("\n", timeout=30)
 
 
+def test_status_says_of_a_closed_ring_how_far_it_was_read(tmp_path: Path) -> None:
+    def line() -> str:
+        return _agent("status", "--ring-dir", str(rings)).stdout
+
+    rings = tmp_path / "rings"
+    ring = RingWriter.create(str(rings), 1024, "all", 0, {})
+    assert "(alive) all rank 0: engine unknown, model unknown; not followed yet;" in line()
+    for number in range(1, 4):
+        ring.write(records.REQUEST_ARRIVED, number, number)
+    ring.close()
+    assert "; closed, not followed yet;" in line()
+    agent = start_agent("run", "--ring-dir", str(rings), "--out", str(tmp_path / "out"))
+    try:
+        wait_for(lambda: "closed, read to the end, 3 read, 0 lost;" in line())
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate(timeout=30)
+    document = json.loads(_agent("status", "--ring-dir", str(rings), "--format", "json").stdout)
+    assert (document["rings"][0]["closed"], document["rings"][0]["read_to_end"]) == (True, True)
+
+
+def test_status_says_of_a_closed_ring_without_a_record_that_nothing_is_left_to_read(tmp_path: Path) -> None:
+    RingWriter.create(str(tmp_path), 1024, "all", 0, {}).close()
+    assert "; closed, read to the end; 0 not written" in _agent("status", "--ring-dir", str(tmp_path)).stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    done = _agent("--version")
+    assert (done.returncode, done.stdout) == (0, f"vtprof-agent {metadata.version('vtprof')}\n")
+
+
 def test_doctor_gives_the_promised_document_with_origins(tmp_path: Path) -> None:
     (tmp_path / "1-2.ring").write_bytes(b"not a ring")
     environment = {"VTPROF_AGENT_FLUSH_S": "0.5"}
@@ -148,6 +274,9 @@ def test_doctor_gives_the_promised_document_with_origins(tmp_path: Path) -> None
     [
         ["run", "--metrics", "nowhere"],
         ["run", "--otlp-endpoint", "collector"],
+        ["run", "--otlp-endpoint", "http://[::1"],
+        ["status", "--ring-dir", "/etc/passwd"],
+        ["doctor", "--ring-dir", "/etc/passwd"],
         ["run", "--config", "missing.toml"],
         ["run", "--out", "/dev/null/x"],
         ["stage", "/dev/null/x"],

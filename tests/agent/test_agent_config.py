@@ -36,6 +36,13 @@ def test_an_unknown_key_is_an_error_with_a_suggestion() -> None:
         merge({}, {"VTPROF_AGENT_RINGDIR": "x"})
 
 
+def test_an_unknown_key_like_none_is_an_error_with_the_list() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown setting zzz; there are ring_dir, out_dir, .*, log_level$"
+    ):
+        merge({}, {"VTPROF_AGENT_ZZZ": "1"})
+
+
 def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
     assert (
         merge({}, {"VTPROF_AGENT_SERVICE_HOST": "10.0.0.1", "VTPROF_AGENT_PORT_9464_TCP": "x"}).config
@@ -54,6 +61,15 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
         ("log_level", "loud"),
         ("calibrate_host", "maybe"),
         ("batch_spans", 1.5),
+        ("flush_s", 1e9),
+        ("stop_s", 1e300),
+        pytest.param("gpu_time_hold_s", 10**400, id="gpu_time_hold_s-overflow"),
+        ("poll_max_s", 61),
+        pytest.param("scan_s", 10**5000, id="scan_s-digits"),
+        ("max_open_requests", 2**63),
+        ("out_dir", "a\0b"),
+        ("ring_dir", "a\0b"),
+        ("metrics", "host\0:1"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(key: str, value: object) -> None:

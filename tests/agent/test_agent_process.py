@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agent_process import RECORDS_PER_REQUEST, newest_metric, spans, start_agent, start_writer, wait_for
 
+from vtprof_agent.progress_store import LOCK_FILE
 from vtprof_schemas import names
 
 
@@ -19,7 +20,7 @@ def test_sigterm_writes_everything_that_was_written_into_the_ring(tmp_path: Path
     try:
         assert writer.stdout is not None
         assert int(writer.stdout.readline()) == 500 * RECORDS_PER_REQUEST
-        wait_for(lambda: out.is_dir())
+        wait_for((rings / LOCK_FILE).exists)
         agent.send_signal(signal.SIGTERM)
         _, log = agent.communicate(timeout=30)
         assert agent.returncode == 0, log
@@ -95,7 +96,7 @@ def test_a_second_agent_on_the_same_rings_is_refused_in_one_line(tmp_path: Path)
     rings, out = tmp_path / "rings", tmp_path / "out"
     first = start_agent("run", "--ring-dir", str(rings), "--out", str(out))
     try:
-        wait_for(lambda: out.is_dir())
+        wait_for((rings / LOCK_FILE).exists)
         second = start_agent("run", "--ring-dir", str(rings), "--out", str(out))
         _, message = second.communicate(timeout=30)
         assert second.returncode == 2

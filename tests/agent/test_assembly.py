@@ -14,6 +14,7 @@ from ring_records import (
     only,
     preempted,
     prefill,
+    preprocess,
     prompt,
     queue,
     shape,
@@ -284,6 +285,12 @@ def test_any_order_of_records_gives_disjoint_phases_within_their_request(
             assert position <= phase.start_ns <= phase.end_ns <= request.end_ns
             position = phase.end_ns
             assert all(not isinstance(v, int) or 0 <= v < 2**63 for v in phase.attributes.values())
+
+
+def test_a_phase_without_length_comes_before_the_one_that_covers_it() -> None:
+    rows = [arrived(1, 100), preprocess(1, 100, 150), queue(1, 100, 100), finished(1, 200, 0)]
+    requests, _, _ = assemble(rows)
+    assert shape(requests["1"]) == [(names.QUEUE, 100, 100), (names.PREPROCESS, 100, 150)]
 
 
 @settings(max_examples=100, deadline=None)

@@ -196,10 +196,30 @@ def test_a_line_that_could_not_be_written_whole_leaves_nothing(
     assert path.read_text() == "whole\nthird\n"
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_the_folder_is_made_by_the_first_line(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    lines = RotatingLines(folder, "me", "traces", Rotation(), FakeClock(), lambda: 0.0)
+    assert list(tmp_path.iterdir()) == []
+    lines.write("first\n")
+    lines.close()
+    assert [path.read_text() for path in folder.iterdir()] == ["first\n"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot make the folder"):
-        RotatingLines(tmp_path / "file" / "out", "me", "traces", Rotation())
+    for folder in (tmp_path / "file", tmp_path / "file" / "out", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(ConfigError, match=r"cannot make the folder .*file is not a folder"):
+            RotatingLines(folder, "me", "traces", Rotation())
+
+
+def test_a_folder_that_may_not_be_written_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may write everywhere: the kernel's answer is stood in for.
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        with pytest.raises(ConfigError, match=f"no permission to write to {tmp_path};"):
+            RotatingLines(folder, "me", "traces", Rotation())
 
 
 class _Flaky:

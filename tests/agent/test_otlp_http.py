@@ -34,8 +34,8 @@ class Collector:
 
 
 @contextmanager
-def _collector(*statuses: int) -> Iterator[Collector]:
-    """Serve; answers the statuses in turn, then 200."""
+def _collector(*statuses: int, location: str = "") -> Iterator[Collector]:
+    """Serve; answers the statuses in turn (with a place to go to instead), then 200."""
     seen = Collector(list(statuses))
 
     class Handler(BaseHTTPRequestHandler):
@@ -53,6 +53,12 @@ def _collector(*statuses: int) -> Iterator[Collector]:
                         metric.name for scope in metrics.scope_metrics for metric in scope.metrics
                     ]
             self.send_response(status)
+            if location and 300 <= status < 400:
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
@@ -102,6 +108,18 @@ def test_a_batch_that_the_collector_refuses_is_dropped_and_the_next_arrives() ->
         assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (6, 6)
 
 
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_an_answer_that_is_no_success_delivers_nothing_and_is_counted(status: int) -> None:
+    with _collector(status, status, location="/elsewhere") as seen:
+        destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
+        destination.submit(_batch(1))
+        destination.submit(_batch(2))
+        destination.close(10.0)
+        # The first answer is that to the spans of the first batch, the second that to those of the second.
+        assert (seen.spans, seen.metrics) == ([], [])
+        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (12, 0)
+
+
 def test_a_collector_that_is_busy_gets_the_batch_again_and_once() -> None:
     with _collector(503) as seen:
         destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
@@ -128,5 +146,14 @@ def test_the_endpoint_is_a_base_url_or_the_traces_url() -> None:
         == signal_urls("http://c:4318/v1/traces")
         == expected
     )
-    with pytest.raises(ConfigError, match="http"):
-        signal_urls("collector:4318")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["collector:4318", "http://[::1", "http://c:99999", "http://c:port", "http://my collector:4318", "http://c/?a=b",
+     "http://", "ftp://c", "http://c\0:1"],
+)  # fmt: skip
+def test_an_endpoint_that_is_no_url_is_one_clear_line(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=r"not an http\(s\) URL") as caught:
+        signal_urls(endpoint)
+    assert str(caught.value).isprintable()

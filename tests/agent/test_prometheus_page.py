@@ -81,6 +81,11 @@ def test_an_address_without_a_host_is_this_machine_only() -> None:
             parse_address(wrong)
 
 
+def test_a_host_that_is_no_name_is_one_clear_line() -> None:
+    with pytest.raises(ConfigError, match="cannot listen"):
+        PrometheusPage("1").serve("a..b:0")
+
+
 def test_a_taken_port_is_one_clear_line() -> None:
     url, stop = PrometheusPage("1").serve("127.0.0.1:0")
     port = url.rpartition(":")[2].partition("/")[0]

@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 
 from vtprof_agent.inbox.cursors import CursorStore
-from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring
+from vtprof_agent.inbox.discovery import (
+    Liveness,
+    RingDirectory,
+    process_alive,
+    remove_ring,
+    remove_temporary,
+)
 from vtprof_agent.inbox.ring_header import RingIdentity
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas.errors import BackendError
 
 BOOT = bytes(range(16))
+NOW_S = 1e9
 BOOT_TEXT = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 
 
@@ -123,6 +130,45 @@ def test_only_the_ring_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     assert not remove_ring(link, other_boot)
     assert remove_ring(Path(writer.path), other_boot)
     assert sorted(path.name for path in stray.parent.iterdir()) == ["8-8.ring", "9-9.ring"]
+
+
+def _half_made(folder: Path, name: str, age_s: float) -> Path:
+    path = folder / name
+    path.write_bytes(b"half a ring")
+    os.utime(path, (NOW_S - age_s,) * 2)
+    return path
+
+
+def test_a_half_made_ring_is_removed_when_it_is_old_and_no_process_of_its_name_runs(tmp_path: Path) -> None:
+    root = proc(tmp_path / "proc", 40, 700)
+    gone = _half_made(tmp_path, ".41-700-9.tmp", 3600)
+    reused = _half_made(tmp_path, ".40-699-9.tmp", 3600)
+    alive = _half_made(tmp_path, ".40-700-9.tmp", 3600)
+    young = _half_made(tmp_path, ".41-700-8.tmp", 299)
+    linked = _half_made(tmp_path, "notes", 3600)
+    link = tmp_path / ".41-700-7.tmp"
+    link.symlink_to(linked)
+    others = [_half_made(tmp_path, name, 3600) for name in (".41-700.tmp", "41-700-9.tmp", ".41-700-9.tmp.x")]
+    found = RingDirectory(tmp_path).scan().temporaries
+    assert set(found) == {gone, reused, alive, young, link}
+    removed = {path for path in (*found, *others) if remove_temporary(path, int(NOW_S * 1e9), root)}
+    assert removed == {gone, reused}
+    assert not gone.exists() and alive.exists() and young.exists() and linked.exists()
+
+
+def test_a_half_made_ring_stays_when_its_writer_cannot_be_seen_or_it_is_another_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _half_made(tmp_path, ".40-700-9.tmp", 3600)
+    root = proc(tmp_path / "proc", 40, 700)
+    (root / "40/stat").write_text("garbage")
+    assert not remove_temporary(path, int(NOW_S * 1e9), root)
+    assert not remove_temporary(path, int(NOW_S * 1e9), tmp_path / "absent")
+    (root / "40/stat").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("vtprof_agent.inbox.discovery.os.geteuid", lambda: os.getuid() + 1)
+        assert not remove_temporary(path, int(NOW_S * 1e9), root)
+    assert remove_temporary(path, int(NOW_S * 1e9), root)
 
 
 def test_ring_of_another_user_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

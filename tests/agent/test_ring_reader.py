@@ -1,6 +1,8 @@
 """The agent's side of the ring: round trips, corruption, torn writes, holes, overwriting, and files made by an enemy."""
 
+import os
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,6 +300,7 @@ def test_random_bytes_are_no_ring(tmp_path: Path, data: bytes) -> None:
         (16, struct.pack("<I", 64), "record bytes"),
         (20, struct.pack("<I", 65), "capacity"),
         (20, struct.pack("<I", 2**31), "capacity"),
+        (20, struct.pack("<I", 2**21), "capacity"),
         (20, struct.pack("<I", 128), "file size"),
         (72, b"\xff", "role"),
     ],
@@ -325,6 +328,63 @@ def test_file_truncated_under_the_reader_is_an_error_and_no_signal(ring: Ring) -
         file.truncate(65536 + 100)
     with pytest.raises(BackendError, match="truncated"):
         ring.reader.read(10)
+
+
+def test_reads_that_bring_less_than_was_asked_for_are_continued(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, offset: real(file, [buffers[0][:1000]], offset))
+    ring.write(CAPACITY)
+    assert numbers(ring.reader.read(100)) == list(range(1, CAPACITY + 1))
+
+
+def test_the_largest_ring_costs_little_memory_however_it_was_filled(ring: Ring, tmp_path: Path) -> None:
+    capacity = 2**20
+    header = bytearray(ring.path.read_bytes()[:65536])
+    header[20:24] = struct.pack("<I", capacity)
+    header[124:128] = struct.pack("<I", zlib.crc32(header[:124]))
+    path = tmp_path / "large.ring"
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(65536 + capacity * 128)
+        for number in (1, 2, 3 + capacity):
+            file.seek(65536 + (number - 1) % capacity * 128)
+            file.write(record(number))
+    reader = RingReader.open(path, GRACE_NS, ring.clock)
+    tracemalloc.start()
+    # Number 3 is overwritten by 3 + capacity, and an eighth of the ring is given up with it.
+    batch = reader.read(100, writer_gone=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert numbers(batch)[:2] == [1, 2]
+    assert batch.lost == capacity // 8 + 1
+    assert peak < 8_000_000
+
+
+def test_a_number_that_no_writer_can_have_come_to_is_a_fault_of_the_ring_and_no_loss(ring: Ring) -> None:
+    ring.write(2)
+    forged = 3 + 2**40 * CAPACITY
+    ring.put(forged, record(forged))
+    ring.clock.now_ns = ring.reader.identity.created_ns + 1_000_000_000
+    assert fate(ring.reader.read(10)) == ([1, 2], 0, 0, 0)
+    with pytest.raises(BackendError, match=f"number {forged}, which its writer cannot have come to"):
+        ring.reader.read(10)
+    # In a second ten million can be written, 64 more are the ring's size: this one is only far ahead.
+    possible = 3 + 64 * 156_249
+    ring.put(possible, record(possible))
+    assert ring.reader.read(10).lost == possible - 64 + 8 + 1 - 3
+
+
+def test_the_runs_of_missing_numbers_are_named(ring: Ring) -> None:
+    ring.write(1)
+    ring.writer.write(records.REQUEST_ARRIVED, -1, 0)
+    ring.writer.write(records.REQUEST_ARRIVED, -1, 0)
+    ring.write(1)
+    assert ring.reader.read(100).gaps == ((2, 3),)
+    ring.write(196)
+    assert ring.reader.read(100).gaps == ((5, 144),)
 
 
 def test_identity_and_control_word(ring: Ring) -> None:

@@ -60,6 +60,33 @@ def test_decode_only_steps_of_one_composition_are_one_window_with_sums_and_time_
     assert window.attributes[names.STEP_RUNNING] == 2.75
 
 
+def test_the_kv_peak_is_the_largest_iterations_with_the_visual_part_of_that_same_one() -> None:
+    one = _refs(1)
+    facts = [
+        _fact(
+            number, 10 * number, 10 * number + 10, one,
+            levels={names.STEP_KV_USED_TOKENS: used, names.STEP_KV_VISUAL_TOKENS: visual},
+        )
+        for number, (used, visual) in enumerate([(10, 9), (41, 4), (12, 9)], start=1)
+    ]  # fmt: skip
+    (window,) = _fold(facts)
+    (step,) = _fold([_fact(1, 0, 10, one, mixed=True, levels=facts[0].levels)])
+    # The mean of 10, 41 and 12 is 21.
+    assert window.attributes[names.STEP_KV_USED_TOKENS] == 21
+    assert window.attributes[names.STEP_KV_USED_TOKENS_MAX] == 41
+    assert window.attributes[names.STEP_KV_VISUAL_TOKENS_MAX] == 4
+    assert step.attributes[names.STEP_KV_USED_TOKENS_MAX] == 10
+    assert step.attributes[names.STEP_KV_VISUAL_TOKENS_MAX] == 9
+
+
+def test_a_kv_peak_that_the_engine_does_not_tell_is_absent() -> None:
+    (untold,) = _fold([_fact(1, 0, 10, _refs(1))])
+    (no_visual,) = _fold([_fact(1, 0, 10, _refs(1), levels={names.STEP_KV_USED_TOKENS: 5})])
+    assert names.STEP_KV_USED_TOKENS_MAX not in untold.attributes
+    assert no_visual.attributes[names.STEP_KV_USED_TOKENS_MAX] == 5
+    assert names.STEP_KV_VISUAL_TOKENS_MAX not in no_visual.attributes
+
+
 def test_prefill_steps_stand_alone_and_close_the_window() -> None:
     one = _refs(1)
     found = _fold([_fact(1, 0, 10, one), _fact(2, 10, 20, one, mixed=True), _fact(3, 20, 30, one)])

@@ -20,6 +20,7 @@ from vtprof_analyzer.report.model import (
     Roof,
     RoofPoint,
     RuleCounts,
+    RuleOutcome,
     Saving,
     Slo,
     Source,
@@ -66,7 +67,7 @@ def gpu_run() -> Report:
         deployment=Deployment(
             "Qwen2.5-VL-7B", "qwen2_5_vl", True, "vllm", "0.33.0", "vtprof", "NVIDIA H200", 1, "bfloat16", "bfloat16",
             1, 3, attainable, [attainable, datasheet],
-            ["In mixed steps weight bytes are split between prefill and decode by tokens."],
+            ["In mixed steps weight bytes are split between prefill and decode by tokens."], None, None,
         ),
         summary=Summary(
             18_204, 18_190, 12, 0, 2, 15_020, 214_332, 56_800_000, 5_112_000, 51_688_000, 0, 0, 3_641_000, 22_410, 96,
@@ -116,13 +117,17 @@ def gpu_run() -> Report:
              KvByModality("output", 3_641_000, 208_789_504_000, 0.0602)],
             [KvPoint(i * 10.0, int((70 + 28 * math.sin(i / 9)) * GIB),
                 int((9 + 3 * math.cos(i / 5)) * GIB)) for i in range(181)],
-            "recorded by the probe",
+            "recorded by the probe", "max",
         ),
         slo=Slo(2_000.0, None, 0.71, None, 0.71, 7.2),
         integrity=Integrity(12, 0, 0, 0, 3, 0, 41, 0, 0, 18, 2, 0, 0, 36, 0.4, 0.997,
                             [IntegrityNote("traces/agent-2.jsonl", 8_112, "duplicate span; counted once")]),
         findings=_findings(),
-        rules=RuleCounts(6, 40, 9, 3, 1, 0),
+        rules=RuleCounts(6, 40, 2, 0, 1, 0),
+        not_fired=[RuleOutcome("ENC001", "passed", "median encode share of TTFT 9 %"),
+                   RuleOutcome("ENC002", "not_applicable", "for sglang, not vllm"),
+                   RuleOutcome("DEC003", "suppressed", "the cache is far from full"),
+                   RuleOutcome("CACHE001", "not_applicable", "not judged: cached_tokens not recorded")],
         roofline=_cells("encode", 1_140.0, 459e12, 4) + _cells("prefill", 612.0, 482e12) + _cells("decode", 7.9, 25.1e12, 8)
         + _cells("mixed", 201.0, 310e12, 4),
     )  # fmt: skip
@@ -177,7 +182,7 @@ def demo_run() -> Report:
         deployment=Deployment("tiny-qwen2.5-vl", "qwen2_5_vl", True, "transformers", "5.23.0", "vtprof", "CPU, 2 cores",
             None, "float32",
                               "float32", 1, 1, roof, [roof],
-                                  ["DRAM and tensor activity: not recorded (no GPU counters on this machine)"]),
+                                  ["DRAM and tensor activity: not recorded (no GPU counters on this machine)"], None, None),
         summary=Summary(8, 8, 0, 0, 0, 6, 71, 2_412, 208, 2_204, 0, 0, 128, 6, 0, 9.0, Percentiles(41.0, 58.5, 60.1),
                         Percentiles(6.1, 7.0, 7.2), Percentiles(140.0, 165.0, 168.0)),
         headline="Visual tokens dominate: 91 % of prompt tokens, 86 % of KV. Eight requests: little certainty.",
@@ -206,11 +211,13 @@ def demo_run() -> Report:
         kv=Kv(1_024, "float32", 2_592_768, 2_256_896, Percentiles(3.3e5, 3.9e5, 3.9e5), 390_144, None, None, 0,
               [KvByModality("text", 208, 212_992, 0.082), KvByModality("image", 2_204, 2_256_896, 0.87),
                   KvByModality("output", 120, 122_880, 0.048)],
-              [KvPoint(float(i), 324_000 if i % 2 else 0, 40_000 + 900 * i) for i in range(10)], "recorded by the probe"),
+              [KvPoint(float(i), 324_000 if i % 2 else 0, 40_000 + 900 * i) for i in range(10)], "recorded by the probe",
+              "mean"),
         slo=Slo(None, None, None, None, None, None),
         integrity=Integrity(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 1.0, []),
         findings=[],
-        rules=RuleCounts(0, 6, 20, 30, 0, 0),
+        rules=RuleCounts(0, 6, 0, 0, 0, 0),
+        not_fired=[],
         roofline=[RoofPoint("encode", 24.0 + i, 6.1e10 - 1e9 * i, 1, 0.014) for i in range(6)]
         + [RoofPoint("prefill", 41.0 + i, 7.3e10, 1, 0.018) for i in range(8)]
         + [RoofPoint("decode", 0.49 + 0.01 * i, 4.4e9 + 1e8 * i, 12, 0.08) for i in range(10)],
@@ -223,9 +230,9 @@ def vllm_run() -> Report:
         gpu_run(),
         deployment=Deployment(
             "Qwen/Qwen2.5-VL-7B-Instruct", None, False, "vllm", None, "vllm", None, None, None, None, None, 1, None, [],
-            ["Model config not recorded: --model MODEL gives FLOPs and KV bytes",
-             "Device not recorded: --device NAME gives the ceilings",
-             "Tokens by modality not recorded: vLLM's spans count prompt tokens only"]),
+            ["the model is not recorded; --model FOLDER gives KV bytes, but no FLOPs or roofline",
+             "Tokens by modality not recorded: vLLM's spans count prompt tokens only"],
+            "these spans hold no engine steps: FLOPs, bytes and verdicts are not known", None),
         summary=Summary(412, 412, 0, 0, 0, None, 412, 512_300, None, None, None, None, 61_800, None, None, 240.0,
                         Percentiles(480.0, 1_900.0, 2_600.0), Percentiles(15.5, 28.0, 33.0),
                             Percentiles(2_700.0, 5_100.0, 6_000.0)),
@@ -244,12 +251,14 @@ def vllm_run() -> Report:
                                    BudgetRow("unexplained", 0.1, 190.0, 200.0)]),
         strata=[],
         dominance=_unknown_dominance(0.5),
-        kv=Kv(None, None, None, None, UNKNOWN, None, None, None, None, [], [], "not recorded"),
+        kv=Kv(None, None, None, None, UNKNOWN, None, None, None, None, [], [], "not recorded", None),
         slo=Slo(2_000.0, 50.0, 0.96, 1.0, 0.96, 1.6),
         integrity=Integrity(2, 1, 1, 1, 0, 0, 0, 0, 3, 0, 0, 0, 0, None, None, 1.0,
                             [IntegrityNote("spans.jsonl", 413, "line ends in the middle; left out")]),
         findings=[],
-        rules=RuleCounts(0, 3, 51, 0, 0, 0),
+        rules=RuleCounts(0, 3, 10, 0, 0, 0),
+        not_fired=[RuleOutcome(f"MM{n:03d}", "not_applicable", f"not judged: {'one' if n < 3 else n} not recorded")
+                   for n in range(1, 11)],
         roofline=[],
     )  # fmt: skip
 
@@ -270,7 +279,8 @@ def empty_run() -> Report:
     return replace(
         vllm_run(),
         source=Source(["empty/"], 1, None, None),
-        deployment=Deployment(None, None, False, None, None, "vtprof", None, None, None, None, None, 0, None, [], []),
+        deployment=Deployment(None, None, False, None, None, "vtprof", None, None, None, None, None, 0, None, [], [], None,
+            None),
         summary=Summary(1, 0, 0, 1, 0, None, 1, None, None, None, None, None, None, None, None, None, UNKNOWN, UNKNOWN,
             UNKNOWN),
         headline="Nothing to judge: no request got a first token.",
@@ -278,7 +288,8 @@ def empty_run() -> Report:
         ttft_budget=TtftBudget(0, [], 0, []),
         slo=Slo(None, None, None, None, None, None),
         integrity=Integrity(1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, None, None, None, []),
-        rules=RuleCounts(0, 0, 0, 54, 0, 0),
+        rules=RuleCounts(0, 0, 0, 1, 0, 0),
+        not_fired=[RuleOutcome("ENC001", "insufficient_data", "0 requests, needs 20")],
     )  # fmt: skip
 
 
@@ -298,7 +309,7 @@ def hostile_run() -> Report:
         source=Source([HOSTILE, "x" * 5_000], huge, -(2**63), huge),
         deployment=Deployment(HOSTILE, HOSTILE, True, HOSTILE, "9" * 9_000, "vtprof", HOSTILE, huge, HOSTILE, "\ud800",
             huge, huge, roof, [roof],
-                              [HOSTILE, "y" * 9_000]),
+                              [HOSTILE, "y" * 9_000], HOSTILE, HOSTILE),
         summary=replace(full.summary, requests=huge, input_tokens=huge, duration_s=1e300, ttft_ms=Percentiles(0.0, 1e-300,
             1e300)),
         headline=HOSTILE * 40,
@@ -320,6 +331,7 @@ def hostile_run() -> Report:
                           Saving(HOSTILE, HOSTILE, -1e300, 1e300, "heuristic", HOSTILE),
                           [{"title": HOSTILE, "url": "javascript:alert(1)"}, {"title": "quote",
                               "url": 'https://x.example/"onclick="alert(1)'}])],
+        not_fired=[RuleOutcome(HOSTILE, "suppressed", HOSTILE)],
         roofline=[RoofPoint(HOSTILE, 1e-300, 1e300, huge, 1e300), RoofPoint("encode", 1e300, 1e-300, 1, 0.0),
             *full.roofline],
     )  # fmt: skip

@@ -173,6 +173,97 @@ def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(
     assert (code, out) == (2, "")
     assert err.startswith("vtprof: --device H20000: not one device of the table; did you mean ")
     assert err.count("\n") == 1
+    code, out, err = run("analyze", path, "--device", "bogus")
+    assert (code, out) == (2, "")
+    assert err == (
+        "vtprof: --device bogus: not one device of the table; it has NVIDIA H100 SXM 80GB, NVIDIA H200 SXM,"
+        " AMD Instinct MI300X and 49 more; `vtprof analyze --list-devices` names all\n"
+    )
+
+
+def test_every_known_device_can_be_listed_without_traces(run: Run) -> None:
+    code, out, err = run("analyze", "--list-devices")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 52
+    assert "NVIDIA H200 SXM" in out.splitlines()
+
+
+def test_a_device_that_was_named_is_not_asked_for_again(run: Run, tmp_path: Path) -> None:
+    on_cpu = RESOURCE | {
+        names.HW_NAME: "AMD EPYC", names.DEVICE_KIND: "cpu", names.WEIGHTS_DTYPE: "float32", names.KV_DTYPE: "float32",
+    }  # fmt: skip
+    path = write(tmp_path / "cpu.jsonl", document(*one_request(1), resource=on_cpu))
+    text = " ".join(run("analyze", path, "--device", "H200", "--format", "terminal")[1].split())
+    assert "NVIDIA H200 SXM has no float32 roof in the device table" in text
+    assert "name it with --device" not in text
+    assert "times were recorded on AMD EPYC; --device names NVIDIA H200 SXM" in text
+    alone = " ".join(run("analyze", path, "--format", "terminal")[1].split())
+    assert "record with `vtprof-agent exec --calibrate-host`" in alone
+    assert "--device" not in alone
+
+
+def test_the_roof_of_another_device_is_said_and_no_verdict_is_sure(run: Run, traces: Path) -> None:
+    found = report(run, traces, "--device", "H100 PCIe")
+    assert (
+        "times were recorded on NVIDIA H200; the roof is NVIDIA H100 PCIe's" in found["deployment"]["notes"]
+    )
+    judged = [row for row in found["phases"] if row["floor_ratio"] is not None]
+    assert judged and {row["confidence"] for row in judged} == {"low"}
+    same = report(run, traces, "--device", "H200 SXM")["deployment"]["notes"]
+    assert not any("times were recorded" in note for note in same)
+
+
+def test_a_family_without_cost_model_has_one_reason_and_its_steps(run: Run, tmp_path: Path) -> None:
+    llava = RESOURCE | {names.MODEL_CONFIG: json.dumps({"model_type": "llava"})}
+    path = write(tmp_path / "llava.jsonl", document(*one_request(1), resource=llava))
+    found = report(run, path)
+    reason = "no cost model for llava yet: FLOPs, bytes and verdicts are not known"
+    assert found["deployment"]["no_cost"] == reason
+    assert found["deployment"]["notes"].count(reason) == 1
+    phases = {row["phase"]: row for row in found["phases"]}
+    assert {name: phases[name]["steps"] for name in ("encode", "prefill", "decode")} == {
+        "encode": 1, "prefill": 1, "decode": 10,
+    }  # fmt: skip
+    assert phases["decode"]["explanation"] == f"decode is not judged: {reason}"
+    assert found["kv"]["how"] == "recorded by the probe"
+    text = " ".join(run("analyze", path, "--format", "terminal")[1].split())
+    assert "--model" not in text
+    assert "both work and time" not in text
+
+
+def test_a_config_without_model_type_is_one_line_and_one_that_replaces_another_is_noted(
+    run: Run, traces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": 4}')
+    code, out, err = run("analyze", traces, "--model", tmp_path / "config.json")
+    assert (code, out) == (2, "")
+    assert "model_type is missing" in err and err.count("\n") == 1
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 3}))
+    notes = report(run, traces, "--model", tmp_path)["deployment"]["notes"]
+    assert any(note.startswith("--model replaces the recorded config") for note in notes)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    notes = report(run, traces, "--model", tmp_path)["deployment"]["notes"]
+    assert not any("replaces" in note for note in notes)
+
+
+def test_work_above_the_roof_is_noted(run: Run, tmp_path: Path) -> None:
+    slow = RESOURCE | {names.DEVICE_PEAK_FLOPS: 1e6, names.DEVICE_BANDWIDTH: 1e6}
+    path = write(tmp_path / "slow.jsonl", document(*one_request(1), resource=slow))
+    found = report(run, path)
+    assert any(
+        note.startswith("prefill ran at ") and "the ceiling was measured too low" in note
+        for note in found["deployment"]["notes"]
+    )
+    assert {row["confidence"] for row in found["phases"] if row["floor_ratio"]} == {"low"}
+
+
+def test_rules_that_did_not_fire_are_in_the_document_with_their_reason(run: Run, traces: Path) -> None:
+    found = report(run, traces)
+    silent = {rule["rule"]: rule["status"] for rule in found["not_fired"]}
+    counted = found["rules"]
+    assert len(silent) == sum(counted.values()) - counted["fired"]
+    assert silent["DAT001"] == "insufficient_data"
+    assert all(rule["reason"] for rule in found["not_fired"])
 
 
 def empty_folder(folder: Path) -> Path:

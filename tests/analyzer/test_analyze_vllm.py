@@ -57,14 +57,31 @@ def test_what_vllm_does_not_tell_is_unknown_and_said() -> None:
     assert sum("prefill" in note for note in found.deployment.notes) >= 1
 
 
+def test_model_and_device_beside_vllms_spans_promise_nothing_they_cannot_give(tmp_path: Path) -> None:
+    from qwen_configs import QWEN2_5_VL_7B
+
+    from vtprof_analyzer.report import terminal
+
+    for dtype in ("bfloat16", None):
+        config = {**QWEN2_5_VL_7B, "torch_dtype": dtype}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        found = analyze(Options([TRACES], model=tmp_path, device="H200 SXM"))
+        text = " ".join(terminal.render(found).split())
+        assert text.split(" on ")[0].endswith("qwen2_5_vl")
+        assert "None" not in text and "null" not in text
+        assert "name it with --device" not in text and "or --model" not in text
+        assert "vtprof.weights.dtype" not in text
+        assert (found.kv.how == "derived from the model's config") == (dtype is not None)
+
+
 def test_times_lie_within_what_the_client_measured_and_the_parts_add_up() -> None:
     received = {sent["response_id"]: sent for sent in SENT if sent["response_id"]}
     with loaded(TRACES) as db:
         run_stages(db, Settings(), {STAGE: create_table})
         rows = fetch(
             db,
-            "SELECT request_id, start_unix_nano, e2e_ms, ttft_ms, preprocess_ms + queue_ms + encode_ms + transfer_ms"
-            " + prefill_ms + unexplained_ms, unexplained_ms FROM requests",
+            "SELECT request_id, start_unix_nano, e2e_ms, ttft_ms, queue_ms + prefill_ms"
+            " + unexplained_ms, unexplained_ms FROM requests",
         )
     assert rows
     for request_id, start, e2e, ttft, parts, unexplained in rows:

@@ -82,6 +82,8 @@ def test_an_ambiguous_name_finds_nothing_and_lists_what_it_may_mean() -> None:
     assert set(suggest("H100")[:3]) == {"NVIDIA H100 NVL", "NVIDIA H100 PCIe", "NVIDIA H100 SXM 80GB"}
     assert suggest("A100-SMX4-80GB")[0] == "NVIDIA A100 SXM 80GB"
     assert suggest("zzzzzzzz") == []
+    assert suggest("bogus") == []
+    assert all("H20" in known for known in suggest("H20000"))
     assert find_device("NVIDIA L40S, NVIDIA H800") is None
 
 
@@ -100,8 +102,8 @@ def test_a_type_without_a_peak_has_no_roof_and_a_reason() -> None:
     h200, t4 = find_device("NVIDIA H200"), find_device("Tesla T4")
     assert h200 is not None
     assert t4 is not None
-    assert "float32 is not in the device table" in str(datasheet_roof(h200, "float32"))
-    assert "bfloat16 is not in the device table" in str(datasheet_roof(t4, "bfloat16"))
+    assert "NVIDIA H200 SXM has no float32 roof in the device table" in str(datasheet_roof(h200, "float32"))
+    assert "has no bfloat16 roof in the device table" in str(datasheet_roof(t4, "bfloat16"))
     assert "not recorded" in str(datasheet_roof(h200, None))
 
 
@@ -123,6 +125,10 @@ def test_an_unknown_cpu_has_the_roof_that_was_recorded_or_none() -> None:
     assert unknown.notes == [
         "device 'AMD EPYC' is not in the device table: no roofline; name one with --device"
     ]
+    # A CPU has no row to name: only measuring it helps.
+    (hint,) = choose_roof("AMD EPYC", "float32", device_kind="cpu").notes
+    assert "record with `vtprof-agent exec --calibrate-host`" in hint
+    assert "--device" not in hint
     assert "device not recorded" in choose_roof(None, "bfloat16").notes[0]
 
 

@@ -57,7 +57,10 @@ def test_every_metric_of_the_vocabulary_is_read() -> None:
 
 
 def test_a_value_of_every_attribute_arrives_in_its_column(tmp_path: Path) -> None:
-    values = {names.INT: 41, names.DOUBLE: 0.5, names.STRING: "text"}
+    by_type = {names.INT: 41, names.DOUBLE: 0.5, names.STRING: "text"}
+    # Values that can be true: three modalities fit into the prompt, a device is faster than a flop in two seconds.
+    values = {a.key: by_type[a.type] for a in names.ATTRIBUTES.values()}
+    values |= {names.INPUT_TOKENS: 150, names.DEVICE_PEAK_FLOPS: 5e11, names.DEVICE_BANDWIDTH: 5e10}
     spans_of = {
         "request": names.SPAN_REQUEST,
         "step": names.SPAN_WINDOW,
@@ -65,19 +68,19 @@ def test_a_value_of_every_attribute_arrives_in_its_column(tmp_path: Path) -> Non
         "gpu": names.SPAN_STEP,
     }
     spans_of |= names.PHASE_SPANS
-    resource = {a.key: values[a.type] for a in columns.RESOURCE_ATTRIBUTES}
+    resource = {a.key: values[a.key] for a in columns.RESOURCE_ATTRIBUTES}
     spans = []
     for number, (where, name) in enumerate(spans_of.items(), start=1):
-        attrs = {a.key: values[a.type] for a in columns.SPAN_ATTRIBUTES if a.where == where}
+        attrs = {a.key: values[a.key] for a in columns.SPAN_ATTRIBUTES if a.where == where}
         spans.append(span(name, 0, 1, attrs, span_id=number))
     with loaded(write(tmp_path / "t.jsonl", document(*spans, resource=resource))) as db:
         for number, where in enumerate(spans_of, start=1):
             for attribute in columns.SPAN_ATTRIBUTES:
                 if attribute.where == where:
                     rows = fetch(db, f"SELECT {attribute.column} FROM spans WHERE span_id = '{number:016x}'")
-                    assert rows == [(values[attribute.type],)], attribute.key
+                    assert rows == [(values[attribute.key],)], attribute.key
         for attribute in columns.RESOURCE_ATTRIBUTES:
-            assert fetch(db, f"SELECT {attribute.column} FROM resources") == [(values[attribute.type],)]
+            assert fetch(db, f"SELECT {attribute.column} FROM resources") == [(values[attribute.key],)]
         assert fetch(db, "SELECT count(*) FROM spans WHERE len(unknown_keys) > 0 OR mistyped") == [(0,)]
         assert fetch(db, "SELECT DISTINCT start_ns FROM spans") == [(BASE_NS,)]
 

@@ -250,6 +250,42 @@ def test_no_side_scroll(browser: Any, tmp_path: Path, name: str, width: int) -> 
 
 
 @pytest.mark.browser
+def test_a_wide_table_on_a_narrow_page_scrolls_in_itself_and_shows_that_it_does(
+    browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(_page("gpu"), encoding="utf-8")
+    visit = _Visit(browser, path, width=420)
+    visit.drawn("light")
+    phases = visit.page.locator('section[aria-labelledby="roofline"] .scroll')
+    assert phases.evaluate("e => e.scrollWidth > e.clientWidth")
+    assert phases.evaluate("e => getComputedStyle(e).backgroundAttachment").count("scroll") == 2
+    visit.context.close()
+
+
+def test_columns_and_rows_without_a_value_are_left_out() -> None:
+    def heads(name: str) -> list[str]:
+        return re.findall(r'<th scope="col" class="n?">([^<]+)</th>', _page(name))
+
+    assert {"DRAM", "tensor", "energy", "GPU time"} <= set(heads("gpu"))
+    assert not {"DRAM", "tensor", "energy", "GPU time"} & set(heads("demo"))
+    assert '<th scope="row">audio</th>' not in _page("gpu")
+    assert '<th scope="row">video</th>' in _page("gpu")
+
+
+def test_names_on_the_roofline_stand_clear_of_their_marks() -> None:
+    spec = charts.roofline(gpu_run())
+    assert spec is not None
+    names = [layer["mark"] for layer in spec["layer"] if layer["mark"].get("fontWeight") == 600]
+    assert len(names) == 4  # halo and name, below and above
+    assert all(abs(mark["dy"]) >= 20 for mark in names)
+    assert {charts.config(dark)["style"]["halo"]["stroke"] for dark in (True, False)} == {
+        "#13171c",
+        "#ffffff",
+    }
+
+
+@pytest.mark.browser
 def test_without_javascript_a_browser_shows_the_pictures(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "index.html"
     path.write_text(_page("gpu"), encoding="utf-8")

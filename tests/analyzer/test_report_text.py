@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_samples import HOSTILE, SAMPLES, empty_run, gpu_run, hostile_run, vllm_run
+from report_samples import HOSTILE, SAMPLES, demo_run, empty_run, gpu_run, hostile_run, vllm_run
 from rich.cells import cell_len
 
 from vtprof_analyzer.report import json_text, markdown, terminal
 from vtprof_analyzer.report.advice_phrases import command, saving_line
+from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.formats import FORMATS, render
 from vtprof_analyzer.report.model import Advice, BudgetRow, Saving
 
@@ -57,7 +58,7 @@ def test_the_verdict_comes_first_then_time_then_causes_then_advice_then_trust() 
         "VISUAL TOKENS DOMINATE",
         "Where TTFT goes",
         "Phases against",
-        "KV footprint",
+        "KV written",
         "What to do",
         "Can this be",
         "Full report",
@@ -79,8 +80,10 @@ def test_unknown_is_said_and_never_a_zero() -> None:
 def test_what_would_make_it_known_is_named() -> None:
     text = " ".join(terminal.render(vllm_run()).split())
     assert "--model" in text
-    assert "--device" in text
     assert "vtprof.step spans" in text
+    # A roof would have nothing to judge in spans without steps.
+    assert "name it with --device" not in text
+    assert "or --model" not in text
 
 
 @pytest.mark.parametrize("color", [True, False])
@@ -166,6 +169,111 @@ def test_an_unknown_part_of_the_budget_is_a_dash_and_not_a_bar() -> None:
     line = next(line for line in text.split("Where TTFT goes")[1].splitlines() if line.startswith("  queue"))
     assert "█" not in line
     assert "–" in line
+
+
+def _section(text: str, title: str) -> str:
+    return text.split(title)[1].split("\n\n")[0]
+
+
+def test_a_full_bar_is_all_of_ttft_and_not_the_largest_phase() -> None:
+    rows = [
+        BudgetRow("queue", 0.5, 1.0, 1.0),
+        BudgetRow("prefill", 0.25, 1.0, 1.0),
+        BudgetRow("unexplained", 0.25, 1, 1),
+    ]
+    text = terminal.render(replace(gpu_run(), ttft_budget=replace(gpu_run().ttft_budget, tail_phases=rows)))
+    lengths = [line.count("█") for line in _section(text, "Where TTFT goes").splitlines()[1:]]
+    assert lengths == [12, 6, 6]  # of 24 cells
+
+
+def test_a_column_that_nothing_recorded_is_left_out_and_one_with_a_value_is_not() -> None:
+    for renderer in (terminal.render, markdown.render):
+        assert "tensor" in renderer(gpu_run())
+        assert "tensor" not in renderer(demo_run()).replace("tensor activity", "")
+        assert "FLOP/B" in renderer(demo_run())
+
+
+def test_modalities_that_no_request_had_are_left_out() -> None:
+    assert "  audio" not in terminal.render(gpu_run())
+    assert "  video " in terminal.render(gpu_run())
+    assert "| audio" not in markdown.render(gpu_run())
+
+
+def test_a_tiny_ratio_does_not_cut_the_confidence_off() -> None:
+    run = gpu_run()
+    tiny = [replace(row, floor_ratio=0.000123, confidence="medium") for row in run.phases]
+    text = terminal.render(replace(run, phases=tiny), width=80)
+    rows = [line for line in text.splitlines() if "< 0.01" in line]
+    assert len(rows) == len(tiny)
+    assert all(line.endswith("●●○") for line in rows)
+    assert "0.00012" not in text
+
+
+def test_a_long_path_never_touches_the_date() -> None:
+    run = gpu_run()
+    text = terminal.render(replace(run, source=replace(run.source, paths=["a/" * 100])), width=80)
+    assert "…  2026-11-21 14:02" in text.splitlines()[0]
+
+
+def test_what_wall_time_stands_for_is_said_once_and_only_where_it_does() -> None:
+    assert " ".join(terminal.render(demo_run()).split()).count("wall time stands for device time") == 1
+    assert "stands for device time" not in " ".join(terminal.render(gpu_run()).split())
+
+
+def test_words_of_a_verdict_are_explained_where_they_occur() -> None:
+    run = gpu_run()
+    latency = [replace(row, bound="latency_bound") for row in run.phases]
+    assert "far from both roofs" in " ".join(terminal.render(replace(run, phases=latency)).split())
+    memory = [replace(row, bound="memory_bound") for row in run.phases]
+    assert "far from both roofs" not in " ".join(terminal.render(replace(run, phases=memory)).split())
+
+
+def test_rules_that_said_nothing_are_named_with_their_reason() -> None:
+    text = " ".join(terminal.render(gpu_run(), width=100).split())
+    assert (
+        "DEC003 suppressed: the cache is far from full; ENC002 not applicable: for sglang, not vllm" in text
+    )
+    assert "CACHE001 not applicable: cached_tokens not recorded" in text
+    assert "ENC001" not in text  # it passed
+    many = " ".join(terminal.render(vllm_run()).split())
+    assert "MM001, MM002 not applicable: one not recorded" in many
+    assert "3 more in the JSON report" in many  # of nine reasons six are shown
+
+
+def test_a_peak_that_is_a_mean_is_a_lower_bound_and_padding_is_said_to_be_left_out() -> None:
+    text = " ".join(terminal.render(demo_run()).split())
+    assert "peak at least 381 KiB" in text
+    assert "without batch padding" in text
+    assert "at least" not in " ".join(terminal.render(gpu_run()).split()).split("What to do")[0]
+
+
+def test_markdown_has_ttft_by_visual_tokens() -> None:
+    assert "| 1 to 256 | 1,210 | 180 ms | 420 ms |" in markdown.render(gpu_run())
+
+
+def test_the_title_names_the_models_type_where_no_request_names_the_model() -> None:
+    run = gpu_run()
+    unnamed = replace(run, deployment=replace(run.deployment, model=None))
+    assert "qwen2_5_vl on 1 × NVIDIA H200" in " ".join(terminal.render(unnamed).split())
+
+
+def test_the_headline_rounds_as_the_table_does() -> None:
+    # 66.6, 16.7 and 16.7 % have to print as 100 together: the two missing percents go to the largest remainders.
+    rows = [
+        BudgetRow("prefill", 0.666, 1, 1),
+        BudgetRow("queue", 0.167, 1, 1),
+        BudgetRow("unexplained", 0.167, 1, 1),
+    ]
+    budget = replace(gpu_run().ttft_budget, phases=rows)
+    nothing = replace(gpu_run().summary, visual_tokens=0)
+    text = build_headline(nothing, gpu_run().dominance, budget)
+    assert text.endswith("The largest part of TTFT is prefill, 66 %.")
+
+
+def test_the_headline_says_that_kv_is_held_over_time() -> None:
+    assert "88 % of KV held over time" in build_headline(
+        gpu_run().summary, gpu_run().dominance, gpu_run().ttft_budget
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)

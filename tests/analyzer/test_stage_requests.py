@@ -144,6 +144,92 @@ def test_ttft_without_visual_takes_away_encode_preprocess_and_the_visual_part_of
         assert rows == [(pytest.approx(22),), (pytest.approx(30),)]
 
 
+def step(start: int, end: int, trace: int, **more: int) -> dict[str, object]:
+    attrs = {names.STEP_COUNT: 1}
+    attrs.update({getattr(names, "STEP_" + key.upper()): value for key, value in more.items()})
+    return span(names.SPAN_STEP, start, end, attrs, trace=trace)
+
+
+WITHOUT = "SELECT round(ttft_without_visual_ms * 1e6, 6) FROM requests ORDER BY trace_id"
+
+
+def test_a_text_row_of_a_mixed_batch_does_not_wait_for_its_neighbours_images(tmp_path: Path) -> None:
+    #  step 20..100: encode 20..60 for the image of request 1, then prefill of both: 100 tokens, 75 of them visual
+    image = {names.TTFT_NS: 100, names.INPUT_TOKENS: 80, names.TOKENS_IMAGE: 75}
+    text = {names.TTFT_NS: 100, names.INPUT_TOKENS: 20, names.TOKENS_IMAGE: 0}
+    spans = [
+        *request(0, 100, image, trace=1, queue=(0, 20), encode=(20, 60), prefill=(60, 100)),
+        *request(0, 100, text, trace=2, queue=(0, 20), prefill=(60, 100)),
+        step(20, 100, 9, prefill_tokens=100, prefill_visual_tokens=75, encode_ns=40),
+    ]
+    with staged(tmp_path, spans) as db:
+        # By tokens, for both: 100 - 40 encode - 40 x 0.75 prefill = 30
+        assert fetch(db, WITHOUT) == [(30.0,), (30.0,)]
+    costs = [{"step_id": 1, "phase": "prefill", "flops": 10.0, "visual_flops": 8.0, "tokens": 100}]
+    with staged(tmp_path, spans, costs=costs) as db:
+        # By FLOPs: 100 - 40 - 40 x 0.8 = 28
+        assert fetch(db, WITHOUT) == [(28.0,), (28.0,)]
+
+
+def test_encoding_that_a_request_waits_for_in_the_queue_counts_as_far_as_it_lies_before_its_first_token(
+    tmp_path: Path,
+) -> None:
+    #  step 1: 0..50, encode 0..30     step 2 (text): 50..90     step 3: 90..200, encode 90..150
+    text = {names.TTFT_NS: 80, names.INPUT_TOKENS: 20, names.TOKENS_IMAGE: 0}
+    spans = [
+        *request(10, 300, text, trace=2, queue=(10, 50), prefill=(50, 90)),
+        step(0, 50, 5, prefill_tokens=10, prefill_visual_tokens=8, encode_ns=30),
+        step(50, 90, 6, prefill_tokens=20),
+        step(90, 200, 7, prefill_tokens=10, prefill_visual_tokens=8, encode_ns=60),
+    ]
+    with staged(tmp_path, spans) as db:
+        # 80 - (30 - 10) encode; its own prefill runs in a step without visual tokens
+        assert fetch(db, WITHOUT) == [(60.0,)]
+
+
+def test_steps_of_another_process_delay_nobody_here(tmp_path: Path) -> None:
+    from otlp_builder import document, write
+    from store_fixture import loaded
+
+    from vtprof_analyzer import pipeline, step_cost
+
+    text = {names.TTFT_NS: 100, names.INPUT_TOKENS: 20, names.TOKENS_IMAGE: 0}
+    here = [*request(0, 100, text, trace=2, prefill=(0, 100)), step(0, 100, 6, prefill_tokens=20)]
+    there = [step(0, 100, 7, prefill_tokens=10, prefill_visual_tokens=10, encode_ns=90)]
+    path = write(
+        tmp_path / "t.jsonl",
+        document(*here, resource={names.SERVICE_INSTANCE_ID: "a"}),
+        document(*there, resource={names.SERVICE_INSTANCE_ID: "b"}),
+    )
+    with loaded(path) as db:
+        pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
+        assert fetch(db, WITHOUT) == [(100.0,)]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 120), st.integers(0, 60), st.integers(0, 90), st.integers(0, 9)), max_size=6
+    ),
+    visual=st.integers(0, 10),
+    ttft=st.integers(0, 100),
+)
+def test_without_visual_is_never_negative_and_never_above_the_measured_ttft(
+    tmp_path: Path, steps: list[tuple[int, int, int, int]], visual: int, ttft: int
+) -> None:
+    attrs = {names.TTFT_NS: ttft, names.INPUT_TOKENS: 10, names.TOKENS_IMAGE: visual}
+    spans = request(5, 200, attrs, preprocess=(5, 20), encode=(20, 40), prefill=(40, 90))
+    for trace, (start, length, encode, tokens) in enumerate(steps, start=10):
+        spans.append(
+            step(
+                start, start + length, trace, prefill_tokens=9, prefill_visual_tokens=tokens, encode_ns=encode
+            )
+        )
+    with staged(tmp_path, spans) as db:
+        (row,) = fetch(db, "SELECT ttft_without_visual_ms, ttft_ms FROM requests")
+        assert 0 <= row[0] <= row[1]
+
+
 interval = st.tuples(st.integers(-20, 120), st.integers(-20, 120))
 
 

@@ -88,7 +88,8 @@ def test_an_idle_device_is_overhead_and_with_cpu_evidence_the_host() -> None:
 def test_without_device_time_small_work_is_overhead_and_large_work_latency() -> None:
     small = judged(1.0, 0.05, floor=1e-4, wall_seconds=None, host_cores=2.0)
     assert small.bound == v.OVERHEAD_BOUND  # on a CPU a busy CPU is no evidence against the host
-    assert "wall time stands for device time" in small.explanation
+    # That wall time stands for device time is said once, below the table.
+    assert "wall time" not in small.explanation
     assert judged(1.0, 0.05, floor=1e-2, wall_seconds=None).bound == v.LATENCY_BOUND
 
 
@@ -171,9 +172,42 @@ def test_preprocess_is_judged_by_cpu() -> None:
     assert judge_preprocess(10.0, 9.0).bound == v.HOST_BOUND
     assert "90 %" in judge_preprocess(10.0, 9.0).explanation
     assert judge_preprocess(10.0, 1.0, fetch_seconds=8.0).bound == v.COMM_BOUND
-    assert judge_preprocess(10.0, 1.0, fetch_seconds=0.0).bound == v.QUEUE_BOUND
+    assert judge_preprocess(10.0, 1.0, fetch_seconds=0.0, engine="vllm").bound == v.QUEUE_BOUND
     assert judge_preprocess(10.0, None).bound == v.INSUFFICIENT_DATA
     assert judge_preprocess(10.0, 9.0, share=0.001).bound == v.INSUFFICIENT_DATA
+
+
+def test_one_ratio_is_one_witness() -> None:
+    assert judge_preprocess(10.0, 9.0).confidence == v.MEDIUM
+    assert judge_preprocess(10.0, 1.0, fetch_seconds=8.0).confidence == v.MEDIUM
+
+
+@pytest.mark.parametrize("engine", ["transformers", None])
+def test_an_engine_without_workers_is_not_said_to_wait_for_one(engine: str | None) -> None:
+    verdict = judge_preprocess(10.0, 2.0, engine=engine)
+    assert (verdict.bound, verdict.confidence) == (v.INSUFFICIENT_DATA, v.LOW)
+    assert "worker" not in verdict.explanation
+    assert "CPU work is 20 % of it" in verdict.explanation
+    assert "other load on this host?" in verdict.explanation
+
+
+@pytest.mark.parametrize(
+    ("ratio", "confidence", "said"), [(1.04, v.MEDIUM, False), (1.06, v.LOW, True), (3.0, v.LOW, True)]
+)
+def test_above_the_roof_something_is_wrong(ratio: float, confidence: str, said: bool) -> None:
+    verdict = judged(2.0, ratio)
+    assert verdict.confidence == confidence
+    words = "above the roof: the ceiling was measured too low, or the model's FLOPs are wrong"
+    assert (words in verdict.explanation) == said
+
+
+def test_a_roof_of_another_device_is_said_and_lowers_confidence() -> None:
+    other = Roof(
+        DATASHEET, 200e12, 1e12, "bfloat16", "sheet", "low", "the roof is not that of the device that ran"
+    )
+    verdict = judged(2.0, 0.7, roof=other)
+    assert verdict.confidence == v.LOW
+    assert "the roof is not that of the device that ran" in verdict.explanation
 
 
 def test_queue_is_judged_by_what_blocked_admission() -> None:

@@ -1,5 +1,8 @@
 """The commands of `vtprof-agent`, one module each."""
 
+from importlib import metadata
+from typing import Annotated
+
 import typer
 
 from vtprof_agent.cli import doctor, exec_command, run, stage, status
@@ -18,3 +21,18 @@ app.command("exec", context_settings={"allow_interspersed_args": False})(exec_co
 app.command("stage")(stage.stage)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vtprof-agent {metadata.version('vtprof')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version  # its callback has answered

@@ -1,10 +1,21 @@
 """`vtprof-agent exec -- CMD`: run a command with the probe in it and the agent beside it."""
 
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vtprof_agent.cli.options import CalibrateHost, ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+
+logger = logging.getLogger(__name__)
+NOTHING_RECORDED = (
+    "nothing was recorded: no process of this command ran a transformers model"
+    " with an image, video or audio encoder"
+)
+STILL_RUNNING = "processes of this command still run (PID %s): what they record from now on is not kept"
 
 
 def exec_(
@@ -21,17 +32,16 @@ def exec_(
     """Run a command with the probe in its Python processes, follow it, and return its exit code."""
     import dataclasses
     import os
-    import tempfile
     import time
     from contextlib import ExitStack
-    from pathlib import Path
+    from functools import partial
 
     from vtprof_agent.cli import require_extra
     from vtprof_agent.cli.options import settings, start_logging
 
     require_extra()
     from vtprof_agent.calibrate_host import measure
-    from vtprof_agent.child import Child
+    from vtprof_agent.child import Child, leave_on_signals
     from vtprof_agent.config import ORIGIN_DEFAULT
     from vtprof_agent.runner import agent
     from vtprof_agent.staging import child_environment, stage
@@ -39,19 +49,44 @@ def exec_(
     merged = settings(out, otlp_endpoint, ring_dir, metrics, config, calibrate_host)
     chosen = merged.config
     start_logging(chosen.log_level)
+    leave_on_signals()
     with ExitStack() as stack:
-        if merged.origins["ring_dir"] == ORIGIN_DEFAULT:
+        own_rings = merged.origins["ring_dir"] == ORIGIN_DEFAULT
+        if own_rings:
             # A folder of its own: the rings of other processes on this machine are not this command's.
             shared_memory = Path("/dev/shm")
             base = shared_memory if os.access(shared_memory, os.W_OK | os.X_OK) else None
-            private = stack.enter_context(tempfile.TemporaryDirectory(prefix="vtprof-", dir=base))
+            private = stack.enter_context(_scratch("vtprof-", base))
             chosen = dataclasses.replace(chosen, ring_dir=Path(private))
-        staged = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vtprof-probe-")))
+        staged = Path(stack.enter_context(_scratch("vtprof-probe-")))
         stage(staged)
         peaks = measure() if chosen.calibrate_host else {}
         running = stack.enter_context(agent(chosen, peaks))
         rings = chosen.ring_dir.absolute()
         child = Child(command, child_environment(staged, rings, dict(os.environ)))
-        running.run(child.ended, time.sleep)
+        # From here on the command is what counts: a failure of ours must not end it, nor speak in its place.
+        sound = _survives(partial(running.follow, child.ended, time.sleep))
         code = child.exit_code()
+        stack.callback(_survives, stack.pop_all().close)
+        sound &= _survives(partial(running.stop, last=own_rings))
+        if own_rings and running.living:
+            logger.warning(STILL_RUNNING, ", ".join(map(str, running.living)))
+        if sound and running.records_read == 0:
+            logger.warning(NOTHING_RECORDED)
     raise typer.Exit(code)
+
+
+def _scratch(prefix: str, base: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    # A process that outlives the command may still write there while it is removed.
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True)
+
+
+def _survives(step: Callable[[], object]) -> bool:
+    """Run a step of the agent; say in one line that it failed and return False, rather than fail."""
+    try:
+        step()
+    except Exception as error:
+        logger.error("the agent failed and records no more of this command: %r", error)
+        logger.debug("where it failed", exc_info=error)
+        return False
+    return True

@@ -11,7 +11,7 @@ def run(
     config: ConfigFile = None,
     calibrate_host: CalibrateHost = None,
 ) -> None:
-    """Follow the rings until SIGTERM or Ctrl-C, then write all that was read."""
+    """Follow the rings until SIGTERM, SIGHUP or Ctrl-C, then write all that was read."""
     import signal
     import threading
 
@@ -25,7 +25,8 @@ def run(
     chosen = settings(out, otlp_endpoint, ring_dir, metrics, config, calibrate_host).config
     start_logging(chosen.log_level)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
+            signal.signal(number, lambda *_: stop.set())
     with agent(chosen, measure() if chosen.calibrate_host else {}) as running:
         running.run(stop.is_set, stop.wait)

@@ -34,15 +34,15 @@ def status(
     if not rings:
         typer.echo(f"no rings in {folder}: no process with an active probe uses this folder")
     for ring in rings:
-        read = (
-            "not followed yet"
-            if ring.records_read is None
-            else f"{ring.records_read} read, {ring.records_lost} lost"
-        )
+        parts = ["closed"] * ring.closed + ["read to the end"] * ring.read_to_end
+        if ring.records_read is not None:
+            parts += [f"{ring.records_read} read", f"{ring.records_lost} lost"]
+        elif not ring.read_to_end:
+            parts.append("not followed yet")
         engine = f"{ring.engine or 'engine unknown'} {ring.engine_version or ''}".rstrip()
         typer.echo(
             f"PID {ring.pid} ({ring.process}) {ring.role} rank {ring.rank}: {engine}, {ring.model or 'model unknown'};"
-            f" {read}; {ring.records_dropped} not written, {ring.hook_errors} hook errors"
+            f" {', '.join(parts)}; {ring.records_dropped} not written, {ring.hook_errors} hook errors"
         )
     for problem in problems:
         typer.echo(problem, err=True)

@@ -23,10 +23,14 @@ RETRYABLE = frozenset((401, 403, 404, 408, 429))
 
 def signal_urls(endpoint: str) -> tuple[str, str]:
     """Return the URLs for traces and metrics of a Collector's base URL (or of its traces URL); raises ConfigError."""
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port out of range
+        sound = False
+    if not sound or not endpoint.isprintable() or " " in endpoint or parts.query or parts.fragment:
         raise ConfigError(
-            f"--otlp-endpoint {endpoint}: not an http(s) URL; give one such as http://collector:4318"
+            f"--otlp-endpoint {endpoint!r}: not an http(s) URL; give one such as http://collector:4318"
         )
     base = endpoint.rstrip("/").removesuffix("/v1/traces")
     return f"{base}/v1/traces", f"{base}/v1/metrics"
@@ -56,12 +60,14 @@ class HttpSender:
         # A retry after the metrics failed must not post the spans again.
         if batch.spans and batch.number != self._spans_sent:
             self._status = None
-            if self._span_exporter.export(batch.spans) is not SpanExportResult.SUCCESS:
+            taken = self._span_exporter.export(batch.spans) is SpanExportResult.SUCCESS
+            if not (taken and self._accepted()):
                 return self._failure()
             self._spans_sent = batch.number
         if batch.metrics is not None:
             self._status = None
-            if self._metric_exporter.export(batch.metrics) is not MetricExportResult.SUCCESS:
+            taken = self._metric_exporter.export(batch.metrics) is MetricExportResult.SUCCESS
+            if not (taken and self._accepted()):
                 # A Collector without a metrics pipeline must not cost the spans behind it.
                 return Outcome.DELIVERED if self._failure() is Outcome.REFUSED else Outcome.RETRY
         return Outcome.DELIVERED
@@ -73,6 +79,10 @@ class HttpSender:
 
     def _saw_response(self, response: requests.Response, *_args: object, **_kwargs: object) -> None:
         self._status = response.status_code
+
+    def _accepted(self) -> bool:
+        # To the exporters everything below 400 is a success; they follow no redirect.
+        return self._status is not None and 200 <= self._status < 300
 
     def _failure(self) -> Outcome:
         refused = self._status is not None and self._status not in RETRYABLE and 300 <= self._status < 500

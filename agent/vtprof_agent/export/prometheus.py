@@ -98,7 +98,17 @@ class PrometheusPage:
         self.records_read = self._counter(
             "vtprof_agent_records_read_total", "Ring records read without fault."
         )
-        self.records_lost = self._counter(names.PROM_RECORDS_LOST, "Ring records overwritten or torn.")
+        self.records_lost = self._counter(names.PROM_RECORDS_LOST, "Ring records overwritten, torn or void.")
+        self.records_dropped = self._counter(
+            names.PROM_RECORDS_DROPPED,
+            "Records that the probe could not write; most are void, and so among the lost too.",
+        )
+        self.hook_errors = self._counter(
+            names.PROM_HOOK_ERRORS, "Exceptions that the probe's hooks swallowed."
+        )
+        self.faults = self._counter(
+            "vtprof_agent_faults_total", "Faults of the agent's own that it went on after."
+        )
         self.spans_exported = self._counter(
             "vtprof_agent_spans_exported_total", "Spans that a destination took."
         )
@@ -158,6 +168,10 @@ class PrometheusPage:
         self.kv_bytes.labels(MODALITY_VISUAL).set(visual)
         self.kv_bytes.labels(MODALITY_OTHER).set(other)
 
+    def forget_kv_bytes(self) -> None:
+        """Take the series away: requests run, and no ring knows the bytes of a token."""
+        self.kv_bytes.clear()
+
     def add_energy(self, gpu: str, total_mj: int) -> None:
         """Advance a GPU's energy to its running total; the driver's count starts anew with the driver."""
         seen = self._energy_seen.get(gpu)
@@ -169,9 +183,10 @@ class PrometheusPage:
         host, port = parse_address(address)
         try:
             server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a host that is no name
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"--metrics {address}: cannot listen there ({error.strerror}); choose another"
+                f"--metrics {address!r}: cannot listen there ({reason}); choose another"
             ) from error
 
         def stop() -> None:

@@ -29,7 +29,7 @@ class Rotation:
 
 
 class RotatingLines(io.TextIOBase):
-    """A text stream of whole lines over rotating files; the first file is made by the first line."""
+    """A text stream of whole lines over rotating files; folder and first file are made by the first line."""
 
     def __init__(
         self,
@@ -53,14 +53,7 @@ class RotatingLines(io.TextIOBase):
         self._size = 0
         self._opened = 0.0
         self.path: Path | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--out {folder}: cannot make the folder ({error.strerror}); choose another"
-            ) from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise ConfigError(f"--out {folder}: no permission to write there; choose another folder")
+        _check_folder(folder)
 
     def writable(self) -> bool:
         """Tell that lines can be written."""
@@ -94,6 +87,7 @@ class RotatingLines(io.TextIOBase):
         super().close()
 
     def _open_file(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         while True:
             self._number += 1
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._utc()))
@@ -127,3 +121,14 @@ class RotatingLines(io.TextIOBase):
             if kept > keep_bytes and path != self.path:
                 path.unlink(missing_ok=True)
                 logger.info("removed %s: more than %d bytes of %s kept", path, keep_bytes, self._signal)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ConfigError unless files can be written to a folder that may have yet to be made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise ConfigError(
+            f"--out {folder}: cannot make the folder ({nearest} is not a folder); choose another"
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: no permission to write to {nearest}; choose another folder")

@@ -2,6 +2,8 @@
 
 import enum
 import os
+import re
+import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,19 @@ from pathlib import Path
 from vtprof_agent.inbox.ring_header import RingFile, RingIdentity
 from vtprof_schemas import records
 from vtprof_schemas.errors import BackendError
+from vtprof_schemas.units import NS_PER_S
 
 _STATE, _START_TICKS = 0, 19
 """Places in /proc/<pid>/stat behind the process name; fields 3 and 22 of proc(5)."""
 _GONE_STATES = (b"Z", b"X", b"x")
+
+_TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-\d{1,20}\.tmp")
+"""What the probe calls a ring until it is whole: PID, start time in ticks, monotonic ns."""
+TEMPORARY_AGE_S = 300.0
+"""A ring is made in milliseconds. Its PID may be of another PID namespace, so that age must speak too."""
+
+_NOT_YET = "not yet"
+"""Key of the line about rings that this process could not open for a want of its own."""
 
 FileKey = tuple[str, int, int]
 
@@ -34,6 +45,8 @@ class Scan:
     """Files whose headers are sound, sorted by name."""
     problems: tuple[str, ...]
     """One line for each fault that was not reported before."""
+    temporaries: tuple[Path, ...] = ()
+    """Rings in the making, or left so by a process that was killed."""
 
 
 class RingDirectory:
@@ -55,8 +68,11 @@ class RingDirectory:
             return Scan((), self._once(str(self.path), f"{self.path}: cannot be listed: {error.strerror}"))
         rings: list[Path] = []
         problems: list[str] = []
-        present: set[FileKey | str] = {str(self.path)}
+        temporaries: list[Path] = []
+        present: set[FileKey | str] = {str(self.path), _NOT_YET}
         for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                temporaries.append(self.path / entry.name)
             if not entry.name.endswith(records.RING_SUFFIX) or entry.name.startswith("."):
                 continue
             path = self.path / entry.name
@@ -73,12 +89,17 @@ class RingDirectory:
                     RingFile(path).close()
                 except BackendError as error:
                     problems.extend(self._once(key, str(error)))
+                except OSError as error:
+                    line = (
+                        f"{path}: ring cannot be opened yet: {error.strerror}; raise the limit of open files"
+                    )
+                    problems.extend(self._once(_NOT_YET, line))
                 else:
                     self._sound.add(key)
                     rings.append(path)
         self._sound &= present
         self._reported &= present
-        return Scan(tuple(rings), tuple(problems))
+        return Scan(tuple(rings), tuple(problems), tuple(temporaries))
 
     def _once(self, key: FileKey | str, problem: str) -> tuple[str, ...]:
         if key in self._reported:
@@ -127,7 +148,7 @@ def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
     """
     try:
         ring = RingFile(path)
-    except BackendError:
+    except (BackendError, OSError):
         return False
     try:
         status = ring.status()
@@ -143,6 +164,30 @@ def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
         return False
     finally:
         ring.close()
+    return True
+
+
+def remove_temporary(path: Path, unix_ns: int, proc_root: Path = Path("/proc")) -> bool:
+    """Remove a ring that its writer left half made; False, and the file stays, unless it is old, ours, and nobody's.
+
+    Nobody's is: no process here has the PID and start time in the name. ``ours`` as for ``remove_ring``.
+    """
+    named = _TEMPORARY.fullmatch(path.name)
+    if named is None:
+        return False
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() != 0:
+            return False
+        if unix_ns - status.st_mtime_ns < TEMPORARY_AGE_S * NS_PER_S:
+            return False
+        namespace = (proc_root / "self/ns/pid").stat().st_ino
+        writer = RingIdentity(b"", int(named[1]), int(named[2]), namespace, "", 0, 0)
+        if process_alive(writer, proc_root) is not Liveness.DEAD:
+            return False
+        path.unlink()
+    except OSError:
+        return False
     return True
 
 

@@ -3,6 +3,7 @@
 The file is read with ``pread`` and not mapped: a writer that truncates it then costs a fault, not the agent's life.
 """
 
+import errno
 import json
 import math
 import os
@@ -18,6 +19,7 @@ InfoValue = int | float | str
 
 _ATTEMPTS = 8
 """Reads of a block that its writer may be changing just then; each takes microseconds."""
+_OUR_LIMITS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _KNOWN_INFO = {
     key: attribute
     for key, attribute in names.ATTRIBUTES.items()
@@ -76,7 +78,10 @@ class RingInfo:
 
 
 class RingFile:
-    """An open ring file: its header blocks and raw bytes. Raises BackendError, naming file and field."""
+    """An open ring file: its header blocks and raw bytes. Raises BackendError, naming file and field.
+
+    Opening one also raises the OSErrors that tell of this process and not of the file: too many open files, no memory.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open and check the file; it is left alone otherwise."""
@@ -93,6 +98,8 @@ class RingFile:
                 self._file = os.open(path, os.O_RDONLY | flags)
                 self.writable = False
         except OSError as error:
+            if error.errno in _OUR_LIMITS:
+                raise
             raise BackendError(f"{path}: ring cannot be opened: {error.strerror}") from error
         try:
             self.capacity, self.identity = self._read_fixed_header()
@@ -110,15 +117,18 @@ class RingFile:
         """Return the status of the open file."""
         return os.fstat(self._file)
 
-    def read_into(self, buffers: list[memoryview], offset: int) -> None:
-        """Fill the buffers from a place of the file, all of it."""
-        wanted = sum(len(buffer) for buffer in buffers)
-        try:
-            got = os.preadv(self._file, buffers, offset)
-        except OSError as error:
-            raise BackendError(f"{self.path}: ring cannot be read: {error.strerror}") from error
-        if got != wanted:
-            raise BackendError(f"{self.path}: ring was truncated: byte {offset + got} is missing")
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a place of the file, all of it."""
+        done = 0
+        # One call may bring less than was asked for, though more is there.
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._file, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise BackendError(f"{self.path}: ring cannot be read: {error.strerror}") from error
+            if got == 0:
+                raise BackendError(f"{self.path}: ring was truncated: byte {offset + done} is missing")
+            done += got
 
     def state(self) -> RingState:
         """Return the writer's counters; they never go back."""
@@ -169,7 +179,7 @@ class RingFile:
 
     def _read(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)
-        self.read_into([memoryview(buffer)], offset)
+        self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
 
     def _read_fixed_header(self) -> tuple[int, RingIdentity]:

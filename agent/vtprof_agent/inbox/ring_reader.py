@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from vtprof_agent.inbox.decoder import Record, decode
+from vtprof_agent.inbox.discovery import read_boot_id
 from vtprof_agent.inbox.ring_header import ClockAnchor, RingFile, RingIdentity, RingInfo, RingState
 from vtprof_schemas import records
+from vtprof_schemas.errors import BackendError
+from vtprof_schemas.units import NS_PER_S
 
 DEFAULT_GRACE_NS = 2_000_000_000
 """How long a record may stay half-written before it counts as torn; a thread can lose the CPU in the middle of one."""
@@ -26,6 +29,10 @@ _SMALLEST_CHUNK = 64
 _LARGEST_CHUNK = 4096
 _HIGHEST_SEQUENCE = 1 << 62
 """No writer gets there; keeps forged numbers out of the arithmetic."""
+_FASTEST_PER_S = 10_000_000
+"""More records a second than any writer can bring about; a number beyond that since the ring began is a forgery."""
+_NEWEST_TRIES = 64
+"""Half-written records passed over in one chunk when the newest is looked for; each costs its thread one."""
 _LAPS_PER_READ = 4
 """Jumps within one read; a reader that is overtaken more often returns, so that its caller keeps control."""
 _SLOT = np.dtype(
@@ -50,6 +57,8 @@ class Batch:
     lost: int
     torn: int
     voided: int
+    gaps: tuple[tuple[int, int], ...] = ()
+    """First and last number of each run of ``lost``, ``torn`` and ``voided`` ones, in order."""
 
     @property
     def count(self) -> int:
@@ -77,6 +86,8 @@ class RingReader:
         """Records of unknown kinds or with absurd values."""
         self._hole = 0
         self._hole_since_ns = 0
+        self._final: int | None = None
+        self._same_boot = file.identity.boot_id == read_boot_id()
         self._buffer = bytearray(_LARGEST_CHUNK * records.RECORD_BYTES)
 
     @classmethod
@@ -131,39 +142,55 @@ class RingReader:
         """Return the next records, at most ``max_records``; waits for none.
 
         ``writer_gone`` says that the process was dead before this call: what is incomplete then stays so.
-        Raises BackendError when the file was truncated.
+        Raises BackendError when the file was truncated, or holds a number that its writer cannot have come to.
         """
         first = self.cursor
         parts: list[bytes] = []
+        gaps: list[tuple[int, int]] = []
         lost = torn = voided = laps = 0
         chunk = _SMALLEST_CHUNK
         # Asked before the records are copied: nothing is written after the flag is seen.
-        final = self._newest() if writer_gone or self.state().closed else None
+        gone = writer_gone or self.state().closed
         while (room := max_records - (self.cursor - first - lost)) > 0:
             want = min(chunk, room, self.capacity)
             slots = self._copy(self.cursor, want)
             good = _valid_prefix(slots, self.cursor)
             if good:
                 kinds = slots["kind"][:good]
-                void = int(np.count_nonzero(kinds == records.VOID_CODE))
-                parts.append((slots[:good][kinds != records.VOID_CODE] if void else slots[:good]).tobytes())
+                void = np.flatnonzero(kinds == records.VOID_CODE)
+                parts.append(
+                    (slots[:good][kinds != records.VOID_CODE] if len(void) else slots[:good]).tobytes()
+                )
+                for number in (void + self.cursor).tolist():
+                    _add_gap(gaps, number, number)
                 self.cursor += good
-                voided += void
+                voided += len(void)
             if good == want:
                 chunk = min(2 * chunk, _LARGEST_CHUNK)
                 continue
-            ahead = self._jump_if_lapped(slots[good : good + 1])
-            if ahead:
-                lost += ahead
+            slot = slots[good : good + 1]
+            found = self._later_in_slot(slot)
+            if found > self._reachable():
+                if parts or self.cursor > first:
+                    break  # what came before it is good
+                raise BackendError(
+                    f"{self.path}: ring holds record number {found}, which its writer cannot have come to;"
+                    " not followed any further"
+                )
+            before = self.cursor
+            if found:
+                self._jump(found)
+                lost += self.cursor - before
                 laps += 1
-                if laps >= _LAPS_PER_READ:
-                    break
-            elif self._give_up(slots[good : good + 1], final):
+            elif self._give_up(slot, gone):
                 self.cursor += 1
                 torn += 1
             else:
                 break
-        return Batch(b"".join(parts), first, self.cursor - 1, lost, torn, voided)
+            _add_gap(gaps, before, self.cursor - 1)
+            if laps >= _LAPS_PER_READ:
+                break
+        return Batch(b"".join(parts), first, self.cursor - 1, lost, torn, voided, tuple(gaps))
 
     def decoded(self, batch: Batch) -> Iterator[Record]:
         """Decode the records of a batch; those that cannot be are counted in ``undecoded``."""
@@ -182,34 +209,39 @@ class RingReader:
         view = memoryview(buffer)[:size]
         slot = (sequence - 1) & (self.capacity - 1)
         until_end = min(count, self.capacity - slot) * records.RECORD_BYTES
-        self._ring.read_into([view[:until_end]], records.HEADER_BYTES + slot * records.RECORD_BYTES)
+        self._ring.read_into(view[:until_end], records.HEADER_BYTES + slot * records.RECORD_BYTES)
         if until_end < size:
-            self._ring.read_into([view[until_end:]], records.HEADER_BYTES)
+            self._ring.read_into(view[until_end:], records.HEADER_BYTES)
         return np.frombuffer(view, dtype=_SLOT)
 
-    def _jump_if_lapped(self, slot: np.ndarray) -> int:
-        """When a later record stands in the cursor's slot, go past the overwritten ones; return how many."""
+    def _later_in_slot(self, slot: np.ndarray) -> int:
+        """Return the number of the complete later record that stands in the cursor's slot, 0 when none does."""
         found = int(slot["sequence"][0])
-        if (
-            found <= self.cursor
-            or (found - self.cursor) & (self.capacity - 1)
-            or not _valid_prefix(slot, found)
-        ):
+        if found <= self.cursor or (found - self.cursor) & (self.capacity - 1):
             return 0
+        return found if _valid_prefix(slot, found) else 0
+
+    def _reachable(self) -> int:
+        """Return the highest number that the writer can have come to since it made the ring."""
+        age_ns = self._clock() - self.identity.created_ns
+        # The clocks of another boot or time namespace say nothing of the age.
+        if not self._same_boot or age_ns < 0:
+            return _HIGHEST_SEQUENCE
+        return min(_HIGHEST_SEQUENCE, self.capacity + age_ns * _FASTEST_PER_S // NS_PER_S)
+
+    def _jump(self, found: int) -> None:
+        """Go past the records that were overwritten, of which ``found`` is witness."""
         # Not to the oldest record left: the writer would be there again before it is read.
         target = max(self._newest(), found) - self.capacity + self.capacity // 8 + 1
-        jumped = max(target, self.cursor + 1) - self.cursor
-        self.cursor += jumped
-        return jumped
+        self.cursor = max(target, self.cursor + 1)
 
-    def _give_up(self, slot: np.ndarray, final: int | None) -> bool:
-        """Tell whether the record at the cursor will not be complete any more.
-
-        ``final`` is the newest record of a writer that is gone.
-        """
+    def _give_up(self, slot: np.ndarray, gone: bool) -> bool:
+        """Tell whether the record at the cursor will not be complete any more; ``gone``: nobody writes."""
         begun = int(slot["sequence"][0]) == self.cursor
-        if final is not None:
-            return begun or final > self.cursor
+        if gone:
+            if self._final is None:
+                self._final = self._newest()
+            return begun or self._final > self.cursor
         if not begun and not self._followed():
             self._hole = 0
             return False
@@ -233,18 +265,27 @@ class RingReader:
         return any(_valid_prefix(slots[place : place + 1], int(numbers[place])) for place in candidates)
 
     def _newest(self) -> int:
-        """Return the highest number of a complete record, 0 when there is none; reads the whole ring."""
-        slots = self._copy(1, self.capacity)
-        numbers = slots["sequence"]
-        at_home = (numbers - np.uint64(1)) & np.uint64(self.capacity - 1) == np.arange(
-            self.capacity, dtype=np.uint64
-        )
-        places = np.flatnonzero(at_home & (numbers > 0) & (numbers <= _HIGHEST_SEQUENCE))
-        for place in places[np.argsort(numbers[places])[::-1]]:
-            number = int(numbers[place])
-            if _valid_prefix(slots[place : place + 1], number):
-                return number
-        return 0
+        """Return the highest number of a complete record, 0 when there is none; reads the whole ring in chunks."""
+        newest, highest = 0, self._reachable()
+        for start in range(0, self.capacity, _LARGEST_CHUNK):
+            slots = self._copy(start + 1, min(_LARGEST_CHUNK, self.capacity - start))
+            numbers = slots["sequence"]
+            homes = np.arange(start, start + len(slots), dtype=np.uint64)
+            at_home = (numbers - np.uint64(1)) & np.uint64(self.capacity - 1) == homes
+            places = np.flatnonzero(at_home & (numbers > newest) & (numbers <= highest))
+            for place in places[np.argsort(numbers[places])[::-1]][:_NEWEST_TRIES]:
+                number = int(numbers[place])
+                if _valid_prefix(slots[place : place + 1], number):
+                    newest = number
+                    break
+        return newest
+
+
+def _add_gap(gaps: list[tuple[int, int]], first: int, last: int) -> None:
+    """Note a run of numbers that were not delivered, as one with the run that it continues."""
+    if gaps and gaps[-1][1] + 1 == first:
+        first, _ = gaps.pop()
+    gaps.append((first, last))
 
 
 def _valid_prefix(slots: np.ndarray, sequence: int) -> int:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vtprof_analyzer.cli import given
+
 DEFAULT_FOLDER = Path("report")
 DEFAULT_FORMATS = "terminal,html"
 
@@ -20,21 +22,44 @@ class Severity(StrEnum):
     HIGH = "high"
 
 
+def _list_devices(wanted: bool) -> None:
+    if wanted:
+        from vtprof_analyzer.devices.catalogue import catalogue
+
+        typer.echo("\n".join(device.name for device in catalogue()))
+        raise typer.Exit
+
+
 def command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", help="Files or folders of OTLP JSON lines, plain, .gz or .zst."),
+        typer.Argument(
+            parser=given.path,
+            metavar="PATH…",
+            help="Files or folders of OTLP JSON lines, plain, .gz or .zst.",
+        ),
     ],
     model: Annotated[
         Path | None,
         typer.Option(
-            metavar="MODEL", help="Folder with config.json, or the file, where the traces do not carry it."
+            parser=given.path,
+            metavar="MODEL",
+            help="Folder with config.json, or the file, where the traces do not carry it.",
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Device whose roofline to use; default: the one recorded."),
     ] = None,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--list-devices",
+            callback=_list_devices,
+            is_eager=True,
+            help="Print the names that --device knows.",
+        ),
+    ] = False,
     formats: Annotated[
         str,
         typer.Option(
@@ -44,20 +69,30 @@ def command(
         ),
     ] = DEFAULT_FORMATS,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the files; default report/.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", parser=given.path, metavar="DIR", help="Folder for the files; default report/."
+        ),
     ] = None,
     slo_ttft_ms: Annotated[
-        float | None, typer.Option(min=0, help="Objective for time to first token.")
+        float | None,
+        typer.Option(parser=given.milliseconds, metavar="MS", help="Objective for time to first token."),
     ] = None,
     slo_tpot_ms: Annotated[
-        float | None, typer.Option(min=0, help="Objective for time per output token.")
+        float | None,
+        typer.Option(parser=given.milliseconds, metavar="MS", help="Objective for time per output token."),
     ] = None,
     rules: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="Folder of your own rules; may be repeated.")
+        list[Path] | None,
+        typer.Option(parser=given.path, metavar="DIR", help="Folder of your own rules; may be repeated."),
     ] = None,
     db: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Keep the tables in this DuckDB file, to query them later."),
+        typer.Option(
+            parser=given.path,
+            metavar="FILE",
+            help="Keep the tables in this DuckDB file, to query them later.",
+        ),
     ] = None,
     fail_on: Annotated[
         Severity | None, typer.Option(help="Exit 1 when a finding of this severity or above exists.")

@@ -1,10 +1,13 @@
 """The commands of `vtprof`: a table of contents. Each is a module with one ``command``, or an ``app`` of several."""
 
 import importlib
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+
+from vtprof_schemas.errors import ConfigError
 
 COMMANDS: Final = {
     "analyze": "vtprof_analyzer.cli.analyze",
@@ -12,6 +15,11 @@ COMMANDS: Final = {
     "rules": "vtprof_analyzer.cli.rules",
 }
 """Command to module, in the order of `--help`. A module imports nothing heavy before its command runs."""
+
+
+_UsageError: Final[Any] = typer.BadParameter.__mro__[1]
+"""Base of all usage errors; typer exports it under no name of its own."""
+_LONGEST_MESSAGE: Final = 300
 
 
 def build_app() -> typer.Typer:
@@ -33,6 +41,25 @@ def build_app() -> typer.Typer:
         else:
             app.command(name)(module.command)
     return app
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command line and return its exit code. A usage error is a ConfigError of one line."""
+    command = typer.main.get_command(build_app())
+    try:
+        # What a command's `main` does, without its own lines and exit codes for errors (broken pipes give 1 there).
+        with command.make_context("vtprof", list(words)) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return ConfigError.exit_code
+        where = error.ctx.command_path if error.ctx else "vtprof"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        raise ConfigError(f"{message[:_LONGEST_MESSAGE]}; see {where} --help") from error
+    return 0
 
 
 def _version(wanted: bool) -> None:

@@ -6,14 +6,21 @@ from typing import Annotated
 
 import typer
 
+from vtprof_analyzer.cli import given
+
 
 def command(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the traces; emptied when an earlier demo made it.")
+        Path,
+        typer.Option(
+            parser=given.path,
+            metavar="DIR",
+            help="Folder for the traces; emptied when an earlier demo made it.",
+        ),
     ] = Path("traces"),
-    report: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the report's files.")] = Path(
-        "report"
-    ),
+    report: Annotated[
+        Path, typer.Option(parser=given.path, metavar="DIR", help="Folder for the report's files.")
+    ] = Path("report"),
 ) -> None:
     """Serve a tiny Qwen2.5-VL here, profile it with the real probe and agent, and analyze its traces.
 

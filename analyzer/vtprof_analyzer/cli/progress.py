@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,11 @@ def counted(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def size_of(paths: list[Path]) -> int:
-    """Return the bytes under files and folders that can be read."""
-    files = [p for path in paths for p in (path.rglob("*") if path.is_dir() else [path])]
-    return sum(p.stat().st_size for p in files if p.is_file())
+    """Return the bytes of the trace files under files and folders."""
+    from vtprof_analyzer.ingest.sources import find_sources
+
+    total = 0
+    for file in find_sources(paths).files:
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from vtprof_analyzer.cli import given
+
 app = typer.Typer(no_args_is_help=True, help="List, show, check and test the rules behind the findings.")
 
-Folder = Annotated[Path, typer.Argument(help="Folder of rule files (*.toml) and their cases (*.cases.toml).")]
+Folder = Annotated[
+    Path,
+    typer.Argument(parser=given.path, help="Folder of rule files (*.toml) and their cases (*.cases.toml)."),
+]
 Extra = Annotated[
-    list[Path] | None, typer.Option("--rules", help="Folder of your own rules; may be repeated.")
+    list[Path] | None,
+    typer.Option("--rules", parser=given.path, help="Folder of your own rules; may be repeated."),
 ]
 
 
@@ -71,7 +77,7 @@ def check(folder: Folder) -> None:
 @app.command("test")
 def test(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder of rules; the shipped pack if left out.")
+        Path | None, typer.Argument(parser=given.path, help="Folder of rules; the shipped pack if left out.")
     ] = None,
 ) -> None:
     """Run the cases beside each rule; exit 1 if one of them fails."""

@@ -96,13 +96,27 @@ def find_device(name: str) -> Device | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+_CLOSE = 0.75
+"""Similarity of two words from which one may be a slip of the other."""
+
+
 def suggest(name: str, limit: int = 5) -> list[str]:
-    """Return names of the table that may have been meant, best first."""
-    words = _words(name)
-    scores = {
-        device.name: len(set(words) & set(_words(device.name)))
-        + difflib.SequenceMatcher(None, " ".join(words), " ".join(_words(device.name))).ratio()
-        for device in catalogue()
-    }
-    ranked = sorted(scores, key=lambda known: (-scores[known], known))
-    return [known for known in ranked if scores[known] >= 0.5][:limit]
+    """Return names of the table that may have been meant, best first: a model number in common, or nearly."""
+    words = [word for word in _words(name) if _is_model_number(word)] or _words(name)
+    scores = {device.name: _closeness(words, _words(device.name)) for device in catalogue()}
+    whole = " ".join(_words(name))
+    ranked = sorted(
+        (known for known in scores if scores[known] >= _CLOSE),
+        key=lambda known: (-scores[known], -_similarity(whole, " ".join(_words(known))), known),
+    )
+    return ranked[:limit]
+
+
+def _closeness(words: list[str], known: list[str]) -> float:
+    """Return how well the best pair of words agrees: 1 for a word within the other, else their similarity."""
+    pairs = [(word, other) for word in words for other in known if len(word) > 1 and len(other) > 1]
+    return max((1.0 if w in o or o in w else _similarity(w, o) for w, o in pairs), default=0.0)
+
+
+def _similarity(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -7,6 +7,7 @@ from vtprof_analyzer.models.spec import canonical_dtype
 
 ATTAINABLE = "attainable"
 DATASHEET = "datasheet"
+CPU = "cpu"
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Roof:
     source: str
     confidence: str = "high"
     """Of the two values: high, medium or low."""
+    doubt: str = "the device's peaks are uncertain"
+    """Why the confidence is low, where it is."""
 
     @property
     def ridge(self) -> float:
@@ -69,8 +72,16 @@ def datasheet_roof(device: Device, dtype: str | None) -> Roof | str:
     peak = device.peak_flops_per_s.get(canonical)
     if peak is None:
         known = ", ".join(device.peak_flops_per_s) or "none"
-        return f"peak of {device.name} in {canonical} is not in the device table (known: {known})"
+        return f"{device.name} has no {canonical} roof in the device table (it has: {known})"
     return Roof(DATASHEET, peak, device.bandwidth_bytes_per_s, canonical, device.source, device.confidence)
+
+
+LEAST, LARGEST = 1e6, 1e21
+"""Ceilings [FLOP/s, B/s] outside are no measurement of any device."""
+
+
+def _plausible(ceiling: float | None) -> bool:
+    return ceiling is None or LEAST <= ceiling <= LARGEST
 
 
 def choose_roof(
@@ -80,13 +91,21 @@ def choose_roof(
     recorded_bandwidth_bytes_per_s: float | None = None,
     recorded_source: str | None = None,
     devices: int = 1,
+    device_kind: str | None = None,
 ) -> RoofChoice:
     """Collect the roofs of a run; a measured one goes before the datasheet's. An unknown device has none (C14).
 
-    ``devices`` is the number of ranks that share the work of a step (tensor parallelism).
+    ``devices`` is the number of ranks that share the work of a step (tensor parallelism); ``device_kind`` (cuda or
+    cpu) decides what would make an unknown roof known.
     """
     roofs: list[Roof] = []
     notes: list[str] = []
+    if not (_plausible(recorded_peak_flops_per_s) and _plausible(recorded_bandwidth_bytes_per_s)):
+        notes.append(
+            f"recorded ceilings are out of range ({recorded_peak_flops_per_s} FLOP/s,"
+            f" {recorded_bandwidth_bytes_per_s} B/s): left out"
+        )
+        recorded_peak_flops_per_s = recorded_bandwidth_bytes_per_s = None
     recorded = recorded_roof(
         recorded_peak_flops_per_s, recorded_bandwidth_bytes_per_s, recorded_source, dtype
     )
@@ -101,6 +120,11 @@ def choose_roof(
             notes.append(sheet)
     elif recorded is None:
         what = f"device {device_name!r} is not in the device table" if device_name else "device not recorded"
-        notes.append(f"{what}: no roofline; name one with --device")
+        remedy = (
+            "record with `vtprof-agent exec --calibrate-host`"
+            if device_kind == CPU
+            else "name one with --device"
+        )
+        notes.append(f"{what}: no roofline; {remedy}")
     scaled = [roof.times(max(1, devices)) for roof in roofs]
     return RoofChoice(scaled, scaled[0] if scaled else None, device, notes)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from vtprof_analyzer.ingest.lines import Packing, detect_packing, read_lines
+from vtprof_analyzer.ingest.lines import MAX_LINE_BYTES, read_lines
 from vtprof_analyzer.ingest.repair import repair
 
 MAX_NOTES_PER_FILE: Final = 20
 WHOLE_DOCUMENT_BYTES: Final = 256 << 20
 """Largest file that is tried as one document spread over many lines."""
+MAX_BARREN_LINES: Final = 1_000_000
+"""Lines in a row without anything usable after which a file is given up: it is something else."""
 _MAX_INT_DIGITS: Final = 20
 _DOCUMENT_BEGIN: Final = re.compile(rb'\{\s*"resource_?(?:[sS]pans|[mM]etrics|[lL]ogs)"')
 _BOM: Final = b"\xef\xbb\xbf"
@@ -84,26 +86,38 @@ def _write(document: Any, number: int | None, counts: CarefulCounts, out: Binary
     return True
 
 
-def _whole_document(path: Path, packing: Packing) -> Any:
+def _whole_document(path: Path) -> Any:
     """Return the file as one document over many lines, as pretty printers write it; None when it is not one."""
-    lines = []
-    size = 0
-    for line in read_lines(path, packing):
-        size += len(line)
-        if size > WHOLE_DOCUMENT_BYTES:
-            return None
-        lines.append(line)
+    with path.open("rb") as stream:
+        data = stream.read(WHOLE_DOCUMENT_BYTES + 1)
+    if len(data) > WHOLE_DOCUMENT_BYTES:
+        return None
     try:
-        return parse(b"".join(lines).removeprefix(_BOM).strip(_PADDING))
+        return parse(data.removeprefix(_BOM).strip(_PADDING))
     except ValueError:
         return None
 
 
-def write_plain_copy(path: Path, out: BinaryIO) -> CarefulCounts:
-    """Copy the usable documents of a file to ``out``, one a line in plain form; count and name the others."""
+def write_plain_copy(path: Path, out: BinaryIO, lines_before: int = 0) -> CarefulCounts:
+    """Copy the usable documents of a plain file to ``out``, one a line in plain form; count and name the others.
+
+    ``lines_before`` says how many lines stand before the file's first one, where it is the rest of another.
+    """
     counts = CarefulCounts()
-    packing = detect_packing(path)
-    for number, raw in enumerate(read_lines(path, packing), start=1):
+    barren = 0
+    for number, raw in enumerate(read_lines(path), start=lines_before + 1):
+        if barren >= MAX_BARREN_LINES:
+            # Past the bound of notes: what comes after is not even counted.
+            counts.notes.append(
+                (None, f"{barren:,} lines in a row without OTLP; left out from line {number} on")
+            )
+            break
+        barren += 1
+        if raw is None:
+            counts.lines += 1
+            counts.malformed_lines += 1
+            counts.note(number, f"longer than {MAX_LINE_BYTES >> 20} MiB; left out")
+            continue
         data = raw.removeprefix(_BOM) if number == 1 else raw
         data = data.strip(_PADDING)
         if not data:
@@ -112,22 +126,23 @@ def write_plain_copy(path: Path, out: BinaryIO) -> CarefulCounts:
         try:
             document = parse(data)
         except ValueError:
-            if counts.lines == 1 and data.startswith((b"{", b"[")) and raw.endswith(b"\n"):
-                whole = _whole_document(path, detect_packing(path))
+            if number == counts.lines == 1 and data.startswith((b"{", b"[")) and raw.endswith(b"\n"):
+                whole = _whole_document(path)
                 if whole is not None:
                     if not _write(whole, None, counts, out):
                         counts.malformed_lines += 1
                         counts.note(None, "one JSON document, but no OTLP; left out")
                     return counts
-            _not_json(data, number, raw.endswith(b"\n"), counts, out)
+            if _not_json(data, number, raw.endswith(b"\n"), counts, out):
+                barren = 0
             continue
         if b"\\" not in data and not _is_utf8(data):
             counts.note(number, "not UTF-8; the bad characters were replaced")
-        if not _write(document, number, counts, out):
+        if _write(document, number, counts, out):
+            barren = 0
+        else:
             counts.malformed_lines += 1
             counts.note(number, "JSON, but no OTLP document; left out")
-    if packing.fault:
-        counts.note(None, f"{packing.fault}; read up to there")
     return counts
 
 
@@ -139,8 +154,8 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _not_json(data: bytes, number: int, ended: bool, counts: CarefulCounts, out: BinaryIO) -> None:
-    """Count a line that does not parse; use whole documents inside it."""
+def _not_json(data: bytes, number: int, ended: bool, counts: CarefulCounts, out: BinaryIO) -> int:
+    """Count a line that does not parse; use whole documents inside it and return how many."""
     salvaged = sum(_write(document, number, counts, out) for document in _salvage(data))
     if ended or salvaged:
         counts.malformed_lines += 1
@@ -149,3 +164,4 @@ def _not_json(data: bytes, number: int, ended: bool, counts: CarefulCounts, out:
         counts.truncated_lines += 1
         what = "the last line is cut off; left out"
     counts.note(number, what + (f", {salvaged} whole document(s) inside it used" if salvaged else ""))
+    return salvaged

@@ -45,16 +45,32 @@ _METRICS_COLUMN = (
     f'"resourceMetrics": \'STRUCT({_RESOURCE}, "scopeMetrics" STRUCT(metrics {_METRIC}[])[])[]\''
 )
 _LOGS_COLUMN = '"resourceLogs": \'STRUCT("scopeLogs" STRUCT("logRecords" JSON[])[])[]\''
+_SIGNALS: Final = ("resourceSpans", "resourceMetrics", "resourceLogs", "resourceProfiles")
 _RESOURCES_COLUMNS = (
     f"\"resourceSpans\": 'STRUCT({_RESOURCE})[]', \"resourceMetrics\": 'STRUCT({_RESOURCE})[]'"
 )
 
 
 def _read(columns: str) -> str:
-    """Return ``read_json`` with detection off: naming columns alone would still parse every file twice."""
+    """Return ``read_json`` with detection off: naming columns alone would still parse every file twice.
+
+    Files are read under names without wildcards; ``$odd_files`` and ``$odd_names`` tell the true names of some.
+    """
     return (
-        f"read_json($files, columns={{{columns}}}, auto_detect=false, records=true, format='newline_delimited', "
-        "maximum_object_size=$longest, filename=true)"
+        f"(SELECT *, coalesce(map($odd_files::VARCHAR[], $odd_names::VARCHAR[])[filename], filename) AS file "
+        f"FROM read_json($files, columns={{{columns}}}, auto_detect=false, records=true, "
+        "format='newline_delimited', maximum_object_size=$longest, filename=true))"
+    )
+
+
+def _read_signal(signal: str, column: str) -> str:
+    """Return ``_read`` of one signal's column. A document that holds another one too fails: it would be lost."""
+    others = [other for other in _SIGNALS if other != signal]
+    columns = ", ".join([column, *(f'"{other}": \'STRUCT("schemaUrl" VARCHAR)[]\'' for other in others)])
+    met = " OR ".join(f'coalesce(len("{other}"), 0) > 0' for other in others)
+    return (
+        f'(FROM {_read(columns)} WHERE "{signal}" IS NULL OR NOT ({met}) '
+        "OR error('more than one signal in a document')::BOOLEAN)"
     )
 
 
@@ -136,13 +152,13 @@ def insert_spans() -> str:
     return f"""
 INSERT INTO spans BY NAME
 WITH documents AS (
-    SELECT filename, unnest("resourceSpans") AS r FROM {_read(_SPANS_COLUMN)}
+    SELECT file, unnest("resourceSpans") AS r FROM {_read_signal("resourceSpans", _SPANS_COLUMN)}
 ), scopes AS (
-    SELECT filename, hash(r.resource."attributes") AS resource_id, unnest(r."scopeSpans") AS scope FROM documents
+    SELECT file, hash(r.resource."attributes") AS resource_id, unnest(r."scopeSpans") AS scope FROM documents
 ), unnested AS (
-    SELECT filename, resource_id, unnest(scope.spans) AS s FROM scopes
+    SELECT file, resource_id, unnest(scope.spans) AS s FROM scopes
 ), named AS (
-    SELECT filename, resource_id, s, s.name AS name, s."attributes" AS attributes,
+    SELECT file, resource_id, s, s.name AS name, s."attributes" AS attributes,
            CASE WHEN s.name IN ({_texts(tuple(names.SPANS))}) THEN 'vtprof'
                 WHEN s.name = {_text(dialects.VLLM_REQUEST_SPAN)} THEN 'vllm' END AS dialect,
            CASE WHEN dialect IS NOT NULL THEN list_transform(s."attributes", lambda a: a.key) END AS keys
@@ -151,7 +167,7 @@ WITH documents AS (
     SELECT *, {separator.join(packs)}
     FROM named
 )
-SELECT coalesce($name::VARCHAR, filename) AS file, s."traceId" AS trace_id, s."spanId" AS span_id,
+SELECT file, s."traceId" AS trace_id, s."spanId" AS span_id,
        nullif(s."parentSpanId", '') AS parent_span_id, name, dialect, resource_id,
        s."startTimeUnixNano" AS start_ns, nullif(s."endTimeUnixNano", 0) AS end_ns,
        CASE WHEN dialect = 'vtprof' AND len(s.links) > 0 THEN s.links END AS links,
@@ -174,6 +190,19 @@ UPDATE spans SET
     odd_attributes = NULL
 WHERE odd_attributes IS NOT NULL
 """
+
+
+def odd_span() -> str:
+    """Return a condition on ``spans``: what only the careful reader can judge, so that both judge alike."""
+
+    def odd(column: str, digits: int) -> str:
+        # An id of zeros is none.
+        return f"(NOT regexp_full_match({column}, '[0-9a-f]{{{digits}}}') OR {column} = '{'0' * digits}')"
+
+    return (
+        f"trace_id IS NULL OR {odd('trace_id', 32)} OR span_id IS NULL OR {odd('span_id', 16)} "
+        f"OR {odd('parent_span_id', 16)} OR name IS NULL OR start_ns IS NULL OR start_ns <= 0"
+    )
 
 
 def insert_resources() -> str:
@@ -205,19 +234,19 @@ def insert_metrics() -> str:
     return f"""
 INSERT INTO metric_samples BY NAME
 WITH documents AS (
-    SELECT filename, unnest("resourceMetrics") AS r FROM {_read(_METRICS_COLUMN)}
+    SELECT file, unnest("resourceMetrics") AS r FROM {_read_signal("resourceMetrics", _METRICS_COLUMN)}
 ), scopes AS (
-    SELECT filename, hash(r.resource."attributes") AS resource_id, unnest(r."scopeMetrics") AS scope FROM documents
+    SELECT file, hash(r.resource."attributes") AS resource_id, unnest(r."scopeMetrics") AS scope FROM documents
 ), metrics AS (
-    SELECT filename, resource_id, unnest(scope.metrics) AS m FROM scopes
+    SELECT file, resource_id, unnest(scope.metrics) AS m FROM scopes
 ), points AS (
-    SELECT filename, resource_id, m.name AS name,
+    SELECT file, resource_id, m.name AS name,
            unnest(CASE WHEN m.name IN ({_texts(METRIC_NAMES)})
                        THEN coalesce(m.gauge."dataPoints", m.sum."dataPoints", [])
                        ELSE [NULL] END) AS point
     FROM metrics
 )
-SELECT coalesce($name::VARCHAR, filename) AS file, name, resource_id, point."timeUnixNano" AS ts_ns,
+SELECT file, name, resource_id, point."timeUnixNano" AS ts_ns,
        coalesce(point."asInt"::DOUBLE, point."asDouble") AS value,
        {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.HW_ID, names.STRING)}
            AS hw_id,
@@ -230,6 +259,6 @@ def count_log_records() -> str:
     """Return the statement that counts the OTLP log records of files, which are not used."""
     return f"""
 SELECT coalesce(sum(len(scope."logRecords")), 0)::BIGINT
-FROM (SELECT unnest("resourceLogs", recursive := false) AS r FROM {_read(_LOGS_COLUMN)}) AS documents,
+FROM (SELECT unnest("resourceLogs", recursive := false) AS r FROM {_read_signal("resourceLogs", _LOGS_COLUMN)}) AS documents,
      unnest(r."scopeLogs") AS scopes(scope)
 """

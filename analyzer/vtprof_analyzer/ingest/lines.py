@@ -1,4 +1,4 @@
-"""Read a trace file line by line, unpacking gzip and zstd, up to the first fault of the packing and no exception.
+"""Unpack trace files and read them line by line, in bounded memory, up to the first fault and with no exception for it.
 
 A Collector's file exporter with compression writes a 4-byte big-endian length before each zstd message; that framing
 is recognised and each message is a line.
@@ -7,21 +7,34 @@ is recognised and each message is a line.
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor, ZstdError
 else:
     from backports.zstd import ZstdDecompressor, ZstdError
 
-CHUNK_BYTES = 1 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_GZIP_WINDOW = 31  # zlib: gzip header and trailer, largest window
-_LENGTH = struct.Struct(">I")
+MAX_LINE_BYTES: Final = 256 << 20
+"""Longest line that is read: a parser holds a line whole."""
+MAX_RATIO: Final = 200
+"""A file that unpacks to more than this many times its size is no trace, once it is past ``FREE_BYTES``: traces pack
+20 to 60 times."""
+FREE_BYTES: Final = 1 << 30
+
+_PIECE_BYTES: Final = 1 << 10
+"""Packed bytes handed over at once: what a fault costs of the good data before it."""
+_OUTPUT_BYTES: Final = 64 << 10
+_CHUNK_BYTES: Final = 1 << 20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE_MAGIC: Final = (
+    b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f: pzstd and seekable zstd begin with such a frame
+)
+_GZIP_WINDOW: Final = 31  # zlib: gzip header and trailer, largest window
+_LENGTH: Final = struct.Struct(">I")
 
 
 class _Decompressor(Protocol):
@@ -29,7 +42,50 @@ class _Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+
+
+class _Gzip:
+    """One gzip member."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(_GZIP_WINDOW)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        yield self._inner.decompress(data, _OUTPUT_BYTES)
+        while self._inner.unconsumed_tail and not self._inner.eof:
+            yield self._inner.decompress(self._inner.unconsumed_tail, _OUTPUT_BYTES)
+
+
+class _Zstd:
+    """One zstd frame."""
+
+    def __init__(self) -> None:
+        self._inner = ZstdDecompressor()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        yield self._inner.decompress(data, _OUTPUT_BYTES)
+        while not self._inner.eof and not self._inner.needs_input:
+            yield self._inner.decompress(b"", _OUTPUT_BYTES)
+
+
+_NEW: Final[dict[str, type[_Gzip] | type[_Zstd]]] = {"gzip": _Gzip, "zstd": _Zstd}
 
 
 @dataclass
@@ -46,73 +102,81 @@ def detect_packing(path: Path) -> Packing:
         head = stream.read(_LENGTH.size + len(_ZSTD_MAGIC))
     if head.startswith(_GZIP_MAGIC):
         return Packing("gzip")
-    if head.startswith(_ZSTD_MAGIC):
+    if head.startswith(_ZSTD_MAGIC) or (head[1:4] == _SKIPPABLE_MAGIC and head[0] >> 4 == 0x5):
         return Packing("zstd")
     if head[_LENGTH.size :] == _ZSTD_MAGIC:
         return Packing("zstd frames")
     return Packing("plain")
 
 
-def _unpack(stream: BinaryIO, new: Callable[[], _Decompressor], packing: Packing) -> Iterator[bytes]:
-    """Yield unpacked chunks over all members of the stream; stop at a fault and note it."""
-    decompressor = new()
+def _unpack(pieces: Iterator[bytes], packing: Packing, kind: str) -> Iterator[bytes]:
+    """Yield unpacked chunks over all members; stop at a fault and note it."""
+    decompressor: _Decompressor = _NEW[kind]()
     started = False
     try:
-        while data := stream.read(CHUNK_BYTES):
+        for data in pieces:
             while data:
+                if not started:
+                    # Zero padding after the last member is legal for gzip.
+                    data = data.lstrip(b"\x00")
+                    if not data:
+                        break
                 started = True
-                yield decompressor.decompress(data)
+                yield from decompressor.feed(data)
                 data = b""
                 if decompressor.eof:
-                    # Zero padding after the last member is legal for gzip.
-                    data = decompressor.unused_data.lstrip(b"\x00")
-                    decompressor, started = new(), False
+                    data = decompressor.unused_data
+                    decompressor, started = _NEW[kind](), False
     except (zlib.error, ZstdError) as error:
-        packing.fault = f"damaged {packing.name} data ({error})"
+        packing.fault = packing.fault or f"damaged {packing.name} data ({error})"
         return
     if started:
-        packing.fault = f"{packing.name} data ends early"
+        packing.fault = packing.fault or f"{packing.name} data ends early"
 
 
 def _frames(stream: BinaryIO, packing: Packing) -> Iterator[bytes]:
     while header := stream.read(_LENGTH.size):
         size = _LENGTH.unpack(header)[0] if len(header) == _LENGTH.size else 0
         body = stream.read(size)
+        # A damaged message costs itself: the length before it tells where the next one stands.
+        yield from _unpack(
+            (body[n : n + _PIECE_BYTES] for n in range(0, len(body), _PIECE_BYTES)), packing, "zstd"
+        )
         if not size or len(body) < size:
-            packing.fault = "the last message ends early"
+            packing.fault = packing.fault or "the last message ends early"
             return
-        try:
-            yield ZstdDecompressor().decompress(body) + b"\n"
-        except ZstdError as error:
-            packing.fault = f"damaged zstd message ({error})"
-            return
+        yield b"\n"
 
 
-def read_chunks(path: Path, packing: Packing) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file in chunks; ``packing.fault`` is set where they end early."""
+def unpack(path: Path, packing: Packing, out: BinaryIO) -> None:
+    """Write the unpacked bytes of a packed file; ``packing.fault`` is set where they end early.
+
+    More than ``MAX_RATIO`` times the file's size (and ``FREE_BYTES``) is never written: such a file is a bomb.
+    """
+    limit = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
+    written = 0
     with path.open("rb") as stream:
-        if packing.name == "gzip":
-            yield from _unpack(stream, lambda: zlib.decompressobj(_GZIP_WINDOW), packing)
-        elif packing.name == "zstd":
-            yield from _unpack(stream, ZstdDecompressor, packing)
-        elif packing.name == "zstd frames":
-            yield from _frames(stream, packing)
+        if packing.name == "zstd frames":
+            chunks = _frames(stream, packing)
         else:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
+            chunks = _unpack(iter(lambda: stream.read(_PIECE_BYTES), b""), packing, packing.name)
+        for chunk in chunks:
+            written += out.write(chunk)
+            if written > limit:
+                packing.fault = f"unpacks to more than {MAX_RATIO} times its size"
+                return
 
 
-def read_lines(path: Path, packing: Packing) -> Iterator[bytes]:
-    """Yield the lines of a file with their line ends; only the last one can lack it."""
-    pieces: list[bytes] = []
-    for chunk in read_chunks(path, packing):
-        begin = 0
-        while (end := chunk.find(b"\n", begin)) >= 0:
-            pieces.append(chunk[begin : end + 1])
-            yield b"".join(pieces) if len(pieces) > 1 else pieces[0]
-            pieces.clear()
-            begin = end + 1
-        if begin < len(chunk):
-            pieces.append(chunk[begin:])
-    if pieces:
-        yield b"".join(pieces)
+def read_lines(path: Path) -> Iterator[bytes | None]:
+    """Yield the lines of a plain file with their line ends; only the last one can lack it.
+
+    None stands for a line longer than ``MAX_LINE_BYTES``, which is passed over.
+    """
+    with path.open("rb", buffering=_CHUNK_BYTES) as stream:
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            if len(line) <= MAX_LINE_BYTES:
+                yield line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(_CHUNK_BYTES)
+            yield None

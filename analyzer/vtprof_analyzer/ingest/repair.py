@@ -22,6 +22,9 @@ _SPAN_KEYS: Final = frozenset(a.key for a in SPAN_ATTRIBUTES) | {k.key for k in 
 _METRIC_NAMES: Final = frozenset(METRIC_NAMES)
 _SIGNALS: Final = ("resourceSpans", "resourceMetrics", "resourceLogs", "resourceProfiles")
 
+_BASES: Final = {"0x": 16, "0b": 2}
+"""Integers that the fast reader takes too, so that both judge a value alike."""
+
 Json = dict[str, Any]
 
 
@@ -47,6 +50,19 @@ def _dicts(source: Json, camel: str) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def _entries(source: Json, camel: str, outcome: Repaired) -> list[Json]:
+    """Return the objects of a list that leads to spans; what stands there instead is counted as spans left out."""
+    value = _get(source, camel)
+    if value is None:
+        return []
+    given = value if isinstance(value, list) else [value]
+    entries = [item for item in given if isinstance(item, dict)] if isinstance(value, list) else []
+    if len(entries) < len(given):
+        outcome.dropped_spans += len(given) - len(entries)
+        outcome.faults.append(f"{camel}: not a list of objects; what is not was left out")
+    return entries
+
+
 def to_int(value: Any) -> int | None:
     """Return a 64-bit integer given as number or text; None for anything else."""
     if isinstance(value, bool):
@@ -54,7 +70,7 @@ def to_int(value: Any) -> int | None:
     if isinstance(value, str):
         try:
             # The length bound keeps a megabyte of digits from being converted at all.
-            value = int(value) if len(value) <= 20 else None
+            value = int(value, _BASES.get(value.strip()[:2].lower(), 10)) if len(value) <= 20 else None
         except ValueError:
             return None
     if isinstance(value, float):
@@ -191,11 +207,11 @@ def repair(document: Any) -> Repaired | None:
     if not isinstance(document, dict) or not any(isinstance(_get(document, s), list) for s in _SIGNALS):
         return None
     outcome = Repaired()
-    for entry in _dicts(document, "resourceSpans"):
+    for entry in _entries(document, "resourceSpans", outcome):
         spans = [
             plain
-            for scope in _dicts(entry, "scopeSpans")
-            for source in _dicts(scope, "spans")
+            for scope in _entries(entry, "scopeSpans", outcome)
+            for source in _entries(scope, "spans", outcome)
             if (plain := _span(source, outcome)) is not None
         ]
         resource = _resource(entry)

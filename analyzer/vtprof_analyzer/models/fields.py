@@ -1,9 +1,15 @@
 """Read typed fields from a model's config; what is missing or wrong becomes one `DataError` that names the field."""
 
+import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from vtprof_schemas.errors import DataError
+
+LARGEST = 2**40
+"""No size of a model is larger: what is comes from a broken file, and would only overflow later."""
+_PUBLISHED = "use the config.json of the model as published"
 
 
 class Fields:
@@ -18,9 +24,7 @@ class Fields:
 
     def fault(self, key: str, what: str) -> DataError:
         """Return the error for one field."""
-        return DataError(
-            f"model config: {self._name((key,))} {what}; use the config.json of the model as published"
-        )
+        return DataError(f"model config: {self._name((key,))} {what}; {_PUBLISHED}")
 
     def first(self, *keys: str) -> Any:
         """Return the value of the first key that is present and not null, else None."""
@@ -44,18 +48,20 @@ class Fields:
         value = self.first(*keys)
         if value is None:
             if default is None:
-                raise DataError(
-                    f"model config: {self._name(keys)} is missing; use the config.json of the model as published"
-                )
+                raise DataError(f"model config: {self._name(keys)} is missing; {_PUBLISHED}")
             return default
         key = next(key for key in keys if self.values.get(key) is not None)
-        if isinstance(value, (list, tuple)) and value and all(item == value[0] for item in value):
-            value = value[0]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-            raise self.fault(key, f"is {value!r} instead of a whole number")
-        if value < minimum:
-            raise self.fault(key, f"is {value!r}, less than {minimum}")
-        return int(value)
+        whole = _whole(value)
+        if whole is None and isinstance(value, (list, tuple)) and value:
+            sides = {_whole(item) for item in value}
+            whole = sides.pop() if len(sides) == 1 else None
+        if whole is None:
+            raise self.fault(key, f"is {_shown(value)} instead of a whole number")
+        if whole < minimum:
+            raise self.fault(key, f"is {_shown(value)}, less than {minimum}")
+        if whole > LARGEST:
+            raise self.fault(key, f"is {_shown(value)}, more than any model's")
+        return whole
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a boolean."""
@@ -63,7 +69,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self.fault(key, f"is {value!r} instead of true or false")
+            raise self.fault(key, f"is {_shown(value)} instead of true or false")
         return value
 
     def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -74,5 +80,19 @@ class Fields:
         if not isinstance(value, (list, tuple)) or not all(
             isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
         ):
-            raise self.fault(key, f"is {value!r} instead of a list of whole numbers")
+            raise self.fault(key, f"is {_shown(value)} instead of a list of whole numbers")
         return tuple(value)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number as an int; None for what is none, booleans and infinities among it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not (math.isfinite(value) and value.is_integer()):
+        return None
+    return int(value)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message of one line: of long and nested ones only the beginning."""
+    return reprlib.repr(value)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,10 @@ FAMILIES: dict[str, str] = {
     "qwen2_5_vl": "vtprof_analyzer.models.qwen2_vl",
 }
 """Model type to module; a module is imported when it is asked for."""
+MOST_PARAMS = 10**15
+"""Hundreds of times the largest published models; below it no sum of costs can overflow."""
+MOST_KV_VALUES = 2**32
+"""Likewise, ten thousand times what a large model leaves in its cache for one token."""
 
 
 def parse_config(text: str) -> dict[str, Any]:
@@ -30,6 +35,8 @@ def parse_config(text: str) -> dict[str, Any]:
         config = json.loads(text)
     except ValueError as error:
         raise DataError(f"model config: not JSON ({error}); use the config.json of the model") from None
+    except RecursionError:
+        raise DataError("model config: nested too deeply; use the config.json of the model") from None
     if not isinstance(config, dict):
         raise DataError(
             f"model config: {type(config).__name__} instead of an object; use the model's config.json"
@@ -55,6 +62,17 @@ def load_spec(config: Mapping[str, Any]) -> ModelSpec:
         raise DataError("model config: model_type is missing; use the config.json of the model as published")
     if kind not in FAMILIES:
         raise DataError(
-            f"model config: model_type {kind!r} has no cost model yet; known are {', '.join(sorted(FAMILIES))}"
+            f"model config: model_type {reprlib.repr(kind)} has no cost model yet; known are {', '.join(sorted(FAMILIES))}"
         )
-    return cast(Family, importlib.import_module(FAMILIES[kind])).spec(config)
+    spec = cast(Family, importlib.import_module(FAMILIES[kind])).spec(config)
+    kv_values = sum(group.layers * group.attention.kv_values_per_token for group in spec.language.groups)
+    for product, limit, what in (
+        (spec.params.total, MOST_PARAMS, "parameters"),
+        (kv_values, MOST_KV_VALUES, "KV values a token"),
+    ):
+        if product > limit:
+            raise DataError(
+                f"model config: its sizes multiply to {product:.1e} {what}, more than any model has;"
+                " use the config.json of the model as published"
+            )
+    return spec

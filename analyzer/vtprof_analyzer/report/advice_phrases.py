@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vtprof_analyzer.report.format import MINUS, count, counted, duration, energy, percent, plain, safe, size
-from vtprof_analyzer.report.model import Advice, RuleCounts, Saving
+from vtprof_analyzer.report.model import Advice, Report, RuleCounts, Saving
 from vtprof_rules.command_line import command_line
 
 SEVERITIES = ("high", "medium", "low", "info")
@@ -74,3 +74,30 @@ def rule_counts(rules: RuleCounts) -> str:
         if number
     ]
     return " · ".join(parts)
+
+
+NOT_FIRED_SHOWN: Mapping[str, str] = {
+    "suppressed": "suppressed",
+    "not_applicable": "not applicable",
+    "insufficient_data": "not judged",
+    "error": "failed",
+}
+NOT_FIRED_LIMIT = 6
+"""Reasons shown; rules that share one are named together."""
+
+
+def not_fired(report: Report) -> str:
+    """Return one line that names the rules that said nothing, with their reasons; those that passed are left out."""
+    by_reason: dict[tuple[int, str], list[str]] = {}
+    order = list(NOT_FIRED_SHOWN)
+    for rule in report.not_fired:
+        if rule.status in NOT_FIRED_SHOWN:
+            reason = safe(rule.reason, 160).removeprefix("not judged: ")
+            by_reason.setdefault((order.index(rule.status), reason), []).append(safe(rule.rule, 16))
+    shown = sorted(by_reason.items(), key=lambda item: item[0][0])
+    named = [
+        f"{', '.join(rules)} {NOT_FIRED_SHOWN[order[status]]}: {reason}"
+        for (status, reason), rules in shown[:NOT_FIRED_LIMIT]
+    ]
+    rest = sum(len(rules) for _, rules in shown[NOT_FIRED_LIMIT:])
+    return "; ".join([*named, *([f"{count(rest)} more in the JSON report"] if rest else [])])

@@ -1,18 +1,18 @@
 """Build the report object from the stages' tables: the last step of an analysis, and the only one reports need."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 import duckdb
 
 from vtprof_analyzer.devices.roofs import Roof
 from vtprof_analyzer.report.build_deployment import Physics, build_deployment
-from vtprof_analyzer.report.build_findings import build_findings, count_outcomes
+from vtprof_analyzer.report.build_findings import build_findings, build_not_fired, count_outcomes
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.build_integrity import build_integrity
 from vtprof_analyzer.report.build_kv import build_dominance, build_kv
-from vtprof_analyzer.report.build_phases import build_phases, build_roofline
+from vtprof_analyzer.report.build_phases import above_roof_notes, build_phases, build_roofline
 from vtprof_analyzer.report.build_requests import build_slo, build_strata, build_summary, build_ttft_budget
 from vtprof_analyzer.report.build_rows import one
 from vtprof_analyzer.report.model import Report, Source
@@ -54,15 +54,18 @@ def build(
         connection,
         "SELECT min(start_ns) AS first_ns, max(greatest(start_ns, end_ns)) AS last_ns FROM spans WHERE dialect IS NOT NULL",
     )
+    phases = build_phases(connection, roof, physics.no_cost)
+    deployment = build_deployment(connection, physics)
+    deployment = replace(deployment, notes=[*above_roof_notes(phases, roof), *deployment.notes])
     integrity = build_integrity(connection, reading.files_skipped, reading.duplicates)
     return Report(
         schema_version=SCHEMA_VERSION,
         generator=f"vtprof {metadata.version('vtprof')}",
         source=Source(reading.paths, integrity.files_read, times["first_ns"], times["last_ns"]),
-        deployment=build_deployment(connection, physics),
+        deployment=deployment,
         summary=summary,
-        headline=build_headline(summary, dominance, budget),
-        phases=build_phases(connection, roof),
+        headline=build_headline(summary, dominance, budget, integrity.orphans),
+        phases=phases,
         ttft_budget=budget,
         strata=build_strata(connection),
         dominance=dominance,
@@ -72,4 +75,5 @@ def build(
         findings=build_findings(outcomes),
         rules=count_outcomes(outcomes),
         roofline=build_roofline(connection),
+        not_fired=build_not_fired(outcomes),
     )

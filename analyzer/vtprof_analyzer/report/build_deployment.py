@@ -33,6 +33,8 @@ class Physics:
     roofs: list[Roof] = field(default_factory=list)
     device: str | None = None
     notes: list[str] = field(default_factory=list)
+    no_cost: str | None = None
+    no_roof: str | None = None
 
 
 def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
@@ -79,7 +81,7 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         engine=resource.get("engine_name") or (VLLM if dialect == VLLM else None),
         engine_version=resource.get("engine_version"),
         dialect=dialect,
-        device=physics.device or resource.get("hw_name"),
+        device=resource.get("hw_name") or physics.device,
         device_count=workers["devices"],
         weights_dtype=resource.get("weights_dtype"),
         kv_dtype=resource.get("kv_dtype"),
@@ -87,15 +89,49 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         workers=workers["workers"],
         roof=physics.roof,
         roofs=physics.roofs,
-        notes=[*physics.notes, *_missing(resource, dialect), *(VLLM_NOTES if used["vllm"] else ())],
+        notes=[
+            *physics.notes,
+            *_coverage(connection),
+            *_missing(resource, physics, dialect),
+            *(VLLM_NOTES if used["vllm"] else ()),
+        ],
+        no_cost=physics.no_cost,
+        no_roof=physics.no_roof,
     )
 
 
-def _missing(resource: Row, dialect: str) -> list[str]:
+def _coverage(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Say of how many requests the shares speak, where that is not all."""
+    row = one(
+        connection,
+        """
+        SELECT count(*) AS requests, count(*) FILTER (visual_tokens IS NOT NULL) AS modality,
+               count(*) FILTER (dialect = 'vtprof') AS phases
+        FROM request_base
+        """,
+    )
+    notes = []
+    if 0 < row["modality"] < row["requests"]:
+        few = ": too few for shares of the run" if 2 * row["modality"] < row["requests"] else ""
+        notes.append(f"visual tokens are known for {row['modality']:,} of {row['requests']:,} requests{few}")
+    if 0 < row["phases"] < row["requests"]:
+        notes.append(
+            f"preprocess and encode are known for {row['phases']:,} of {row['requests']:,} requests: their shares of TTFT"
+            " are lower bounds, the rest is in prefill and unexplained"
+        )
+    return notes
+
+
+def _missing(resource: Row, physics: Physics, dialect: str) -> list[str]:
     if dialect == VLLM:
         return []
     notes = []
-    if not resource.get("hw_name"):
+    if (
+        not resource.get("hw_name")
+        and physics.roof is None
+        and physics.device is None
+        and not physics.no_roof
+    ):
         notes.append(
             f"the device is not recorded ({names.HW_NAME}); --device NAME gives the roofline its roof"
         )

@@ -3,13 +3,22 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from vtprof_analyzer.report.model import Advice, Finding, RuleCounts, Saving
+from vtprof_analyzer.report.model import Advice, Finding, RuleCounts, RuleOutcome, Saving
 from vtprof_rules.outcome import Outcome
 
 
 def build_findings(outcomes: Sequence[Outcome]) -> list[Finding]:
     """Return the rules that fired, in the order in which they were judged to matter."""
     return [_finding(outcome) for outcome in outcomes if outcome.status == "fired"]
+
+
+def build_not_fired(outcomes: Sequence[Outcome]) -> list[RuleOutcome]:
+    """Return the rules that did not fire, in the order in which they were judged, each with its reason."""
+    return [
+        RuleOutcome(outcome.rule, outcome.status, outcome.reason)
+        for outcome in outcomes
+        if outcome.status != "fired"
+    ]
 
 
 def count_outcomes(outcomes: Sequence[Outcome]) -> RuleCounts:

@@ -1,24 +1,31 @@
 """The verdict in one or two sentences: do visual tokens dominate, and what would the run be without them."""
 
+from vtprof_analyzer.report.format import percent, whole_percent, whole_percents
 from vtprof_analyzer.report.model import Summary, TtftBudget, VisualDominance
 
 _MEASURES = {
     "prompt_tokens": "of prompt tokens",
-    "kv_token_seconds": "of KV held",
+    "kv_token_seconds": "of KV held over time",
     "prefill_flops": "of prefill FLOPs",
     "decode_bytes": "of bytes read in decode",
 }
 
 
-def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBudget) -> str:
-    """Return the first thing a reader should know."""
+def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBudget, orphans: int = 0) -> str:
+    """Return the first thing a reader should know; ``orphans`` are phases whose request is absent."""
     if not summary.requests:
-        return "No requests in these traces: there are spans of engine steps only."
+        others = summary.spans - orphans
+        there = [f"{others:,} spans of engine steps"] if others > 0 else []
+        there += [f"{orphans:,} phases whose request is absent"] if orphans else []
+        return f"No requests in these traces: there are only {' and '.join(there) or 'other spans'}."
     known = {name: getattr(dominance, name) for name in _MEASURES}
-    shares = [f"{100 * d.share:.0f} % {_MEASURES[name]}" for name, d in known.items() if d.share is not None]
+    shares = [f"{percent(d.share)} {_MEASURES[name]}" for name, d in known.items() if d.share is not None]
     dominated = [name for name, d in known.items() if d.dominant]
     if not shares:
-        return f"What visual tokens cost is not known: the traces do not record them. {_largest_part(budget)}".strip()
+        why = "the traces do not record them" + (
+            "" if summary.visual_tokens is None else " for most requests"
+        )
+        return f"What visual tokens cost is not known: {why}. {_largest_part(budget)}".strip()
     if summary.visual_tokens == 0:
         return f"No visual tokens in these requests. {_largest_part(budget)}".strip()
     listed = ", ".join(shares)
@@ -37,11 +44,17 @@ def _without(summary: Summary, dominance: VisualDominance) -> str:
 
 
 def _largest_part(budget: TtftBudget) -> str:
-    parts = [row for row in budget.phases if row.share is not None]
+    # Rounded as in the table, where the parts have to add up to 100 %.
+    wholes = whole_percents([row.share for row in budget.phases])
+    parts = [
+        (row.share, row.phase, whole)
+        for row, whole in zip(budget.phases, wholes, strict=True)
+        if row.share is not None and whole is not None
+    ]
     if not parts:
         return ""
-    largest = max(parts, key=lambda row: row.share or 0.0)
-    return f"The largest part of TTFT is {largest.phase}, {100 * (largest.share or 0.0):.0f} %."
+    _, phase, whole = max(parts, key=lambda part: part[0])
+    return f"The largest part of TTFT is {phase}, {whole_percent(whole)}."
 
 
 def _change(now: float, then: float) -> str:

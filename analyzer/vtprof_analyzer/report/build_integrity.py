@@ -1,12 +1,16 @@
 """Can this be trusted: the counts of the reader and of the stages, in one record."""
 
+import reprlib
+
 import duckdb
 
 from vtprof_analyzer.report.build_rows import one, rows
 from vtprof_analyzer.report.model import Integrity, IntegrityNote
+from vtprof_schemas import names
 
 MAX_NOTES = 20
 _MAX_UNKNOWN_NAMED = 3
+_STATUSES = (names.STATUS_OK, names.STATUS_ABORTED, names.STATUS_REJECTED, names.STATUS_ERROR)
 
 
 def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, duplicates: int) -> Integrity:
@@ -16,7 +20,8 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         """
         SELECT count(*) AS files, coalesce(sum(malformed_lines), 0)::BIGINT AS malformed,
                coalesce(sum(truncated_lines), 0)::BIGINT AS truncated,
-               coalesce(sum(ignored_signals), 0)::BIGINT AS ignored, coalesce(sum(dropped_spans), 0)::BIGINT AS dropped
+               coalesce(sum(ignored_signals), 0)::BIGINT AS ignored, coalesce(sum(dropped_spans), 0)::BIGINT AS dropped,
+               count(*) FILTER (damaged) AS damaged, coalesce(sum(values_out_of_range), 0)::BIGINT AS out_of_range
         FROM ingest_files
         """,
     )
@@ -42,6 +47,8 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         clock_offset_ms=None,
         complete_spans_share=(spans["used_spans"] - broken) / total if total else None,
         notes=_notes(connection),
+        damaged_files=files["damaged"],
+        values_out_of_range=files["out_of_range"],
     )
 
 
@@ -60,6 +67,23 @@ def _notes(connection: duckdb.DuckDBPyConnection) -> list[IntegrityNote]:
             f"attribute {row['key']} is not in the vocabulary; left out ({row['uses']} spans)",
         )
         for row in unknown[:_MAX_UNKNOWN_NAMED]
+    ]
+    odd = rows(
+        connection,
+        f"""
+        SELECT any_value(s.file) AS file, s.request_status AS text, count(*) AS requests
+        FROM request_base AS q JOIN spans AS s USING (trace_id, span_id)
+        WHERE q.status = 'unknown' GROUP BY text ORDER BY requests DESC, text LIMIT {_MAX_UNKNOWN_NAMED}
+        """,
+    )
+    found += [
+        IntegrityNote(
+            row["file"],
+            None,
+            f"request status {reprlib.repr(row['text'])} is not one of {', '.join(_STATUSES)}: counted as none of them"
+            f" ({row['requests']} requests)",
+        )
+        for row in odd
     ]
     written = rows(
         connection, "SELECT file, line, what FROM ingest_notes ORDER BY file, line NULLS FIRST, what"

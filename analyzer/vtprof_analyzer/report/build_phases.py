@@ -1,5 +1,7 @@
 """The phase table and the points of the roofline: times from the requests, work from the steps, a verdict for each."""
 
+from dataclasses import replace
+
 import duckdb
 import numpy as np
 
@@ -7,14 +9,27 @@ from vtprof_analyzer import verdict_phases as judge
 from vtprof_analyzer.devices.roofs import Roof
 from vtprof_analyzer.report.build_rows import Row, one, rows
 from vtprof_analyzer.report.model import PhaseRow, RoofPoint
-from vtprof_analyzer.verdict import Counters, PhaseSteps, Verdict
+from vtprof_analyzer.verdict import Counters, PhaseSteps, Verdict, not_judged, too_small
 from vtprof_schemas import names
 
 _MJ_PER_J = 1000.0
+_ON_DEVICE = frozenset({names.ENCODE, names.PREFILL, names.DECODE})
 
 
-def build_phases(connection: duckdb.DuckDBPyConnection, roof: Roof | None) -> list[PhaseRow]:
-    """Return the phases that some request had, in the order in which a request meets them."""
+_STEPS = """
+SELECT sum(steps) FILTER (encode_items > 0 OR encode_patches > 0 OR encode_ns > 0)::BIGINT AS encode,
+       sum(steps) FILTER (prefill_tokens > 0)::BIGINT AS prefill, sum(steps) FILTER (decode_requests > 0)::BIGINT AS decode
+FROM steps
+"""
+
+
+def build_phases(
+    connection: duckdb.DuckDBPyConnection, roof: Roof | None, no_cost: str | None = None
+) -> list[PhaseRow]:
+    """Return the phases that some request had, in the order in which a request meets them.
+
+    ``no_cost`` says why no work is known, where that is so.
+    """
     found = {row["phase"]: row for row in rows(connection, "FROM phase_times")}
     total = sum(row["duration_ns"] for row in found.values())
     gpu_total = sum(row["gpu_time_ns"] or 0 for row in found.values())
@@ -22,7 +37,9 @@ def build_phases(connection: duckdb.DuckDBPyConnection, roof: Roof | None) -> li
         row["phase"]: row["share"]
         for row in rows(connection, "SELECT phase, share FROM ttft_budget WHERE population = 'all'")
     }
-    steps = {row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")}
+    steps = one(connection, _STEPS) | {
+        row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")
+    }
     table = []
     for phase in names.PHASES:
         row = found.get(phase)
@@ -31,6 +48,8 @@ def build_phases(connection: duckdb.DuckDBPyConnection, roof: Roof | None) -> li
         time_share = row["duration_ns"] / total if total else None
         share = time_share if phase == names.DECODE else shares.get(phase)
         verdict = _verdict(connection, phase, row, share, roof)
+        if no_cost and phase in _ON_DEVICE and not too_small(phase, share, judge.DEFAULTS):
+            verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
         table.append(
             PhaseRow(
                 phase=phase,
@@ -57,6 +76,15 @@ def build_phases(connection: duckdb.DuckDBPyConnection, roof: Roof | None) -> li
     return table
 
 
+def above_roof_notes(phases: list[PhaseRow], roof: Roof | None) -> list[str]:
+    """Return one line for each phase that ran faster than the roof allows."""
+    return [
+        f"{row.phase} ran {judge.above_roof(row.floor_ratio, roof)}"
+        for row in phases
+        if roof is not None and row.floor_ratio is not None and judge.is_above_roof(row.floor_ratio)
+    ]
+
+
 def build_roofline(connection: duckdb.DuckDBPyConnection) -> list[RoofPoint]:
     """Return the cells of the roofline plot, the longest first."""
     found = rows(connection, "FROM roofline_points ORDER BY seconds DESC, phase, intensity, flops_per_s")
@@ -67,16 +95,17 @@ def _verdict(
     connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None, roof: Roof | None
 ) -> Verdict:
     if phase == names.PREPROCESS:
-        return judge.judge_preprocess(row["cpu_timed_s"] or 0.0, row["cpu_s"], row["fetch_s"], share)
+        engine = one(connection, "SELECT engine FROM facts")["engine"]
+        return judge.judge_preprocess(row["cpu_timed_s"] or 0.0, row["cpu_s"], row["fetch_s"], share, engine)
     if phase == names.QUEUE:
         waited = one(
             connection,
             """
-            SELECT sum(s.kv_used_tokens / nullif(r.kv_capacity_tokens, 0) * s.duration_ns)
-                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / r.kv_capacity_tokens IS NOT NULL), 0)
+            SELECT sum(s.kv_used_tokens / nullif(k.capacity_tokens, 0) * s.duration_ns)
+                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / k.capacity_tokens IS NOT NULL), 0)
                        AS usage,
                    (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions
-            FROM steps AS s LEFT JOIN resources AS r USING (resource_id) WHERE s.waiting > 0
+            FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
             """,
         )
         return judge.judge_queue(waited["usage"], waited["preemptions"], share)
@@ -89,7 +118,8 @@ def _phase_steps(
     connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None
 ) -> PhaseSteps:
     columns = connection.execute(
-        "SELECT flops, bytes, time_s, wall_s, steps::DOUBLE AS steps, kv_visual_read_bytes FROM step_cost"
+        "SELECT flops, bytes, time_s, wall_s, steps::DOUBLE AS steps, kv_visual_read_bytes, peak_flops_per_s,"
+        " bandwidth_bytes_per_s FROM step_cost"
         " WHERE phase = ? ORDER BY step_id",
         [phase],
     ).fetchnumpy()
@@ -107,6 +137,8 @@ def _phase_steps(
         iterations=arrays["steps"],
         # Wall time beside device time is a witness only where every step has both.
         wall_seconds=arrays["wall_s"] if len(on_gpu) and on_gpu.all() else None,
+        peak_flops_per_s=arrays["peak_flops_per_s"],
+        bandwidth_bytes_per_s=arrays["bandwidth_bytes_per_s"],
         bytes_kv_visual=arrays["kv_visual_read_bytes"] if phase == names.DECODE else None,
         counters=Counters(row["dram_ratio"], row["tensor_ratio"], row["sm_ratio"], row["counter_quality"]),
         host_cores=cores["cores"],

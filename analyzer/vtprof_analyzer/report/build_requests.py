@@ -93,6 +93,8 @@ def build_slo(connection: duckdb.DuckDBPyConnection, ttft_ms: float | None, tpot
                    coalesce(status, 'ok') = 'ok'
                        AND coalesce(tpot_ms <= getvariable('slo_tpot_ms'), n_output_tokens = 1, false) AS tpot_kept
             FROM requests
+            -- A status nobody knows is neither kept nor missed.
+            WHERE status IS DISTINCT FROM 'unknown'
         )
         SELECT avg(ttft_kept::INT) AS ttft, avg(tpot_kept::INT) AS tpot,
                avg(((getvariable('slo_ttft_ms') IS NULL OR ttft_kept)

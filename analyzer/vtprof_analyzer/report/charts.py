@@ -42,6 +42,7 @@ _LIMITS = (1e-6, 1e18)
 def config(dark: bool) -> dict[str, Any]:
     """Return the Vega-Lite configuration of one colour scheme."""
     ink, soft, grid = ("#e6e8eb", "#a2a9b3", "#2b313a") if dark else ("#1c2127", "#59626e", "#e8eaed")
+    paper = "#13171c" if dark else "#ffffff"
     font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
     return {
         "background": "transparent",
@@ -59,6 +60,7 @@ def config(dark: bool) -> dict[str, Any]:
         "line": {"color": ink},
         "text": {"color": ink, "fontSize": 12},
         "point": {"stroke": ink},
+        "style": {"halo": {"stroke": paper, "strokeWidth": 5, "strokeJoin": "round", "strokeOpacity": 0.85}},
     }  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def roofline(report: Report) -> dict[str, Any] | None:
             alt.Chart(_data(cells)).mark_circle(clip=True).encode(
                 x=x, y=y, color=colour,
                 size=alt.Size("weight:Q", legend=None).scale(range=[14, 130]),
-                opacity=alt.Opacity("weight:Q", legend=None).scale(range=[0.22, 0.7]),
+                opacity=alt.Opacity("weight:Q", legend=None).scale(range=[0.6, 0.95]),
                 tooltip=[*map(_field, ("phase", "intensity", "rate", "time")), _field("count", "steps")],
             )
         )  # fmt: skip
@@ -159,18 +161,21 @@ def roofline(report: Report) -> dict[str, Any] | None:
     if marks:
         marked = alt.Chart(_data(marks))
         tooltip = [_field("phase"), _field("verdict"), _field("intensity"), _field("rate")]
+        # Neighbours on the axis are named below and above in turn, so that their names do not meet on a narrow page.
+        neighbours = sorted(marks, key=lambda mark: float(mark["x"]))
+        for named, offset in ((neighbours[::2], 26), (neighbours[1::2], -22)):
+            if not named:
+                continue
+            # Dots lie behind the names too: the halo keeps them legible.
+            for style in ("halo", alt.Undefined):
+                label = alt.Chart(_data(named)).mark_text(dy=offset, fontWeight=600, style=style)
+                layers.append(label.encode(x=x, y=y, text="phase:N", tooltip=tooltip))
+        # Over the names: where the page is narrow a name may meet a neighbour's mark, and must not hide it.
         layers.append(
             marked.mark_point(shape="diamond", size=150, filled=True, strokeWidth=1.5, opacity=1).encode(
                 x=x, y=y, color=colour, tooltip=tooltip
             )
         )
-        # Neighbours on the axis are named below and above in turn, so that their names do not meet on a narrow page.
-        neighbours = sorted(marks, key=lambda mark: float(mark["x"]))
-        for named, offset in ((neighbours[::2], 21), (neighbours[1::2], -15)):
-            if not named:
-                continue
-            label = alt.Chart(_data(named)).mark_text(dy=offset, fontWeight=600)
-            layers.append(label.encode(x=x, y=y, text="phase:N", tooltip=tooltip))
     chart = alt.layer(*layers).properties(
         width="container",
         height=360,

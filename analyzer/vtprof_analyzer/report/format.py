@@ -57,6 +57,11 @@ def plain(value: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
+def ratio(value: float) -> str:
+    """Show a ratio with two digits; below a hundredth it only says so, which keeps its column narrow."""
+    return "< 0.01" if 0 < value < 0.01 else significant(value, 2)
+
+
 def count(value: float) -> str:
     """Show a number of things: 18,204."""
     return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.2e}"

@@ -18,7 +18,11 @@ def findings(report: Report) -> str:
     """Return the section of what to do, largest gain first as the report has them."""
     parts = [_finding(finding) for finding in report.findings] or [missing(advice_phrases.NO_FINDING)]
     return section(
-        "findings", "What to do, largest gain first", *parts, note(advice_phrases.rule_counts(report.rules))
+        "findings",
+        "What to do, largest gain first",
+        *parts,
+        note(advice_phrases.rule_counts(report.rules)),
+        note(advice_phrases.not_fired(report)) if advice_phrases.not_fired(report) else "",
     )
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from html import escape
 
-from vtprof_analyzer.report import phrases
+from vtprof_analyzer.report import absent_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
+    NOT_RECORDED,
     count,
     dots,
     duration,
@@ -13,9 +14,9 @@ from vtprof_analyzer.report.format import (
     known,
     percent,
     plain,
+    ratio,
     safe,
     scaled,
-    significant,
     size,
     time_range,
     tokens,
@@ -26,7 +27,7 @@ from vtprof_analyzer.report.html_findings import findings
 from vtprof_analyzer.report.html_tags import bar, cell, missing, note, row_head, section, table, text, tile
 from vtprof_analyzer.report.model import BudgetRow, Percentiles, PhaseRow, Report
 
-_KV_CAPTION = "KV bytes that all requests wrote, by where the token came from"
+_KV_CAPTION = "KV written, by modality: bytes over all requests, by where the token came from"
 
 
 def body(report: Report, charts: Mapping[str, str]) -> str:
@@ -69,13 +70,18 @@ def _numbers(report: Report) -> str:
         if kv.peak_usage_ratio is not None
         else known(kv.peak_held_bytes, size)
     )
+    at_least = "≥ " if kv.peak_kind == "mean" else ""
     goodput = known(report.slo.goodput_share, percent) if report.slo.goodput_share is not None else DASH
     tiles = [
         tile("TTFT, p95", known(summary.ttft_ms.p95, duration), [_percentiles(summary.ttft_ms)]),
         tile("TPOT, p95", known(summary.tpot_ms.p95, duration), [_percentiles(summary.tpot_ms)]),
         tile("End to end, p95", known(summary.e2e_ms.p95, duration), [_percentiles(summary.e2e_ms)]),
         tile("Goodput", goodput, [phrases.goodput(report).removeprefix(goodput)]),
-        tile("KV cache, peak", peak, [phrases.kv_peak(report).removeprefix(f"peak {peak}").strip(" ,")]),
+        tile(
+            "KV cache, peak",
+            peak if peak == NOT_RECORDED else at_least + peak,
+            [phrases.kv_peak(report).replace("at least ", "").removeprefix(f"peak {peak}").strip(" ,")],
+        ),
         tile(
             "Prompt tokens",
             known(summary.input_tokens, lambda number: scaled(number, "")),
@@ -113,7 +119,7 @@ def _dominance(report: Report) -> str:
 
 def _budget(report: Report, chart: str | None) -> str:
     if chart is None:
-        return section("ttft", "Where TTFT goes", missing(phrases.no_ttft(report)))
+        return section("ttft", "Where TTFT goes", missing(absent_phrases.no_ttft(report)))
     budget = report.ttft_budget
     everyone = _shares(budget.phases)
     slowest = _shares(budget.tail_phases)
@@ -146,7 +152,7 @@ def _budget(report: Report, chart: str | None) -> str:
     ]
     caption = (
         f"{count(budget.requests)} requests with a first token, and the {count(budget.tail_requests)} at or above p95. "
-        "Overlap is counted once; shares add up to 100 %."
+        "A request without a phase counts as zero in its percentiles. Overlap is counted once; shares add up to 100 %."
     )
     return section("ttft", "Where TTFT goes", chart, table(caption, heads, rows))
 
@@ -161,8 +167,8 @@ def _roofline(report: Report, chart: str | None) -> str:
     used = report.deployment.roof
     verdicts = f" The verdicts use the {safe(used.kind, 24)} one." if used and len(roofs) > 1 else ""
     parts = [
-        note("; ".join(roofs) + "." + verdicts) if roofs else note(phrases.no_roof()),
-        chart if chart is not None else missing(phrases.no_roofline(report)),
+        note("; ".join(roofs) + "." + verdicts) if roofs else note(absent_phrases.no_roof(report.deployment)),
+        chart if chart is not None else missing(absent_phrases.no_roofline(report)),
     ]
     if chart is not None:
         parts.append(
@@ -172,11 +178,7 @@ def _roofline(report: Report, chart: str | None) -> str:
         )
     if report.phases:
         parts.append(_phases(report))
-        parts.append(
-            note(
-                f"floor: the roofline's lower bound over the measured time. {DASH}: not recorded. {phrases.WITNESSES}."
-            )
-        )
+        parts.append(note("; ".join(phrases.footnotes(report)) + "."))
         why = "".join(
             f"<li>{text(phrases.phase_reason(row))}</li>" for row in report.phases if row.explanation
         )
@@ -185,67 +187,72 @@ def _roofline(report: Report, chart: str | None) -> str:
 
 
 def _phases(report: Report) -> str:
-    heads = [
-        ("phase", ""), ("verdict", ""), ("sure", ""), ("time", "n"), ("GPU time", "n"), ("p50", "n"), ("p95", "n"),
-        ("steps", "n"), ("FLOP/B", "n"), ("FLOP/s", "n"), ("floor", "n"), ("DRAM", "n"), ("tensor", "n"), ("energy", "n"),
-    ]  # fmt: skip
+    rows = report.phases
+    columns = [
+        ("phase", "", [row_head(safe(row.phase, 24), colour=True) for row in rows]),
+        ("verdict", "", [cell(phrases.verdict(row.bound), "word") for row in rows]),
+        ("sure", "", [_sure(row) for row in rows]),
+    ]
+    numbers = [
+        ("time", [known(row.time_share, percent, DASH) for row in rows]),
+        ("GPU time", [known(row.gpu_time_share, percent, DASH) for row in rows]),
+        ("p50", [known(row.p50_ms, duration, DASH) for row in rows]),
+        ("p95", [known(row.p95_ms, duration, DASH) for row in rows]),
+        ("steps", [known(row.steps, count, DASH) for row in rows]),
+        ("FLOP/B", [known(row.intensity, plain, DASH) for row in rows]),
+        (
+            "FLOP/s",
+            [known(row.flops_per_s, lambda rate: scaled(rate, "").replace(" ", ""), DASH) for row in rows],
+        ),
+        ("floor", [known(row.floor_ratio, ratio, DASH) for row in rows]),
+        ("DRAM", [known(row.dram_bw_ratio, percent, DASH) for row in rows]),
+        ("tensor", [known(row.tensor_ratio, percent, DASH) for row in rows]),
+        ("energy", [known(row.energy_j, energy, DASH) for row in rows]),
+    ]
+    # A column that nothing recorded says nothing.
+    columns += [
+        (name, "n", [cell(words, "n") for words in cells]) for name, cells in numbers if set(cells) != {DASH}
+    ]
     return table(
-        "Times over all requests; roofline over the steps a phase ran in",
-        heads,
-        [_phase(row) for row in report.phases],
+        "Percentiles over the requests that had the phase, without zeros; roofline over the steps a phase ran in",
+        [column[:2] for column in columns],
+        ["".join(column[2][number] for column in columns) for number in range(len(report.phases))],
     )
 
 
-def _phase(row: PhaseRow) -> str:
-    sure = "" if row.bound == phrases.NOT_JUDGED else dots(row.confidence)
-    confidence = escape(safe(row.confidence, 12))
-    return (
-        row_head(safe(row.phase, 24), colour=True)
-        + cell(phrases.verdict(row.bound), "word")
-        + (
-            f'<td class="dots"><span role="img" aria-label="confidence {confidence}">{sure}</span></td>'
-            if sure
-            else "<td></td>"
-        )
-        + cell(known(row.time_share, percent, DASH), "n")
-        + cell(known(row.gpu_time_share, percent, DASH), "n")
-        + cell(known(row.p50_ms, duration, DASH), "n")
-        + cell(known(row.p95_ms, duration, DASH), "n")
-        + cell(known(row.steps, count, DASH), "n")
-        + cell(known(row.intensity, plain, DASH), "n")
-        + cell(known(row.flops_per_s, lambda rate: scaled(rate, "").replace(" ", ""), DASH), "n")
-        + cell(known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH), "n")
-        + cell(known(row.dram_bw_ratio, percent, DASH), "n")
-        + cell(known(row.tensor_ratio, percent, DASH), "n")
-        + cell(known(row.energy_j, energy, DASH), "n")
-    )
+def _sure(row: PhaseRow) -> str:
+    if row.bound == phrases.NOT_JUDGED:
+        return "<td></td>"
+    label = f"confidence {escape(safe(row.confidence, 12))}"
+    return f'<td class="dots"><span role="img" aria-label="{label}">{dots(row.confidence)}</span></td>'
 
 
 def _kv(report: Report, chart: str | None) -> str:
     kv = report.kv
     known_rows = any(row.bytes is not None or row.share is not None for row in kv.by_modality)
     if chart is None and not known_rows:
-        return section("kv", "KV footprint", missing(phrases.no_kv()))
-    wholes = whole_percents([row.share for row in kv.by_modality])
+        return section("kv", "KV footprint", missing(absent_phrases.no_kv(report)))
+    shown = phrases.kv_rows(report)
+    wholes = whole_percents([row.share for row in shown])
     rows = [
         row_head(safe(row.modality, 24))
         + bar(row.share)
         + cell(known(whole, whole_percent), "n")
         + cell(known(row.bytes, size), "n")
         + cell(known(row.tokens, count), "n")
-        for row, whole in zip(kv.by_modality, wholes, strict=True)
+        for row, whole in zip(shown, wholes, strict=True)
     ]
     heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV written", "n"), ("tokens", "n")]
     per_token = known(kv.bytes_per_token, lambda number: f"{count(number)} B per token")
     facts = (
         f"{per_token}, data type {known(kv.dtype, lambda name: safe(name, 24))}; "
         f"per request p50 {known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}; "
-        f"{phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}."
+        f"{phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}. {phrases.kv_peak_how(report).capitalize()}."
     )
     return section(
         "kv", "KV footprint",
         chart if chart is not None else missing("Not drawn: when KV was held is not recorded."),
-        table(_KV_CAPTION, heads, rows) if known_rows else missing(phrases.no_kv()),
+        table(_KV_CAPTION, heads, rows) if known_rows else missing(absent_phrases.no_kv(report)),
         note(facts),
     )  # fmt: skip
 
@@ -268,7 +275,7 @@ def _strata(report: Report) -> str:
 
 def _trust(report: Report) -> str:
     integrity = report.integrity
-    parts = [f"<p>{text(phrases.trust(report))}</p>"]
+    parts = [f"<p>{text(trust_phrases.trust(report))}</p>"]
     if report.deployment.notes:
         items = "".join(f"<li>{escape(safe(line, 400))}</li>" for line in report.deployment.notes)
         parts.append(f'<ul class="notes">{items}</ul>')

@@ -6,7 +6,7 @@ Foreign text is escaped so that it can be neither HTML, a link, a mention nor a 
 import re
 from collections.abc import Iterable, Sequence
 
-from vtprof_analyzer.report import advice_phrases, phrases
+from vtprof_analyzer.report import absent_phrases, advice_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     count,
@@ -14,8 +14,8 @@ from vtprof_analyzer.report.format import (
     known,
     percent,
     plain,
+    ratio,
     safe,
-    significant,
     size,
     time_range,
     whole_percent,
@@ -39,17 +39,23 @@ def render(report: Report) -> str:
         f"#### Where TTFT goes ({phrases.population(report)})",
         _budget(report),
         "#### Phases against the roofline",
-        escape(phrases.roof_line(report.deployment.roof) if report.deployment.roof else phrases.no_roof()),
+        escape(
+            phrases.roof_line(report.deployment.roof)
+            if report.deployment.roof
+            else absent_phrases.no_roof(report.deployment)
+        ),
         _phases(report),
-        f"#### KV footprint by modality ({escape(safe(report.kv.how))})",
+        f"#### KV written, by modality ({escape(safe(report.kv.how))})",
         _kv(report),
+        *_strata(report),
         "#### What to do, largest gain first",
         *(_finding(number, finding) for number, finding in enumerate(report.findings, start=1)),
         advice_phrases.rule_counts(report.rules)
         if report.findings
         else f"{advice_phrases.NO_FINDING} {advice_phrases.rule_counts(report.rules)}",
+        escape(advice_phrases.not_fired(report)),
         "#### Can this be trusted?",
-        escape(phrases.trust(report)),
+        escape(trust_phrases.trust(report)),
         "\n".join(f"- {escape(safe(note, 300))}" for note in report.deployment.notes),
         f"<sub>{escape(safe(report.generator))}</sub>",
     ]
@@ -93,7 +99,7 @@ def _numbers(report: Report) -> str:
 def _budget(report: Report) -> str:
     rows = phrases.budget_rows(report.ttft_budget)
     if all(row.share is None for row in rows):
-        return escape(phrases.no_ttft(report))
+        return escape(absent_phrases.no_ttft(report))
     wholes = whole_percents([row.share for row in rows])
     return _table(
         ("phase", "share", "p50"),
@@ -106,34 +112,31 @@ def _budget(report: Report) -> str:
 
 def _phases(report: Report) -> str:
     if not report.phases:
-        return escape(phrases.no_roofline(report))
-    rows = [
-        (
-            escape(safe(row.phase, 24)),
-            escape(phrases.sure_verdict(row)),
-            known(row.time_share, percent, DASH),
-            known(row.steps, count, DASH),
-            known(row.intensity, plain, DASH),
-            known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH),
-            known(row.dram_bw_ratio, percent, DASH),
-            known(row.tensor_ratio, percent, DASH),
-        )
-        for row in report.phases
+        return escape(absent_phrases.no_roofline(report))
+    phases = report.phases
+    columns = [
+        ("phase", [escape(safe(row.phase, 24)) for row in phases]),
+        ("verdict", [escape(phrases.sure_verdict(row)) for row in phases]),
+        ("time", [known(row.time_share, percent, DASH) for row in phases]),
+        ("steps", [known(row.steps, count, DASH) for row in phases]),
+        ("FLOP/B", [known(row.intensity, plain, DASH) for row in phases]),
+        ("floor / measured", [escape(known(row.floor_ratio, ratio, DASH)) for row in phases]),
+        ("DRAM", [known(row.dram_bw_ratio, percent, DASH) for row in phases]),
+        ("tensor", [known(row.tensor_ratio, percent, DASH) for row in phases]),
     ]
-    table = _table(
-        ("phase", "verdict", "time", "steps", "FLOP/B", "floor / measured", "DRAM", "tensor"),
-        rows,
-        numeric_from=2,
-    )
+    columns = [(name, cells) for name, cells in columns if set(cells) != {DASH}]
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    table = _table([name for name, _ in columns], rows, numeric_from=2)
+    table += f"\n\n<sub>{escape('; '.join(phrases.footnotes(report)))}</sub>"
     if all(row.intensity is None for row in report.phases):
-        return f"{table}\n\n{escape(phrases.no_roofline(report))}"
+        return f"{table}\n\n{escape(absent_phrases.no_roofline(report))}"
     return table
 
 
 def _kv(report: Report) -> str:
-    rows = report.kv.by_modality
+    rows = phrases.kv_rows(report)
     if all(row.bytes is None and row.share is None for row in rows):
-        return escape(phrases.no_kv())
+        return escape(absent_phrases.no_kv(report))
     wholes = whole_percents([row.share for row in rows])
     return _table(
         ("modality", "share", "KV", "tokens"),
@@ -147,6 +150,24 @@ def _kv(report: Report) -> str:
             for row, whole in zip(rows, wholes, strict=True)
         ],
     )
+
+
+def _strata(report: Report) -> list[str]:
+    if not report.strata:
+        return []
+    rows = [
+        (
+            escape(phrases.stratum(row.visual_stratum)),
+            count(row.requests),
+            known(row.ttft_ms_p50, duration),
+            known(row.ttft_ms_p95, duration),
+        )
+        for row in report.strata
+    ]
+    return [
+        "#### TTFT by visual tokens of the request",
+        _table(("visual tokens", "requests", "p50", "p95"), rows),
+    ]
 
 
 def _finding(number: int, finding: Finding) -> str:

@@ -58,6 +58,8 @@ class Deployment:
     roof: Roof | None  # the one the verdicts used
     roofs: list[Roof]
     notes: list[str]  # one line each: what is unknown, and what would make it known
+    no_cost: str | None  # why FLOPs, bytes and verdicts are not known; None where they are
+    no_roof: str | None  # why no ceilings are known; None where they are
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,10 @@ class Kv:
     preemptions: int | None
     by_modality: list[KvByModality]
     held: list[KvPoint]  # down-sampled for the picture
-    how: str  # "recorded by the probe" or "derived from the model's config"
+    how: str  # "recorded by the probe" or "derived from the model's config", and for how many requests
+    peak_kind: (
+        str | None
+    )  # "max" (largest of any iteration), "mean" (of steps, so a lower bound), "requests" (their sizes)
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,8 @@ class Integrity:
     clock_offset_ms: float | None
     complete_spans_share: float | None
     notes: list[IntegrityNote]  # the first ones, at most 20
+    damaged_files: int = 0
+    values_out_of_range: int = 0
 
 
 @dataclass(frozen=True)
@@ -299,6 +306,15 @@ class RuleCounts:
 
 
 @dataclass(frozen=True)
+class RuleOutcome:
+    """A rule that did not fire, and why."""
+
+    rule: str
+    status: str  # passed, not_applicable, insufficient_data, suppressed, error
+    reason: str
+
+
+@dataclass(frozen=True)
 class RoofPoint:
     """A cell of the roofline plot: steps of one phase with like intensity and rate."""
 
@@ -329,6 +345,7 @@ class Report:
     findings: list[Finding]
     rules: RuleCounts
     roofline: list[RoofPoint]
+    not_fired: list[RuleOutcome]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

@@ -1,7 +1,6 @@
 """The sentences that terminal, HTML and Markdown share, so that the same thing is said in the same words."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from vtprof_analyzer.report.format import (
     DASH,
@@ -22,7 +21,7 @@ from vtprof_analyzer.report.model import (
     BudgetRow,
     Deployment,
     Dominance,
-    Integrity,
+    KvByModality,
     PhaseRow,
     Report,
     Roof,
@@ -51,7 +50,8 @@ def sure_verdict(row: PhaseRow) -> str:
 
 def subject(deployment: Deployment) -> str:
     """Return what ran on what: ``Qwen2.5-VL-7B on 1 × NVIDIA H200``."""
-    model = known(deployment.model, lambda text: safe(text, 60), "Model not recorded")
+    name = deployment.model if deployment.model is not None else deployment.model_type
+    model = known(name, lambda text: safe(text, 60), "Model not recorded")
     device = known(deployment.device, lambda text: safe(text, 48), "a device that was not recorded")
     number = (
         f"{deployment.device_count} × " if deployment.device_count is not None and deployment.device else ""
@@ -123,20 +123,39 @@ def goodput(report: Report) -> str:
 
 
 def kv_peak(report: Report) -> str:
-    """Return the largest KV footprint, of what capacity, and what it led to."""
+    """Return the largest KV footprint, of what capacity, and what it led to; a mean of a step is only a lower bound."""
     kv = report.kv
+    at_least = "at least " if kv.peak_kind == "mean" else ""
     if kv.peak_held_bytes is None and kv.peak_usage_ratio is None:
         text = f"peak {NOT_RECORDED}"
     elif kv.capacity_bytes is None or kv.peak_usage_ratio is None:
         held = known(kv.peak_held_bytes, size, percent(kv.peak_usage_ratio or 0.0))
-        text = f"peak {held} (capacity {known(kv.capacity_bytes, size)})"
+        text = f"peak {at_least}{held} (capacity {known(kv.capacity_bytes, size)})"
     else:
-        text = f"peak {percent(kv.peak_usage_ratio)} of {size(kv.capacity_bytes)}"
+        text = f"peak {at_least}{percent(kv.peak_usage_ratio)} of {size(kv.capacity_bytes)}"
     return (
         f"{text}, preemptions {NOT_RECORDED}"
         if kv.preemptions is None
         else f"{text}, {counted(kv.preemptions, 'preemption')}"
     )
+
+
+PEAKS: Mapping[str, str] = {
+    "max": "peak: the most tokens of any iteration, without batch padding",
+    "mean": "peak: the largest time mean of a step or window, so it may have been more; tokens, without batch padding",
+    "requests": "peak: from prompt and output tokens of the requests held at once, without batch padding",
+}
+
+
+def kv_peak_how(report: Report) -> str:
+    """Return how the peak was got; nothing where there is none."""
+    return PEAKS.get(report.kv.peak_kind or "", "")
+
+
+def kv_rows(report: Report) -> list[KvByModality]:
+    """Return the KV by modality, without video and audio where no request had any."""
+    rare = ("video", "audio")
+    return [row for row in report.kv.by_modality if row.modality not in rare or row.tokens or row.bytes]
 
 
 def modalities(report: Report) -> str:
@@ -221,93 +240,31 @@ def roof_line(roof: Roof) -> str:
     )
 
 
-def no_roofline(report: Report) -> str:
-    """Say why there is no roofline, and what would give one."""
-    if report.deployment.dialect != "vtprof":
-        return (
-            f"Not recorded: {DIALECTS.get(report.deployment.dialect, 'these spans')} tell nothing of engine steps, "
-            f"which it needs ({names.SPAN_STEP} spans)."
-        )
-    return (
-        f"Not recorded: it needs {names.SPAN_STEP} and {names.SPAN_WINDOW} spans and the model's config "
-        f"({names.MODEL_CONFIG}, or --model)."
-    )
+_BOUNDS: tuple[tuple[str, str], ...] = (
+    ("latency_bound", "latency-bound: busy, yet far from both roofs (small or badly shaped work)"),
+    ("overhead_bound", "overhead-bound: launches and gaps take longer than the work"),
+)
 
 
-def no_roof() -> str:
-    """Say that no ceilings are known, and what would give them."""
-    return f"The device's ceilings are {NOT_RECORDED}: name it with --device ({names.HW_NAME} in the traces)."
-
-
-def no_ttft(report: Report) -> str:
-    """Say why there is no TTFT budget, and what would give one."""
-    if report.ttft_budget.requests == 0:
-        return f"Not recorded: no request has a first token ({names.TTFT_NS})."
-    spans = ", ".join(names.PHASE_SPANS[phase] for phase in names.TTFT_PHASES if phase != names.TRANSFER)
-    return f"Not recorded: the requests have no phase spans ({spans})."
-
-
-def no_kv() -> str:
-    """Say why there is no KV footprint, and what would give one."""
-    return (
-        f"Not recorded: KV by modality needs {names.TOKENS_TEXT} and {names.TOKENS_IMAGE} on requests, and "
-        f"{names.KV_BYTES_PER_TOKEN} on the resource (or --model)."
-    )
+def footnotes(report: Report) -> list[str]:
+    """Return what the phase table's columns and words mean, only of those that occur in it."""
+    rows = report.phases
+    notes = ["time: share of all phases' time, summed over requests"]
+    if any(row.floor_ratio is not None for row in rows):
+        notes.append("floor: the roofline's time for the work / measured time")
+    notes += [meaning for bound, meaning in _BOUNDS if any(row.bound == bound for row in rows)]
+    judged = [row for row in rows if row.flops_per_s is not None]
+    if judged and all(row.gpu_time_share is None for row in judged):
+        notes.append("no GPU time was recorded: wall time stands for device time")
+    notes.append(f"{DASH}: {NOT_RECORDED}")
+    if any(row.bound != NOT_JUDGED for row in rows):
+        notes.append(WITNESSES)
+    return notes
 
 
 def phase_reason(row: PhaseRow) -> str:
     """Return the sentence behind a phase's verdict."""
     return safe(row.explanation, 400)
-
-
-REPAIRS: tuple[tuple[str, str, str], ...] = (
-    ("files_skipped", "Files skipped", "not a trace, or unreadable"),
-    ("malformed_lines", "Malformed lines", "left out"),
-    ("truncated_lines", "Truncated lines", "left out: the writer ended in the middle"),
-    ("duplicates", "Duplicate spans", "counted once"),
-    ("orphans", "Phases whose request is absent", "in no request"),
-    ("end_missing", "Spans without an end", "repaired"),
-    ("negative_duration", "Spans that end before they start", "repaired"),
-    ("unknown_attributes", "Attributes of an unknown name", "ignored"),
-    ("ignored_spans", "Spans of other tools", "ignored"),
-    ("ignored_signals", "Logs and other signals", "ignored"),
-    ("requests_without_tokens", "Requests without token counts", "not in the token sums"),
-    ("requests_without_phases", "Requests without phases", "not in the TTFT budget"),
-)
-"""Counters of ``Integrity``: field, name, what was done with them."""
-
-
-def repairs(integrity: Integrity) -> list[tuple[str, int, str]]:
-    """Return what was repaired or left out: name, how many, what was done; counts of zero are left out."""
-    document: dict[str, Any] = vars(integrity)
-    return [(name, document[field], done) for field, name, done in REPAIRS if document[field]]
-
-
-def trust(report: Report) -> str:
-    """Return in one paragraph whether the numbers can be believed."""
-    integrity = report.integrity
-    lost = {None: f"records lost {NOT_RECORDED}", 0: "no record lost"}.get(
-        integrity.records_lost, f"{counted(integrity.records_lost or 0, 'record')} lost (counted)"
-    )
-    parts = [
-        known(
-            integrity.complete_spans_share,
-            lambda share: f"{percent(share)} of spans complete",
-            f"complete spans {NOT_RECORDED}",
-        ),
-        lost,
-        known(
-            integrity.clock_offset_ms,
-            lambda ms: f"clocks within {duration(ms)}",
-            f"clock offset {NOT_RECORDED}",
-        ),
-        f"{counted(integrity.files_read, 'file')} read",
-    ]
-    parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
-    summary = report.summary
-    if summary.requests_aborted + summary.requests_rejected + summary.requests_error:
-        parts.append(f"requests: {outcomes(report)}")
-    return " · ".join(parts)
 
 
 def stratum(label: str) -> str:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtprof_analyzer.report import advice_phrases, phrases
+from vtprof_analyzer.report import absent_phrases, advice_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -21,8 +21,8 @@ from vtprof_analyzer.report.format import (
     known,
     percent,
     plain,
+    ratio,
     safe,
-    significant,
     size,
     time_range,
     whole_percent,
@@ -69,6 +69,7 @@ def _head(report: Report) -> list[RenderableType]:
     grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     grid.add_column(no_wrap=True, justify="right")
     when = time_range(report.source.started_unix_nano, report.source.ended_unix_nano)
+    grid.padding = (0, 2, 0, 0)
     grid.add_row(
         Text("vtprof analyze " + " ".join(safe(path) for path in report.source.paths), style="dim"),
         Text(when),
@@ -112,7 +113,7 @@ def _budget(report: Report) -> list[RenderableType]:
     budget = report.ttft_budget
     rows = phrases.budget_rows(budget)
     if all(row.share is None for row in rows):
-        return [_title("Where TTFT goes"), _indent(Text(phrases.no_ttft(report)))]
+        return [_title("Where TTFT goes"), _indent(Text(absent_phrases.no_ttft(report)))]
     verdicts = {row.phase: phrases.verdict(row.bound) for row in report.phases}
     grid = _grid()
     grid.add_column(no_wrap=True)
@@ -120,57 +121,62 @@ def _budget(report: Report) -> list[RenderableType]:
     grid.add_column(no_wrap=True, justify="right")
     grid.add_column(no_wrap=True, justify="right")
     grid.add_column(no_wrap=True, overflow="ellipsis")
-    largest = max((row.share or 0.0 for row in rows), default=0.0)
     for row, whole in zip(rows, whole_percents([row.share for row in rows]), strict=True):
         grid.add_row(
             safe(row.phase, 16),
-            _bar(row.share, largest),
+            _bar(row.share),
             known(whole, whole_percent, DASH),
             known(row.p50_ms, duration, DASH),
             verdicts.get(row.phase, ""),
         )
-    return [_title(f"Where TTFT goes ({phrases.population(report)}; share, median)"), _indent(grid)]
+    return [
+        _title(f"Where TTFT goes ({phrases.population(report)}: share, median with zeros)"),
+        _indent(grid),
+    ]
 
 
-def _bar(share: float | None, largest: float) -> str:
-    if share is None or largest <= 0:
+def _bar(share: float | None) -> str:
+    """Return a bar whose full length is 100 %."""
+    if share is None:
         return ""
-    eighths = round(max(share, 0.0) / largest * BAR_CELLS * 8)
+    eighths = round(min(max(share, 0.0), 1.0) * BAR_CELLS * 8)
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
 def _roofline(report: Report) -> list[RenderableType]:
     roof = report.deployment.roof
     parts: list[RenderableType] = [_title("Phases against the roofline")]
-    parts.append(_indent(Text(phrases.roof_line(roof) if roof else phrases.no_roof())))
+    parts.append(
+        _indent(Text(phrases.roof_line(roof) if roof else absent_phrases.no_roof(report.deployment)))
+    )
     if not report.phases:
-        return [*parts, _indent(Text(phrases.no_roofline(report)))]
+        return [*parts, _indent(Text(absent_phrases.no_roofline(report)))]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
     table.add_column("phase", no_wrap=True)
-    for name in ("steps", "time", "FLOP/B", "floor", "DRAM", "tensor"):
+    columns = [
+        ("steps", [known(row.steps, count, DASH) for row in report.phases]),
+        ("time", [known(row.time_share, percent, DASH) for row in report.phases]),
+        ("FLOP/B", [known(row.intensity, plain, DASH) for row in report.phases]),
+        ("floor", [known(row.floor_ratio, ratio, DASH) for row in report.phases]),
+        ("DRAM", [known(row.dram_bw_ratio, percent, DASH) for row in report.phases]),
+        ("tensor", [known(row.tensor_ratio, percent, DASH) for row in report.phases]),
+    ]
+    columns = [(name, cells) for name, cells in columns if set(cells) != {DASH}]
+    for name, _ in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True, overflow="ellipsis")
-    table.add_column("", no_wrap=True)
-    for row in report.phases:
+    table.add_column("", no_wrap=True, min_width=3)
+    for number, row in enumerate(report.phases):
         table.add_row(
             safe(row.phase, 12),
-            known(row.steps, count, DASH),
-            known(row.time_share, percent, DASH),
-            known(row.intensity, plain, DASH),
-            known(row.floor_ratio, lambda ratio: significant(ratio, 2), DASH),
-            known(row.dram_bw_ratio, percent, DASH),
-            known(row.tensor_ratio, percent, DASH),
+            *(cells[number] for _, cells in columns),
             phrases.verdict(row.bound),
             "" if row.bound == phrases.NOT_JUDGED else dots(row.confidence),
         )
     parts.append(_indent(table))
-    parts.append(
-        _indent(
-            Text(f"floor: roofline time / measured. {DASH}: {NOT_RECORDED}. {phrases.WITNESSES}", style="dim")
-        )
-    )
+    parts.append(_indent(Text("; ".join(phrases.footnotes(report)), style="dim")))
     if all(row.intensity is None for row in report.phases):
-        parts.append(_indent(Text(phrases.no_roofline(report))))
+        parts.append(_indent(Text(absent_phrases.no_roofline(report))))
     return parts + [
         _indent(Text("· " + phrases.phase_reason(row))) for row in report.phases if row.explanation
     ]
@@ -179,28 +185,30 @@ def _roofline(report: Report) -> list[RenderableType]:
 def _kv(report: Report) -> list[RenderableType]:
     kv = report.kv
     known_rows = [row for row in kv.by_modality if row.share is not None or row.bytes is not None]
-    parts: list[RenderableType] = [_title(f"KV footprint by modality ({safe(kv.how)})")]
+    parts: list[RenderableType] = [_title(f"KV written, by modality ({safe(kv.how)})")]
     if not known_rows:
-        return [*parts, _indent(Text(phrases.no_kv()))]
+        return [*parts, _indent(Text(absent_phrases.no_kv(report)))]
     grid = _grid()
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True, width=BAR_CELLS)
     for _ in range(3):
         grid.add_column(no_wrap=True, justify="right")
-    largest = max((row.share or 0.0 for row in known_rows), default=0.0)
-    wholes = whole_percents([row.share for row in kv.by_modality])
-    for row, whole in zip(kv.by_modality, wholes, strict=True):
+    shown = phrases.kv_rows(report)
+    wholes = whole_percents([row.share for row in shown])
+    for row, whole in zip(shown, wholes, strict=True):
         grid.add_row(
             safe(row.modality, 16),
-            _bar(row.share, largest),
+            _bar(row.share),
             known(whole, whole_percent, DASH),
             known(row.bytes, size, DASH),
             known(row.tokens, lambda number: f"{count(number)} tokens", DASH),
         )
     parts.append(_indent(grid))
+    how = phrases.kv_peak_how(report)
     parts.append(_indent(Text(
         f"{known(kv.bytes_per_token, lambda n: f'{count(n)} B per token')}; per request p50 "
-        f"{known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}", style="dim",
+        f"{known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}"
+        + (f"; {how}" if how else ""), style="dim",
     )))  # fmt: skip
     return parts
 
@@ -239,6 +247,8 @@ def _advice(report: Report) -> list[RenderableType]:
     if grid.row_count:
         parts.append(_indent(grid))
     parts.append(_indent(Text(advice_phrases.rule_counts(report.rules), style="dim")))
+    if silent := advice_phrases.not_fired(report):
+        parts.append(_indent(Text(silent, style="dim")))
     return parts
 
 
@@ -259,7 +269,9 @@ def _severity(finding: Finding) -> Text:
 
 
 def _trust(report: Report, full_report: str | None) -> list[RenderableType]:
-    parts: list[RenderableType] = [Text.assemble(("Can this be trusted? ", "bold"), phrases.trust(report))]
+    parts: list[RenderableType] = [
+        Text.assemble(("Can this be trusted? ", "bold"), trust_phrases.trust(report))
+    ]
     parts += [_indent(Text("· " + safe(note, 300))) for note in report.deployment.notes]
     if full_report is not None:
         parts.append(Text(f"Full report: {safe(full_report, 1_000)}", overflow="fold"))

@@ -2,11 +2,12 @@
 -- request_key        trace id and span id: two answers to one request id are two requests
 -- trace_id, span_id  ids of its span; resource_id: row of `resources`; dialect: vtprof or vllm
 -- request_id, model  as recorded
--- status             ok, aborted, rejected, error; NULL when the dialect does not say
+-- status             ok, aborted, rejected, error, or unknown for any other text; NULL when none was recorded
 -- arrival_ns, end_ns Unix time; a missing or earlier end is replaced by the last thing known of the request
 -- end_missing, negative_duration  whether that was done
 -- e2e_ns             arrival to end; NULL when the end is not known
--- ttft_ns            arrival to first token; NULL when there was none, or it is not recorded
+-- ttft_ns            arrival to first token; NULL when there was none, or it is not recorded or impossible
+-- impossible_ttft    whether the recorded one was negative or later than the end
 -- tpot_ns            (end - first token) / (output tokens - 1); NULL for fewer than two tokens
 -- *_tokens           tokens; visual_tokens is image + video; NULL is not recorded
 -- *_items            images, videos, audio clips in the prompt
@@ -20,6 +21,13 @@ WITH broken AS (
     FROM spans AS child
     JOIN broken ON child.trace_id = broken.trace_id AND child.parent_span_id = broken.span_id
     GROUP BY ALL
+), recorded AS (
+    -- A time to first token beyond three years is no measurement; it would only overflow what it is added to.
+    SELECT * REPLACE (CASE WHEN ttft_ns > 100_000_000_000_000_000 THEN -1 ELSE ttft_ns END AS ttft_ns,
+                      CASE WHEN lower(trim(request_status)) IN ('ok', 'aborted', 'rejected', 'error')
+                           THEN lower(trim(request_status)) WHEN request_status IS NOT NULL THEN 'unknown' END
+                          AS request_status)
+    FROM spans WHERE name = 'vtprof.request'
 ), ours AS (
     SELECT
         s.trace_id, s.span_id, s.resource_id, s.dialect, s.request_id, s.request_model AS model,
@@ -28,28 +36,32 @@ WITH broken AS (
         coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
         CASE WHEN s.end_ns >= s.start_ns THEN s.end_ns
              ELSE greatest(s.start_ns, last_child.last_ns, s.start_ns + s.ttft_ns) END AS end_ns,
-        CASE WHEN s.ttft_ns >= 0 THEN s.ttft_ns END AS ttft_ns,
+        s.ttft_ns,
         s.input_tokens, s.output_tokens,
         s.tokens_text AS text_tokens, s.tokens_image AS image_tokens, s.tokens_video AS video_tokens,
         s.tokens_audio AS audio_tokens, s.tokens_cached AS cached_tokens,
         s.items_image AS image_items, s.items_video AS video_items, s.items_audio AS audio_items,
         s.kv_bytes AS recorded_kv_bytes, s.kv_visual_bytes AS recorded_kv_visual_bytes
-    FROM spans AS s
+    FROM recorded AS s
     LEFT JOIN last_child ON s.trace_id = last_child.trace_id AND s.span_id = last_child.span_id
-    WHERE s.name = 'vtprof.request'
 ), vllm AS (
     -- Aborted and rejected requests have no span: the status of those that have one is not told either.
     SELECT
         trace_id, span_id, resource_id, dialect, vllm_request_id AS request_id, start_ns AS arrival_ns,
         vllm_e2e_s IS NULL AND end_ns IS NULL AS end_missing,
         coalesce(vllm_e2e_s < 0, end_ns < start_ns, false) AS negative_duration,
-        greatest(start_ns, coalesce(start_ns + (vllm_e2e_s * 1e9)::BIGINT, end_ns)) AS end_ns,
-        CASE WHEN vllm_ttft_s >= 0 THEN (vllm_ttft_s * 1e9)::BIGINT END AS ttft_ns,
+        greatest(start_ns, coalesce(start_ns + (least(vllm_e2e_s, 1e8) * 1e9)::BIGINT, end_ns)) AS end_ns,
+        (greatest(-1, least(vllm_ttft_s, 1e8)) * 1e9)::BIGINT AS ttft_ns,
         vllm_prompt_tokens AS input_tokens, vllm_completion_tokens AS output_tokens
     FROM spans
     WHERE dialect = 'vllm'
 ), both_dialects AS (
     SELECT * FROM ours UNION ALL BY NAME SELECT * FROM vllm
+), possible AS (
+    -- Where the end was repaired it is no earlier than the first token; else the first token lies before the end.
+    SELECT * REPLACE (CASE WHEN ttft_ns BETWEEN 0 AND end_ns - arrival_ns THEN ttft_ns END AS ttft_ns),
+           ttft_ns IS NOT NULL AND ttft_ns NOT BETWEEN 0 AND end_ns - arrival_ns AS impossible_ttft
+    FROM both_dialects
 )
 SELECT
     trace_id || '-' || span_id AS request_key,
@@ -59,4 +71,4 @@ SELECT
     CASE WHEN NOT end_missing AND NOT negative_duration THEN end_ns - arrival_ns END AS e2e_ns,
     CASE WHEN output_tokens >= 2 AND NOT end_missing AND NOT negative_duration AND end_ns - arrival_ns >= ttft_ns
          THEN (end_ns - arrival_ns - ttft_ns) / (output_tokens - 1) END AS tpot_ns
-FROM both_dialects;
+FROM possible;

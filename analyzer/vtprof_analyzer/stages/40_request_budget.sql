@@ -2,7 +2,8 @@
 -- request_key        row of `request_base`
 -- ttft_ns            arrival to first token
 -- preprocess_ns, queue_ns, encode_ns, transfer_ns, prefill_ns  time before the first token in that phase; an
---                    instant that two phases claim goes to the earlier one in this order
+--                    instant that two phases claim goes to the earlier one in this order; NULL where the spans of the
+--                    request's dialect cannot tell the phase: its time is then in others, or unexplained
 -- unexplained_ns     what no phase claims; never negative
 -- has_phases         whether any phase was recorded for the request
 CREATE TABLE request_budget AS
@@ -50,11 +51,13 @@ WITH clipped AS (
 )
 SELECT
     r.request_key, r.ttft_ns,
-    coalesce(preprocess_ns, 0) AS preprocess_ns, coalesce(queue_ns, 0) AS queue_ns,
-    coalesce(encode_ns, 0) AS encode_ns, coalesce(transfer_ns, 0) AS transfer_ns,
-    coalesce(prefill_ns, 0) AS prefill_ns,
-    r.ttft_ns - coalesce(preprocess_ns + queue_ns + encode_ns + transfer_ns + prefill_ns, 0) AS unexplained_ns,
+    CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.preprocess_ns, 0) END AS preprocess_ns,
+    coalesce(s.queue_ns, 0) AS queue_ns,
+    CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.encode_ns, 0) END AS encode_ns,
+    CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.transfer_ns, 0) END AS transfer_ns,
+    coalesce(s.prefill_ns, 0) AS prefill_ns,
+    r.ttft_ns - coalesce(s.preprocess_ns + s.queue_ns + s.encode_ns + s.transfer_ns + s.prefill_ns, 0) AS unexplained_ns,
     r.request_key IN (SELECT request_key FROM phase_intervals) AS has_phases
 FROM request_base AS r
-LEFT JOIN summed USING (request_key)
+LEFT JOIN summed AS s USING (request_key)
 WHERE r.ttft_ns IS NOT NULL;

@@ -1,4 +1,4 @@
--- One row: one engine iteration, or a window of folded decode iterations, on one rank.
+-- One row: one engine iteration, or a window of folded decode iterations: of parallel ranks the first one's report.
 -- step_id            number of the row, in order of time: joins `step_cost`
 -- resource_id        the process that ran it
 -- start_ns, end_ns   Unix time; a missing or earlier end counts as no time
@@ -9,6 +9,7 @@
 -- decode_requests, decode_context_tokens, decode_visual_tokens  decode work, summed over the iterations
 -- encode_items, encode_patches, encode_pairs, encode_ns, encode_gpu_time_ns  encoder work and time
 -- kv_used_tokens, kv_visual_tokens  tokens held, mean over the row; running, waiting: requests, mean
+-- kv_used_tokens_max, kv_visual_tokens_max  the most held in the row, without batch padding
 -- preemptions        in the row
 -- dram_ratio, tensor_ratio, counter_quality  GPU counters over the row, 0..1, and how they were got
 CREATE TABLE steps AS
@@ -33,9 +34,11 @@ SELECT
     coalesce(step_encode_attention_pairs, 0) AS encode_pairs,
     step_encode_ns AS encode_ns, step_encode_gpu_time_ns AS encode_gpu_time_ns,
     step_kv_used_tokens AS kv_used_tokens, step_kv_visual_tokens AS kv_visual_tokens,
+    step_kv_used_tokens_max AS kv_used_tokens_max, step_kv_visual_tokens_max AS kv_visual_tokens_max,
     step_running AS running, step_waiting AS waiting, coalesce(step_preemptions, 0) AS preemptions,
     gpu_dram_bandwidth_ratio AS dram_ratio, gpu_tensor_active_ratio AS tensor_ratio,
     coalesce(gpu_dram_bandwidth_ratio_quality, gpu_tensor_active_ratio_quality) AS counter_quality
 FROM spans
 -- A continuation span (count 0) carries further links of a step and no work.
-WHERE name IN ('vtprof.step', 'vtprof.window') AND step_count IS DISTINCT FROM 0;
+WHERE name IN ('vtprof.step', 'vtprof.window') AND step_count IS DISTINCT FROM 0
+  AND resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted);

@@ -6,18 +6,18 @@
 -- n_prompt_tokens, n_text_tokens, n_visual_tokens, n_audio_tokens, n_output_tokens, cached_tokens  tokens
 -- n_images, n_videos         items in the prompt
 -- visual_stratum             0, 256, 1k, 4k, 16k or more: visual tokens up to that many
--- kv_bytes, kv_visual_bytes  KV of the request at its end [B]; kv_recorded: read by the probe, else derived
+-- kv_bytes, kv_visual_bytes  KV of the request at its end [B]; kv_recorded: from what the probe read, else derived
+--                            from the model's config
 -- kv_bytes_per_token         KV bytes of one token in the process that served it [B/token]
--- ttft_without_visual_ms     TTFT less encode, less preprocess beyond the median of text-only requests, less the
---                            visual part of prefill by FLOPs, for requests with visual tokens; TTFT itself for the
---                            others [ms]; NULL when the parts are not known
+-- ttft_without_visual_ms     TTFT had no request of the run had visual tokens [ms]: less the time in which its process
+--                            encoded, its own items or its neighbours', less its preprocessing beyond the median of
+--                            text-only requests, less the visual part of its prefill; NULL when the parts are not known
 CREATE TABLE requests AS
 WITH sized AS (
-    SELECT q.*, r.service_instance_id,
-           coalesce(r.kv_bytes_per_token, settings.kv_bytes_per_token) AS token_bytes,
-           coalesce(r.kv_fixed_bytes, settings.kv_fixed_bytes, 0) AS fixed_bytes
+    SELECT q.*, r.service_instance_id, k.token_bytes, k.fixed_bytes, k.recorded
     FROM request_base AS q
-    LEFT JOIN resources AS r USING (resource_id), settings
+    LEFT JOIN resources AS r USING (resource_id)
+    LEFT JOIN kv_sizes AS k USING (resource_id)
 ), prefill_work AS (
     SELECT request_key, visual_tokens AS prefill_visual_tokens, tokens AS prefill_tokens
     FROM phases WHERE phase = 'prefill'
@@ -28,6 +28,20 @@ WITH sized AS (
 ), text_only AS (
     SELECT median(b.preprocess_ns) AS preprocess_ns
     FROM request_budget AS b JOIN request_base AS q USING (request_key) WHERE q.visual_tokens = 0
+), visual_parts AS (
+    -- Where the process recorded no steps, the request's own phases have to do.
+    SELECT b.request_key,
+           greatest(b.encode_ns, w.encode_ns) AS encode_ns,
+           CASE WHEN q.visual_tokens > 0
+                THEN greatest(0, b.preprocess_ns - coalesce(text_only.preprocess_ns, 0)) ELSE 0 END AS preprocess_ns,
+           b.prefill_ns * coalesce(w.visual_share, least(1, coalesce(flop_weight.ratio, 1) * coalesce(
+               p.prefill_visual_tokens / nullif(p.prefill_tokens, 0), q.visual_tokens / nullif(q.input_tokens, 0), 0
+           ))) AS prefill_ns
+    FROM request_budget AS b
+    JOIN request_base AS q USING (request_key)
+    LEFT JOIN visual_waits AS w USING (request_key)
+    LEFT JOIN prefill_work AS p USING (request_key),
+         flop_weight, text_only
 )
 SELECT
     q.request_key, q.trace_id, q.span_id, q.request_id, q.model, q.status, q.dialect, q.service_instance_id,
@@ -41,19 +55,15 @@ SELECT
     (SELECT arg_min(label, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS visual_stratum,
     coalesce(
         q.recorded_kv_bytes,
-        greatest(0, q.input_tokens + coalesce(q.output_tokens, 0) - 1) * q.token_bytes + q.fixed_bytes
+        -- The last token is answered, not cached. Not known without the output: `greatest` would skip its NULL.
+        CASE WHEN q.output_tokens IS NOT NULL
+             THEN (q.input_tokens + greatest(0, q.output_tokens - 1)) * q.token_bytes + q.fixed_bytes END
     ) AS kv_bytes,
     coalesce(q.recorded_kv_visual_bytes, q.visual_tokens * q.token_bytes) AS kv_visual_bytes,
-    q.recorded_kv_bytes IS NOT NULL AS kv_recorded,
+    q.recorded_kv_bytes IS NOT NULL OR coalesce(q.recorded, false) AS kv_recorded,
     q.token_bytes AS kv_bytes_per_token,
-    CASE WHEN q.visual_tokens = 0 THEN b.ttft_ns / 1e6
-         WHEN q.visual_tokens > 0 AND b.has_phases
-         THEN (b.ttft_ns - b.encode_ns - greatest(0, b.preprocess_ns - coalesce(text_only.preprocess_ns, 0))
-               - b.prefill_ns * least(1, coalesce(flop_weight.ratio, 1) * coalesce(
-                     p.prefill_visual_tokens / nullif(p.prefill_tokens, 0),
-                     q.visual_tokens / nullif(q.input_tokens, 0), 0
-                 ))) / 1e6 END AS ttft_without_visual_ms
+    CASE WHEN q.visual_tokens = 0 OR q.visual_tokens > 0 AND b.has_phases
+         THEN greatest(0, b.ttft_ns - v.encode_ns - v.preprocess_ns - v.prefill_ns) / 1e6 END AS ttft_without_visual_ms
 FROM sized AS q
 LEFT JOIN request_budget AS b USING (request_key)
-LEFT JOIN prefill_work AS p USING (request_key),
-     flop_weight, text_only;
+LEFT JOIN visual_parts AS v USING (request_key);

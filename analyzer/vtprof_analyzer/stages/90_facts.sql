@@ -4,7 +4,7 @@
 -- X_share_of_ttft_p50        median of the phase's part of TTFT
 -- n_requests                 requests with a first token that did not fail
 -- preprocess_cpu_share       CPU time of preprocessing / its duration
--- encode_mfu, encode_floor_ratio  rate / peak of the roof, floor time / measured time, over the steps that encoded
+-- encode_mfu, encode_floor_ratio  rate / peak of each step's roof, floor time / measured time, over the steps that encoded
 -- visual_*, kv_*, output_tokens_p50, unexplained_*  as in the vocabulary
 -- engine, engine_version, device_kind, cpu_cores, kv_cache_dtype  as recorded by most requests' processes
 CREATE TABLE facts AS
@@ -28,6 +28,8 @@ WITH first_token AS (
         median(encode_ms / nullif(ttft_ms, 0)) AS encode_share_of_ttft_p50,
         median(prefill_ms / nullif(ttft_ms, 0)) AS prefill_share_of_ttft_p50,
         count(*) FILTER (coalesce(status, 'ok') = 'ok') AS n_requests,
+        -- Medians over a minority, of which alone the spans tell the phase, would speak for all.
+        2 * count(preprocess_ms) >= count(*) AS told,
         avg((unexplained_ms > 0.25 * ttft_ms)::INT) AS unexplained_requests_share,
         sum(unexplained_ms) / nullif(sum(ttft_ms), 0) AS unexplained_share_of_ttft
     FROM first_token
@@ -45,12 +47,12 @@ WITH first_token AS (
     FROM phases WHERE phase = 'preprocess' AND cpu_ns IS NOT NULL
 ), costs AS (
     SELECT
-        sum(flops) FILTER (phase = 'encode') / nullif(sum(time_s) FILTER (phase = 'encode'), 0)
-            / any_value(settings.peak_flops_per_s) AS encode_mfu,
+        sum(flops) FILTER (phase = 'encode' AND peak_flops_per_s IS NOT NULL)
+            / nullif(sum(time_s * peak_flops_per_s) FILTER (phase = 'encode'), 0) AS encode_mfu,
         sum(floor_s) FILTER (phase = 'encode') / nullif(sum(time_s) FILTER (phase = 'encode' AND floor_s IS NOT NULL), 0)
             AS encode_floor_ratio,
         sum(kv_read_bytes) FILTER (phase = 'decode') / nullif(sum(bytes) FILTER (phase = 'decode'), 0) AS kv_read_share
-    FROM step_cost, settings
+    FROM step_cost
 ), deployment AS (
     SELECT any_value(coalesce(r.engine_name, CASE WHEN q.dialect = 'vllm' THEN 'vllm' END)) AS engine,
            any_value(r.engine_version) AS engine_version, any_value(r.device_kind) AS device_kind,
@@ -62,17 +64,17 @@ SELECT
     times.* EXCLUDE (
         preprocess_ms_p50, preprocess_ms_mean, preprocess_share_of_ttft_p50, queue_ms_p50, queue_ms_mean,
         queue_share_of_ttft_p50, encode_ms_p50, encode_ms_mean, encode_share_of_ttft_p50, prefill_ms_p50,
-        prefill_ms_mean, prefill_share_of_ttft_p50, unexplained_requests_share, unexplained_share_of_ttft
+        prefill_ms_mean, prefill_share_of_ttft_p50, unexplained_requests_share, unexplained_share_of_ttft, told
     ),
-    CASE WHEN recorded.preprocess THEN preprocess_ms_p50 END AS preprocess_ms_p50,
-    CASE WHEN recorded.preprocess THEN preprocess_ms_mean END AS preprocess_ms_mean,
-    CASE WHEN recorded.preprocess THEN preprocess_share_of_ttft_p50 END AS preprocess_share_of_ttft_p50,
+    CASE WHEN recorded.preprocess AND told THEN preprocess_ms_p50 END AS preprocess_ms_p50,
+    CASE WHEN recorded.preprocess AND told THEN preprocess_ms_mean END AS preprocess_ms_mean,
+    CASE WHEN recorded.preprocess AND told THEN preprocess_share_of_ttft_p50 END AS preprocess_share_of_ttft_p50,
     CASE WHEN recorded.queue THEN queue_ms_p50 END AS queue_ms_p50,
     CASE WHEN recorded.queue THEN queue_ms_mean END AS queue_ms_mean,
     CASE WHEN recorded.queue THEN queue_share_of_ttft_p50 END AS queue_share_of_ttft_p50,
-    CASE WHEN recorded.encode THEN encode_ms_p50 END AS encode_ms_p50,
-    CASE WHEN recorded.encode THEN encode_ms_mean END AS encode_ms_mean,
-    CASE WHEN recorded.encode THEN encode_share_of_ttft_p50 END AS encode_share_of_ttft_p50,
+    CASE WHEN recorded.encode AND told THEN encode_ms_p50 END AS encode_ms_p50,
+    CASE WHEN recorded.encode AND told THEN encode_ms_mean END AS encode_ms_mean,
+    CASE WHEN recorded.encode AND told THEN encode_share_of_ttft_p50 END AS encode_share_of_ttft_p50,
     CASE WHEN recorded.prefill THEN prefill_ms_p50 END AS prefill_ms_p50,
     CASE WHEN recorded.prefill THEN prefill_ms_mean END AS prefill_ms_mean,
     CASE WHEN recorded.prefill THEN prefill_share_of_ttft_p50 END AS prefill_share_of_ttft_p50,

@@ -1,6 +1,7 @@
 -- One row: how far the run can be trusted, as counts over all input.
 -- orphans                    phase spans whose request is absent
--- end_missing, negative_duration  spans repaired for that reason, all kinds
+-- end_missing, negative_duration  spans repaired for that reason, all kinds; a first token before the arrival or after
+--                            the end counts as the latter
 -- unknown_attributes         attributes outside the vocabulary, on spans that were used
 -- ignored_spans              spans of unknown name
 -- used_spans                 spans that were used
@@ -28,7 +29,9 @@ WITH ours AS (
     GROUP BY instance
 )
 SELECT
-    ours.*, phase_spans.total - joined.total AS orphans,
+    ours.* REPLACE (ours.negative_duration
+        + (SELECT count(*) FROM request_base WHERE impossible_ttft AND NOT negative_duration) AS negative_duration),
+    phase_spans.total - joined.total AS orphans,
     (SELECT count(*) FROM spans WHERE dialect IS NULL) AS ignored_spans,
     (SELECT count(*) FROM request_base WHERE input_tokens IS NULL) AS requests_without_tokens,
     (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))

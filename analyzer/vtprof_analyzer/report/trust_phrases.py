@@ -1,0 +1,58 @@
+"""Can this be trusted: what was repaired, left out or lost, in words that every format shares."""
+
+from typing import Any
+
+from vtprof_analyzer.report.format import NOT_RECORDED, count, counted, duration, known, percent
+from vtprof_analyzer.report.model import Integrity, Report
+from vtprof_analyzer.report.phrases import outcomes
+
+REPAIRS: tuple[tuple[str, str, str], ...] = (
+    ("files_skipped", "Files skipped", "not a trace, or unreadable"),
+    ("damaged_files", "Damaged files", "used up to the fault"),
+    ("malformed_lines", "Malformed lines", "left out"),
+    ("truncated_lines", "Truncated lines", "left out: the writer ended in the middle"),
+    ("duplicates", "Duplicate spans", "counted once"),
+    ("orphans", "Phases whose request is absent", "in no request"),
+    ("end_missing", "Spans without an end", "repaired"),
+    ("negative_duration", "Spans that end before they start", "repaired"),
+    ("values_out_of_range", "Values nothing real has", "taken as unknown"),
+    ("unknown_attributes", "Attributes of an unknown name", "ignored"),
+    ("ignored_spans", "Spans of other tools", "ignored"),
+    ("ignored_signals", "Logs and other signals", "ignored"),
+    ("requests_without_tokens", "Requests without token counts", "not in the token sums"),
+    ("requests_without_phases", "Requests without phases", "not in the TTFT budget"),
+)
+"""Counters of ``Integrity``: field, name, what was done with them."""
+
+
+def repairs(integrity: Integrity) -> list[tuple[str, int, str]]:
+    """Return what was repaired or left out: name, how many, what was done; counts of zero are left out."""
+    document: dict[str, Any] = vars(integrity)
+    return [(name, document[field], done) for field, name, done in REPAIRS if document[field]]
+
+
+def trust(report: Report) -> str:
+    """Return in one paragraph whether the numbers can be believed."""
+    integrity = report.integrity
+    lost = {None: f"records lost {NOT_RECORDED}", 0: "no record lost"}.get(
+        integrity.records_lost, f"{counted(integrity.records_lost or 0, 'record')} lost (counted)"
+    )
+    parts = [
+        known(
+            integrity.complete_spans_share,
+            lambda share: f"{percent(share)} of spans complete",
+            f"complete spans {NOT_RECORDED}",
+        ),
+        lost,
+        known(
+            integrity.clock_offset_ms,
+            lambda ms: f"clocks within {duration(ms)}",
+            f"clock offset {NOT_RECORDED}",
+        ),
+        f"{counted(integrity.files_read, 'file')} read",
+    ]
+    parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
+    summary = report.summary
+    if summary.requests_aborted + summary.requests_rejected + summary.requests_error:
+        parts.append(f"requests: {outcomes(report)}")
+    return " · ".join(parts)

@@ -1,0 +1,215 @@
+"""The loop in this process, on a real ring, with a clock that the test moves: what is known when, and what goes away."""
+
+import os
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.export.destination import Batch, Outbox, Outcome
+from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.inbox.discovery import Liveness
+from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.resource import agent_resource
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import names, records
+
+BASE = {names.ENGINE_NAME: "test", names.DEVICE_KIND: "cpu"}
+KNOWN = {**BASE, names.KV_BYTES_PER_TOKEN: 8}
+MILLISECOND = 1_000_000
+SECOND = 1000 * MILLISECOND
+
+
+class _Collecting:
+    """A destination that keeps the spans."""
+
+    target = "memory"
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(self, 8)
+        self.spans: list[ReadableSpan] = []
+
+    def submit(self, batch: Batch) -> None:
+        self.outbox.put(batch)
+        self.outbox.pump()
+
+    def send(self, batch: Batch) -> Outcome:
+        self.spans += batch.spans
+        return Outcome.DELIVERED
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        return
+
+
+class _Bench:
+    """An agent on a folder of rings; ``at`` is its time."""
+
+    def __init__(self, rings: Path, page: PrometheusPage | None = None) -> None:
+        self.at = 0
+        self.unix_s = 1e9
+        self.destination = _Collecting()
+        self.agent = Agent(
+            rings, [self.destination], agent_resource("agent-test"), LoopSettings(), AssemblySettings(), page=page,
+            clock_ns=lambda: self.at, unix_ns=lambda: int(self.unix_s * SECOND),
+        )  # fmt: skip
+
+    def turn(self, at_ns: int) -> None:
+        self.at = at_ns
+        self.agent.turn()
+
+    @property
+    def kv_bytes(self) -> list[object]:
+        return [
+            span.attributes.get(names.KV_BYTES)
+            for span in self.destination.spans
+            if span.name == names.SPAN_REQUEST and span.attributes is not None
+        ]
+
+    def resources(self) -> set[object]:
+        return {span.resource.attributes.get(names.KV_BYTES_PER_TOKEN) for span in self.destination.spans}
+
+
+def _begin(ring: RingWriter, number: int = 1) -> None:
+    ring.write(records.REQUEST_ARRIVED, number, 100)
+    ring.write(records.REQUEST_INPUT, number, 30, 10, 20, 0, 0, 0, 1, 0, 0)
+    ring.write(records.PREFILL, number, number, 30, 20, 0, 0, 465, 0, 1)
+
+
+def _end(ring: RingWriter, number: int = 1) -> None:
+    _step(ring, number)
+    ring.write(records.FIRST_TOKEN, number, 200)
+    ring.write(records.REQUEST_FINISHED, number, 210, 0, 1)
+
+
+def _step(ring: RingWriter, number: int = 1) -> None:
+    ring.write(records.STEP, number, 150, 200, 30, 0, 0, 0, 0, 30, 20, -1, 1, 0, 0)
+
+
+def _ring(tmp_path: Path) -> RingWriter:
+    ring = RingWriter.create(str(tmp_path), 64, "all", 0, BASE)
+    assert not ring.reason
+    return ring
+
+
+def test_what_the_process_said_before_it_finished_a_request_is_known_of_that_request(tmp_path: Path) -> None:
+    ring, bench = _ring(tmp_path), _Bench(tmp_path)
+    bench.turn(0)
+    _begin(ring)
+    bench.turn(10 * MILLISECOND)
+    ring.set_info(KNOWN)
+    _end(ring)
+    # All within the first second: the folder is looked at again only after it.
+    bench.turn(20 * MILLISECOND)
+    bench.turn(300 * MILLISECOND)
+    bench.turn(SECOND - 1)
+    bench.turn(SECOND)
+    # (30 input + 1 output - 1) x 8 bytes.
+    assert bench.kv_bytes == [240]
+    assert bench.resources() == {8}
+
+
+@pytest.mark.parametrize("then", [Liveness.ALIVE, Liveness.DEAD])
+def test_it_is_known_at_a_drain_though_it_was_said_after_the_agents_last_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Liveness
+) -> None:
+    ring, bench = _ring(tmp_path), _Bench(tmp_path)
+    bench.turn(0)
+    _begin(ring)
+
+    left = [ring]
+
+    def finish_now(_identity: object) -> Liveness:
+        while left:
+            left[0].set_info(KNOWN)
+            _end(left.pop())
+        return then
+
+    # The agent asks this after it has looked at the header and before it reads the rest.
+    monkeypatch.setattr("vtprof_agent.loop.process_alive", finish_now)
+    bench.at = 20 * MILLISECOND
+    bench.agent.stop()
+    assert bench.kv_bytes == [240]
+    assert bench.resources() == {8}
+
+
+def test_it_is_known_to_the_next_agent(tmp_path: Path) -> None:
+    ring, first = _ring(tmp_path), _Bench(tmp_path)
+    first.turn(0)
+    _begin(ring)
+    first.turn(10 * MILLISECOND)
+    first.agent.stop()
+    ring.set_info(KNOWN)
+    _end(ring)
+    second = _Bench(tmp_path)
+    second.turn(0)
+    second.agent.stop()
+    assert (first.kv_bytes, second.kv_bytes) == ([], [240])
+    assert second.resources() == {8}
+
+
+def _held(page: PrometheusPage) -> list[float | None]:
+    return [
+        page.registry.get_sample_value(names.PROM_KV_BYTES, {"modality": modality})
+        for modality in ("visual", "other")
+    ]
+
+
+def _page_with_kv(tmp_path: Path) -> tuple[RingWriter, _Bench, PrometheusPage]:
+    ring, page = _ring(tmp_path), PrometheusPage("1")
+    ring.set_info(KNOWN)
+    bench = _Bench(tmp_path, page)
+    _begin(ring)
+    _step(ring)
+    bench.turn(0)
+    # 20 visual tokens and 10 others, 8 bytes each.
+    assert _held(page) == [160, 80]
+    return ring, bench, page
+
+
+def test_the_kv_gauge_is_zero_once_the_server_closed_its_ring(tmp_path: Path) -> None:
+    ring, bench, page = _page_with_kv(tmp_path)
+    ring.close()
+    bench.turn(SECOND)
+    assert _held(page) == [0, 0]
+
+
+def test_the_kv_gauge_is_zero_once_the_server_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ring_kept_open, bench, page = _page_with_kv(tmp_path)
+    monkeypatch.setattr("vtprof_agent.loop.process_alive", lambda _: Liveness.DEAD)
+    bench.turn(SECOND)
+    assert _held(page) == [0, 0]
+
+
+def test_the_kv_gauge_of_running_requests_of_unknown_size_is_absent_and_not_zero(tmp_path: Path) -> None:
+    ring, page = _ring(tmp_path), PrometheusPage("1")
+    bench = _Bench(tmp_path, page)
+    bench.turn(0)
+    assert _held(page) == [0, 0]
+    _begin(ring)
+    _step(ring)
+    bench.turn(SECOND)
+    assert _held(page) == [None, None]
+
+
+def test_a_ring_cut_off_in_its_header_ends_the_ring_and_not_the_agent(tmp_path: Path) -> None:
+    ring, bench = _ring(tmp_path), _Bench(tmp_path)
+    _begin(ring)
+    _end(ring)
+    bench.turn(0)
+    os.truncate(ring.path, 100)
+    bench.turn(SECOND)
+    bench.agent.stop()
+    assert len(bench.kv_bytes) == 1
+
+
+def test_the_agent_clears_away_a_ring_that_a_killed_process_left_half_made(tmp_path: Path) -> None:
+    young, old = tmp_path / ".4194303-5-1.tmp", tmp_path / ".4194303-5-2.tmp"
+    bench = _Bench(tmp_path)
+    for path, age_s in ((young, 1), (old, 3600)):
+        path.write_bytes(b"x")
+        os.utime(path, (bench.unix_s - age_s,) * 2)
+    bench.turn(0)
+    assert (young.exists(), old.exists()) == (True, False)
