@@ -45,6 +45,8 @@ def test_after_kill_nine_a_new_agent_goes_on_and_every_request_is_there_once(tmp
         second = start_agent("run", "--ring-dir", str(rings), "--out", str(out))
         assert writer.stdout is not None
         assert int(writer.stdout.readline()) == 1500 * RECORDS_PER_REQUEST
+        # Its own file exists: it is up, and hears the signal.
+        wait_for(lambda: len(list(out.glob("*.traces.jsonl"))) > 1)
         second.send_signal(signal.SIGTERM)
         _, log = second.communicate(timeout=30)
         assert second.returncode == 0, log

@@ -209,8 +209,11 @@ def test_records_lost_is_the_last_count_of_each_agent_summed(tmp_path: Path) -> 
         metric_document(
             names.AGENT_RECORDS_LOST, [(3, 7.0), (2, 6.0)], {names.SERVICE_INSTANCE_ID: "b"}, "sum"
         ),
+        metric_document(
+            names.AGENT_HOOK_ERRORS, [(1, 1.0), (9, 4.0)], {names.SERVICE_INSTANCE_ID: "a"}, "sum"
+        ),
         document(*request(0, 10)),
     ]
     with loaded(write(tmp_path / "t.jsonl", *lines)) as db:
         pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
-        assert fetch(db, "SELECT records_lost FROM integrity") == [(12,)]
+        assert fetch(db, "SELECT records_lost, hook_errors FROM integrity") == [(12, 4)]

@@ -49,6 +49,7 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         notes=_notes(connection),
         damaged_files=files["damaged"],
         values_out_of_range=files["out_of_range"],
+        hook_errors=spans["hook_errors"],
     )
 
 

@@ -253,6 +253,7 @@ class Integrity:
     notes: list[IntegrityNote]  # the first ones, at most 20
     damaged_files: int = 0
     values_out_of_range: int = 0
+    hook_errors: int | None = None  # faults of the probe's hooks: each may have cost a request its record
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from vtprof_analyzer.report.phrases import outcomes
 REPAIRS: tuple[tuple[str, str, str], ...] = (
     ("files_skipped", "Files skipped", "not a trace, or unreadable"),
     ("damaged_files", "Damaged files", "used up to the fault"),
+    ("hook_errors", "Faults of the probe's hooks", "a request may be missing for each"),
     ("malformed_lines", "Malformed lines", "left out"),
     ("truncated_lines", "Truncated lines", "left out: the writer ended in the middle"),
     ("duplicates", "Duplicate spans", "counted once"),

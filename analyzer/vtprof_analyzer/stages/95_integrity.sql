@@ -7,7 +7,8 @@
 -- used_spans                 spans that were used
 -- requests_without_tokens    requests that did not record their prompt tokens
 -- requests_without_phases    requests without any phase
--- records_lost               what the agents counted as lost, last value of each; NULL where none reported
+-- records_lost, hook_errors  what the agents counted as lost, and faults of the probe's hooks (a request may be missing for
+--                            each): last value of each process; NULL where none reported
 CREATE TABLE integrity AS
 WITH ours AS (
     SELECT
@@ -23,10 +24,13 @@ WITH ours AS (
 ), joined AS (
     SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_key) WHERE dialect = 'vtprof'
 ), last_counts AS (
-    SELECT coalesce(r.service_instance_id, m.resource_id::VARCHAR) AS instance, arg_max(m.value, (m.ts_ns, m.value)) AS lost
+    SELECT
+        m.name,
+        coalesce(r.service_instance_id, m.resource_id::VARCHAR) AS instance,
+        arg_max(m.value, (m.ts_ns, m.value)) AS last_value
     FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
-    WHERE m.name = 'vtprof.agent.records_lost'
-    GROUP BY instance
+    WHERE m.name IN ('vtprof.agent.records_lost', 'vtprof.agent.hook_errors')
+    GROUP BY m.name, instance
 )
 SELECT
     ours.* REPLACE (ours.negative_duration
@@ -36,5 +40,6 @@ SELECT
     (SELECT count(*) FROM request_base WHERE input_tokens IS NULL) AS requests_without_tokens,
     (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))
         AS requests_without_phases,
-    (SELECT sum(lost)::BIGINT FROM last_counts) AS records_lost
+    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.records_lost') AS records_lost,
+    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors
 FROM ours, phase_spans, joined;
