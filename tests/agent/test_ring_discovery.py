@@ -210,3 +210,19 @@ def test_cursors_that_cannot_be_stored_are_an_error_naming_the_file(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match=r"file/cursors\.json"):
         CursorStore(tmp_path / "file" / "cursors.json").save()
+
+
+def test_ring_shared_with_our_group_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    path = Path(writer.path)
+    path.chmod(0o660)
+    monkeypatch.setattr("vtprof_agent.inbox.discovery.os.geteuid", lambda: os.getuid() + 1)
+    assert remove_ring(path, proc(tmp_path / "proc"))
+
+
+def test_ring_of_an_unseen_process_is_removed_once_its_writer_closed_it(tmp_path: Path) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    path, unseen = Path(writer.path), tmp_path / "no-proc"
+    assert not remove_ring(path, unseen)
+    writer.close()
+    assert remove_ring(path, unseen)

@@ -52,6 +52,8 @@ def test_server_and_agent_meet_in_the_same_ring_directory(documents: list[dict[s
     assert environment[names.ENV_RING_DIR] == ring_dir
     assert environment[names.ENV_ENABLE] == "1"
     assert environment[names.ENV_RING_GROUP] == str(pod(documents)["securityContext"]["fsGroup"])
+    # Whichever starts first makes the folder, and both have to be able to use it.
+    assert {"name": names.ENV_RING_GROUP, "value": environment[names.ENV_RING_GROUP]} in agent["env"]
     for container in (server, agent):
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert ring_dir.startswith(mounts["ring"] + "/")

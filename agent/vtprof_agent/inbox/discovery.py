@@ -144,7 +144,8 @@ def read_boot_id(proc_root: Path = Path("/proc")) -> bytes:
 def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
     """Remove the drained ring of a dead process; False, and the file stays, unless it is a ring, dead, and ours.
 
-    ``ours`` is: owned by this user, or this user is root.
+    ``ours`` is: owned by this user, shared with a group of ours (``VTPROF_RING_GROUP``), or this user is root. A process in
+    another PID namespace cannot be seen to be dead: its ring goes once the writer has closed it.
     """
     try:
         ring = RingFile(path)
@@ -152,9 +153,10 @@ def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
         return False
     try:
         status = ring.status()
-        if status.st_uid != os.geteuid() and os.geteuid() != 0:
+        if not _ours(status):
             return False
-        if process_alive(ring.identity, proc_root) is not Liveness.DEAD:
+        alive = process_alive(ring.identity, proc_root)
+        if alive is Liveness.ALIVE or (alive is Liveness.UNKNOWN and not ring.state().closed):
             return False
         now = os.lstat(path)
         if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
@@ -167,6 +169,11 @@ def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
     return True
 
 
+def _ours(status: os.stat_result) -> bool:
+    shared = status.st_mode & stat.S_IWGRP and status.st_gid in (os.getegid(), *os.getgroups())
+    return bool(shared) or os.geteuid() in (0, status.st_uid)
+
+
 def remove_temporary(path: Path, unix_ns: int, proc_root: Path = Path("/proc")) -> bool:
     """Remove a ring that its writer left half made; False, and the file stays, unless it is old, ours, and nobody's.
 
@@ -177,7 +184,7 @@ def remove_temporary(path: Path, unix_ns: int, proc_root: Path = Path("/proc")) 
         return False
     try:
         status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() != 0:
+        if not stat.S_ISREG(status.st_mode) or not _ours(status):
             return False
         if unix_ns - status.st_mtime_ns < TEMPORARY_AGE_S * NS_PER_S:
             return False
