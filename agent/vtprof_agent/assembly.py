@@ -133,6 +133,12 @@ class Assembly:
             self._leave(number, state)
 
     @property
+    def left_over(self) -> dict[str, int]:
+        """Return by kind what could not be used or had to be cut; kinds that never occurred are absent."""
+        kinds = {**vars(self.counts), "decoders_recounted": self._decoding.mismatches}
+        return {kind: number for kind, number in kinds.items() if number}
+
+    @property
     def open_requests(self) -> int:
         """Return how many requests with an arrival are open."""
         return sum(state.arrival_ns is not None for state in self._requests.values())

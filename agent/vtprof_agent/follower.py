@@ -136,7 +136,7 @@ class RingFollower:
         self._folding.close()
 
     def close(self) -> None:
-        """Close the file, and say what the probe could not do; the counts and spans remain."""
+        """Close the file, and say what the probe and we could not do; the counts and spans remain."""
         self.reader.close()
         if self.state.dropped or self.state.hook_errors:
             logger.warning(
@@ -145,6 +145,9 @@ class RingFollower:
                 self.state.dropped,
                 self.state.hook_errors,
             )
+        if left_over := self._assembly.left_over:
+            listed = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in left_over.items())
+            logger.warning("%s: not everything read could be used: %s", self.reader.path.name, listed)
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans of what was finished since the last call, and keep the requests in ``finished``."""

@@ -8,11 +8,6 @@ BYTES_PER_MIB = 1024**2
 BYTES_PER_GIB = 1024**3
 
 
-def ms_from_ns(ns: float) -> float:
-    """Convert nanoseconds to milliseconds."""
-    return ns / NS_PER_MS
-
-
 def seconds_from_ns(ns: float) -> float:
     """Convert nanoseconds to seconds."""
     return ns / NS_PER_S

@@ -224,6 +224,20 @@ def test_what_the_probe_could_not_do_reaches_metrics_page_and_log(
     assert "could not write 1 records, and 3 errors" in line
 
 
+def test_what_could_not_be_used_is_said_at_the_end_of_a_ring(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring = _ring(tmp_path, 1)
+    for _ in range(2):
+        ring.write(records.FIRST_TOKEN, 999, 5)  # of a request that never arrived
+    ring.close()
+    agent = Turning(tmp_path, Kept())
+    agent.turn()
+    agent.stop()
+    lines = [record.message for record in caplog.records if "could be used" in record.message]
+    assert [line.partition("used: ")[2] for line in lines] == ["2 records without request"]
+
+
 def _follower(path: str, progress: Any = None) -> RingFollower:
     return RingFollower(RingReader.open(Path(path)), AssemblySettings(), {}, progress)
 

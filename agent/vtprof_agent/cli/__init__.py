@@ -3,7 +3,6 @@
 import sys
 from importlib.util import find_spec
 
-EXIT_USAGE = 2
 REQUIRED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp", "prometheus_client", "psutil")
 
 
