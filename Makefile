@@ -24,6 +24,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing vtprof with what the tests need; this takes a few minutes once" >&2
 	$(PIP) -e '.[demo,dev]'
+# Its resizing is pure torch, but there is no CPU build: beside the packages, where only the tests look (tests/torchvision_path.py).
+	$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
@@ -50,6 +52,7 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m vtprof_schemas.reference > schemas/REFERENCE.md
 	$(BIN)/python -m vtprof_rules.catalogue
+	$(BIN)/python -m vtprof_analyzer.models.reference > analyzer/MODELS.md
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,10 +11,14 @@ from typing import Any
 import duckdb
 
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
+from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
 from vtprof_analyzer.devices.catalogue import catalogue, find_device, suggest
+from vtprof_analyzer.devices.measured import Calibrations, read_calibrations
 from vtprof_analyzer.devices.roofs import CPU, Roof, RoofChoice, choose_roof
+from vtprof_analyzer.models.bundled import find_bundled
 from vtprof_analyzer.models.config_file import CONFIG_FILE, read_config_text, shown_path
+from vtprof_analyzer.models.find import exists
 from vtprof_analyzer.models.registry import is_known, load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.physics_groups import find_groups
@@ -47,11 +51,15 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     has_steps = _has_steps(connection)
     config = _typed_config(model, resource, notes) if model else _recorded_config(resource, has_steps, notes)
     spec, no_cost = _spec(config, model is not None)
+    notes.extend(spec.notes if spec else ())
     dtype = resource.get("weights_dtype") or (spec.dtype if spec else None)
     ranks = int(resource.get("parallel_tp") or 1)
-    choice, device_name = _roofs(resource, device, dtype, ranks, notes)
+    stored = read_calibrations()
+    if stored.note:
+        notes.append(stored.note)
+    choice, device_name = _roofs(resource, device, dtype, ranks, stored, notes)
     roof = choice.roof
-    precision = Precision.of(dtype, resource.get("kv_dtype"))
+    precision = Precision.of(dtype, resource.get("kv_dtype"), spec.quantization if spec else None)
     if spec and precision is None:
         no_cost = _no_precision(resource, dtype, has_steps)
     if no_cost and config is not None:
@@ -61,8 +69,8 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     elif device is not None:
         notes.append(f"--device {device}: {_NO_STEPS}, so that its roof has nothing to judge")
     known = spec if precision else None
-    inputs = CostInputs(known, precision, roof, ranks) if known and precision else None
-    groups = find_groups(connection, config if model else None, device_name)
+    inputs = CostInputs(known, precision, roof, Parallel(tensor=ranks)) if known and precision else None
+    groups = find_groups(connection, config if model else None, device_name, stored)
     if groups is not None:
         notes[:0] = [note for note in groups.notes if note not in notes]
     costed = groups.inputs if groups and groups.inputs else [inputs] if inputs else []
@@ -118,6 +126,9 @@ def _typed_config(model: Path, resource: Row, notes: list[str]) -> dict[str, Any
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    bundled = None if exists(path) else find_bundled(str(path))
+    if bundled is not None and bundled.files.config is not None:
+        return dict(bundled.files.config)
     text, file = read_config_text(path), shown_path(path)
     try:
         config = parse_config(text)
@@ -153,12 +164,12 @@ def _spec(config: Mapping[str, Any] | None, typed: bool) -> tuple[ModelSpec | No
             None,
             f"the model's config is not known ({names.MODEL_CONFIG}, or --model): no FLOPs, bytes or verdicts",
         )
-    if not is_known(config):
-        kind = model_type(config) or "a model without type"
-        return None, f"no cost model for {kind} yet: FLOPs, bytes and verdicts are not known"
     try:
         return load_spec(config), None
     except DataError as error:
+        if not is_known(config):
+            kind = model_type(config) or "a model without type"
+            return None, f"no cost model for {kind} yet: FLOPs, bytes and verdicts are not known"
         if typed:
             raise
         return None, f"recorded {error}"
@@ -182,7 +193,12 @@ def _no_precision(resource: Row, dtype: str | None, has_steps: bool) -> str:
 
 
 def _roofs(
-    resource: Row, device: str | None, dtype: str | None, ranks: int, notes: list[str]
+    resource: Row,
+    device: str | None,
+    dtype: str | None,
+    ranks: int,
+    stored: Calibrations,
+    notes: list[str],
 ) -> tuple[RoofChoice, str | None]:
     """Return the roofs and the name of the device that the user named."""
     if device is not None:
@@ -190,11 +206,11 @@ def _roofs(
         if found is None:
             raise ConfigError(_unknown_device(device))
         # What was measured on the recorded machine says nothing about another one.
-        choice = choose_roof(found.name, dtype, devices=ranks)
+        choice = choose_roof(found.name, dtype, devices=ranks, measured=stored.roof(found.name, dtype))
         ran_on = resource.get("hw_name")
         kinds = (resource.get("device_kind"), found.kind)
         other_kind = kinds[0] is not None and (kinds[0] == CPU) != (kinds[1] == CPU)
-        if other_kind or (ran_on and find_device(ran_on) is not found):
+        if other_kind or (ran_on and find_device(ran_on) != found):
             whose = f"the roof is {found.name}'s" if choice.roof else f"--device names {found.name}"
             notes.append(f"times were recorded on {ran_on or kinds[0]}; {whose}")
             choice = _doubted(choice, "the roof is not that of the device that ran")
@@ -207,6 +223,8 @@ def _roofs(
         resource.get("device_peak_source"),
         devices=ranks,
         device_kind=resource.get("device_kind"),
+        measured=stored.roof(resource.get("hw_name"), dtype, resource.get("device_cores")),
+        cores=resource.get("device_cores"),
     )
     return choice, None
 

@@ -10,7 +10,9 @@ from typing import Any
 import duckdb
 
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
+from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
+from vtprof_analyzer.devices.measured import Calibrations
 from vtprof_analyzer.devices.roofs import choose_roof
 from vtprof_analyzer.models.registry import load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
@@ -31,7 +33,9 @@ SELECT list(r.resource_id) AS resource_ids, sum(u.steps)::BIGINT AS steps, sum(u
        any_value(u.model) AS model, max(r.model_config) AS model_config, max(r.weights_dtype) AS weights_dtype,
        max(r.kv_dtype) AS kv_dtype, max(r.parallel_tp) AS parallel_tp, max(r.hw_name) AS hw_name,
        max(r.device_peak_flops_per_s) AS peak, max(r.device_bandwidth_bytes_per_s) AS bandwidth,
-       max(r.device_peak_source) AS peak_source, max(r.device_kind) AS device_kind, max(r.engine_name) AS engine
+       max(r.device_peak_source) AS peak_source, max(r.device_kind) AS device_kind,
+       -- Cores are those of the device only where the device is the CPU.
+       max(r.device_cores) FILTER (r.device_kind = 'cpu') AS cores, max(r.engine_name) AS engine
 FROM resources AS r LEFT JOIN used AS u USING (resource_id)
 GROUP BY coalesce(r.service_instance_id, r.resource_id::VARCHAR)
 HAVING sum(u.spans) > 0
@@ -39,7 +43,7 @@ ORDER BY steps DESC, requests DESC, min(r.resource_id)
 """
 _MODEL = ("model_config",)
 _DTYPES = ("weights_dtype", "kv_dtype", "parallel_tp")
-_DEVICE = ("hw_name", "peak", "bandwidth", "peak_source", "device_kind")
+_DEVICE = ("hw_name", "peak", "bandwidth", "peak_source", "device_kind", "cores")
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,15 @@ class Groups:
 
 
 def find_groups(
-    connection: duckdb.DuckDBPyConnection, typed_config: Mapping[str, Any] | None, typed_device: str | None
+    connection: duckdb.DuckDBPyConnection,
+    typed_config: Mapping[str, Any] | None,
+    typed_device: str | None,
+    stored: Calibrations,
 ) -> Groups | None:
     """Return the groups, or None where all processes are alike.
 
-    ``typed_config`` and ``typed_device`` are what the user named: they stand for every process.
+    ``typed_config`` and ``typed_device`` are what the user named: they stand for every process; ``stored`` is what was
+    measured on this machine.
     """
     processes = [_Process(row, typed_config) for row in rows(connection, _PROCESSES)]
     # What only one process recorded, as an engine's worker beside its server, holds for all.
@@ -79,7 +87,7 @@ def find_groups(
         first, row = members[0], members[0].row
         ids = frozenset(id_ for member in members for id_ in member.row["resource_ids"])
         dtype = row["weights_dtype"] or (first.spec.dtype if first.spec else None)
-        precision = Precision.of(dtype, row["kv_dtype"])
+        precision = Precision.of(dtype, row["kv_dtype"], first.spec.quantization if first.spec else None)
         ranks = max(1, row["parallel_tp"] or 1)
         if first.spec is None or precision is None:
             count = sum(member.row["steps"] for member in members)
@@ -88,7 +96,7 @@ def find_groups(
                 notes.append(f"{first.label()}: {count:,} steps without cost: {reason}")
             continue
         choice = (
-            choose_roof(typed_device, dtype, devices=ranks)
+            choose_roof(typed_device, dtype, devices=ranks, measured=stored.roof(typed_device, dtype))
             if typed_device
             else choose_roof(
                 row["hw_name"],
@@ -98,10 +106,12 @@ def find_groups(
                 row["peak_source"],
                 ranks,
                 row["device_kind"],
+                stored.roof(row["hw_name"], dtype, row["cores"]),
+                row["cores"],
             )
         )
         notes += [note for note in choice.notes if note not in notes]
-        inputs.append(CostInputs(first.spec, precision, choice.roof, ranks, ids))
+        inputs.append(CostInputs(first.spec, precision, choice.roof, Parallel(tensor=ranks), ids))
         language = first.spec.language
         sizes = (
             kv_bytes_per_token(language, precision.kv_bytes, ranks),

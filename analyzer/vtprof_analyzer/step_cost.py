@@ -7,8 +7,9 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 
+from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.parts import PartCost
-from vtprof_analyzer.cost.steps import step_costs
+from vtprof_analyzer.cost.steps import ONE_DEVICE, step_costs
 from vtprof_analyzer.cost.times import split_seconds
 from vtprof_analyzer.cost.work import Floats, Precision, StepWork
 from vtprof_analyzer.devices.roofs import Roof
@@ -66,7 +67,7 @@ class CostInputs:
     spec: ModelSpec
     precision: Precision
     roof: Roof | None
-    tensor_parallel: int = 1
+    parallel: Parallel = ONE_DEVICE
     resource_ids: frozenset[int] | None = None
     """Whose steps these are; None is everybody's."""
 
@@ -87,7 +88,7 @@ def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInput
 
 def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: dict[str, Floats]) -> None:
     work = StepWork.of(**{field: columns[column] for field, column in _WORK_COLUMNS.items()})
-    costs = step_costs(inputs.spec, work, inputs.precision, tensor_parallel=inputs.tensor_parallel)
+    costs = step_costs(inputs.spec, work, inputs.precision, parallel=inputs.parallel)
     on_gpu = np.isfinite(columns["gpu_time_ns"])
     seconds = np.where(on_gpu, columns["gpu_time_ns"], columns["duration_ns"]) / _NS_PER_S
     encode_seconds = np.where(on_gpu, columns["encode_gpu_time_ns"], columns["encode_ns"]) / _NS_PER_S
@@ -103,6 +104,8 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
         (names.DECODE, costs.decode, times.decode, work.decode_requests, none),
     )
     for phase, cost, time, tokens, visual_tokens in parts:
+        if phase == names.ENCODE and not inputs.spec.encoder_flops_known:
+            continue  # what is counted of it would look like all of it
         given: dict[str, Any] = {
             "step_id": columns["step_id"],
             "steps": work.count,

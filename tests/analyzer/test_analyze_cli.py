@@ -177,14 +177,14 @@ def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(
     assert (code, out) == (2, "")
     assert err == (
         "vtprof: --device bogus: not one device of the table; it has NVIDIA H100 SXM 80GB, NVIDIA H200 SXM,"
-        " AMD Instinct MI300X and 49 more; `vtprof analyze --list-devices` names all\n"
+        " AMD Instinct MI300X and 50 more; `vtprof analyze --list-devices` names all\n"
     )
 
 
 def test_every_known_device_can_be_listed_without_traces(run: Run) -> None:
     code, out, err = run("analyze", "--list-devices")
     assert (code, err) == (0, "")
-    assert len(out.splitlines()) == 52
+    assert len(out.splitlines()) == 53
     assert "NVIDIA H200 SXM" in out.splitlines()
 
 
@@ -193,10 +193,10 @@ def test_a_device_that_was_named_is_not_asked_for_again(run: Run, tmp_path: Path
         names.HW_NAME: "AMD EPYC", names.DEVICE_KIND: "cpu", names.WEIGHTS_DTYPE: "float32", names.KV_DTYPE: "float32",
     }  # fmt: skip
     path = write(tmp_path / "cpu.jsonl", document(*one_request(1), resource=on_cpu))
-    text = " ".join(run("analyze", path, "--device", "H200", "--format", "terminal")[1].split())
-    assert "NVIDIA H200 SXM has no float32 roof in the device table" in text
+    text = " ".join(run("analyze", path, "--device", "L20", "--format", "terminal")[1].split())
+    assert "NVIDIA L20 has no float32 roof in the device table" in text
     assert "name it with --device" not in text
-    assert "times were recorded on AMD EPYC; --device names NVIDIA H200 SXM" in text
+    assert "times were recorded on AMD EPYC; --device names NVIDIA L20" in text
     alone = " ".join(run("analyze", path, "--format", "terminal")[1].split())
     assert "record with `vtprof-agent exec --calibrate-host`" in alone
     assert "--device" not in alone
@@ -214,10 +214,10 @@ def test_the_roof_of_another_device_is_said_and_no_verdict_is_sure(run: Run, tra
 
 
 def test_a_family_without_cost_model_has_one_reason_and_its_steps(run: Run, tmp_path: Path) -> None:
-    llava = RESOURCE | {names.MODEL_CONFIG: json.dumps({"model_type": "llava"})}
-    path = write(tmp_path / "llava.jsonl", document(*one_request(1), resource=llava))
+    other = RESOURCE | {names.MODEL_CONFIG: json.dumps({"model_type": "unheard_of"})}
+    path = write(tmp_path / "other.jsonl", document(*one_request(1), resource=other))
     found = report(run, path)
-    reason = "no cost model for llava yet: FLOPs, bytes and verdicts are not known"
+    reason = "no cost model for unheard_of yet: FLOPs, bytes and verdicts are not known"
     assert found["deployment"]["no_cost"] == reason
     assert found["deployment"]["notes"].count(reason) == 1
     phases = {row["phase"]: row for row in found["phases"]}
@@ -229,6 +229,25 @@ def test_a_family_without_cost_model_has_one_reason_and_its_steps(run: Run, tmp_
     text = " ".join(run("analyze", path, "--format", "terminal")[1].split())
     assert "--model" not in text
     assert "both work and time" not in text
+
+
+def test_a_family_put_together_from_its_sections_is_judged_and_says_so(run: Run, tmp_path: Path) -> None:
+    config = {
+        "model_type": "unheard_of",
+        "text_config": {"model_type": "llama"},
+        "vision_config": {"model_type": "siglip_vision_model"},
+    }
+    other = RESOURCE | {names.MODEL_CONFIG: json.dumps(config)}
+    found = report(run, write(tmp_path / "other.jsonl", document(*one_request(1), resource=other)))
+    assert found["deployment"]["no_cost"] is None
+    assert any("unheard_of is not known: put together" in note for note in found["deployment"]["notes"])
+
+
+def test_a_bundled_name_stands_for_its_config(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", document(*one_request(1), resource=RESOURCE))
+    found = report(run, path, "--model", "Qwen2.5-VL-7B")
+    assert found["deployment"]["model_type"] == "qwen2_5_vl"
+    assert any(note.startswith("--model replaces") for note in found["deployment"]["notes"])
 
 
 def test_a_config_without_model_type_is_one_line_and_one_that_replaces_another_is_noted(

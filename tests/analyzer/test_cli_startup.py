@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from vtprof_analyzer.cli.app import COMMANDS
+
 HEAVY = {
     "altair",
     "duckdb",
@@ -39,5 +41,11 @@ def test_help_loads_no_heavy_package() -> None:
 
 
 def test_help_of_every_command_loads_no_heavy_package() -> None:
-    for command in ("analyze", "demo", "rules"):
+    for command in COMMANDS:
         assert loaded_by(command, "--help") & HEAVY == set(), command
+
+
+def test_counting_tokens_loads_no_heavy_package_and_estimating_numpy_alone() -> None:
+    model = ("Qwen2.5-VL-7B", "--image", "512x512")
+    assert loaded_by("tokens", *model) & HEAVY == set()
+    assert loaded_by("estimate", *model, "--device", "h200") & HEAVY == {"numpy"}

@@ -93,6 +93,7 @@ def test_every_row_has_a_source_and_is_found_by_its_own_name() -> None:
         assert find_device(device.name) is device
         assert device.source
         assert device.confidence in ("high", "medium", "low")
+        assert device.bandwidth_bytes_per_s is not None
         assert device.bandwidth_bytes_per_s > 1e11
         assert all(peak > 1e12 for peak in device.peak_flops_per_s.values())
     assert len({device.name for device in catalogue()}) == len(catalogue())
@@ -102,7 +103,7 @@ def test_a_type_without_a_peak_has_no_roof_and_a_reason() -> None:
     h200, t4 = find_device("NVIDIA H200"), find_device("Tesla T4")
     assert h200 is not None
     assert t4 is not None
-    assert "NVIDIA H200 SXM has no float32 roof in the device table" in str(datasheet_roof(h200, "float32"))
+    assert "NVIDIA H200 SXM has no float4 roof in the device table" in str(datasheet_roof(h200, "fp4"))
     assert "has no bfloat16 roof in the device table" in str(datasheet_roof(t4, "bfloat16"))
     assert "not recorded" in str(datasheet_roof(h200, None))
 
@@ -122,9 +123,11 @@ def test_an_unknown_cpu_has_the_roof_that_was_recorded_or_none() -> None:
     assert recorded.notes == []
     unknown = choose_roof("AMD EPYC", "float32")
     assert (unknown.roof, unknown.roofs, unknown.device) == (None, [], None)
-    assert unknown.notes == [
-        "device 'AMD EPYC' is not in the device table: no roofline; name one with --device"
-    ]
+    (note,) = unknown.notes
+    assert note == (
+        "device 'AMD EPYC' is not in the device table: no roofline; name one with --device, or run"
+        " `vtprof calibrate` on that machine"
+    )
     # A CPU has no row to name: only measuring it helps.
     (hint,) = choose_roof("AMD EPYC", "float32", device_kind="cpu").notes
     assert "record with `vtprof-agent exec --calibrate-host`" in hint

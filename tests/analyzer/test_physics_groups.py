@@ -99,7 +99,7 @@ def test_processes_that_are_alike_say_nothing_of_mixtures(tmp_path: Path) -> Non
 
 
 def test_a_recorded_model_that_cannot_be_read_costs_only_its_own_steps(tmp_path: Path) -> None:
-    lines = [process(1, TINY_2_5), process(2, TINY_2_5 | {"model_type": "unheard_of"})]
+    lines = [process(1, TINY_2_5), process(2, {"model_type": "unheard_of"})]
     path = write(tmp_path / "t.jsonl", *lines)
     assert len(costs(path)) == 1
     notes = analyze(Options([path])).deployment.notes

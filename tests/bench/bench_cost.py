@@ -32,6 +32,12 @@ CONFIG = {
         "patch_size": 14,
     },
 }  # fmt: skip
+MIXTURE = {
+    "model_type": "qwen3_vl_moe",
+    "text_config": {"model_type": "qwen3_vl_moe_text"},
+    "vision_config": {"out_hidden_size": 2048},
+}
+"""Experts and a head size of its own, at the defaults of the family."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,11 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=50_000, help="steps handed over at once")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--moe", action="store_true", help="a mixture of experts instead of a dense model")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(argv)
     if min(options.steps, options.batch, options.runs) < 1:
         parser.error("--steps, --batch and --runs must be at least 1")
-    spec, precision = load_spec(CONFIG), Precision(2.0, 2.0, 2.0)
+    spec, precision = load_spec(MIXTURE if options.moe else CONFIG), Precision(2.0, 2.0, 2.0)
     roof = Roof(DATASHEET, 989e12, 4.8e12, "bfloat16", "bench")
     random = np.random.default_rng(0)
     tokens = random.integers(0, 2048, options.batch)

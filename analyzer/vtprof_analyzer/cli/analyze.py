@@ -44,7 +44,7 @@ def command(
         typer.Option(
             parser=given.path,
             metavar="MODEL",
-            help="Folder with config.json, or the file, where the traces do not carry it.",
+            help="Folder with config.json, the file, or a bundled name, where the traces do not carry it.",
         ),
     ] = None,
     device: Annotated[

@@ -12,7 +12,10 @@ from vtprof_schemas.errors import ConfigError
 COMMANDS: Final = {
     "analyze": "vtprof_analyzer.cli.analyze",
     "demo": "vtprof_analyzer.cli.demo",
+    "tokens": "vtprof_analyzer.cli.tokens",
+    "estimate": "vtprof_analyzer.cli.estimate",
     "rules": "vtprof_analyzer.cli.rules",
+    "calibrate": "vtprof_analyzer.cli.calibrate",
 }
 """Command to module, in the order of `--help`. A module imports nothing heavy before its command runs."""
 
@@ -48,7 +51,7 @@ def run(words: Sequence[str]) -> int:
     command = typer.main.get_command(build_app())
     try:
         # What a command's `main` does, without its own lines and exit codes for errors (broken pipes give 1 there).
-        with command.make_context("vtprof", list(words)) as context:
+        with command.make_context("vtprof", list(words), obj=tuple(words)) as context:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code

@@ -24,6 +24,10 @@ class PartCost:
     """Read for visual tokens; included in ``bytes_kv_read``. Decode only."""
     bytes_activations: Floats
     """An estimate: one pass over in- and output of every GEMM."""
+    bytes_kv_visual_written: Floats
+    """Written for visual tokens; included in ``bytes_kv_written``. Prefill only."""
+    bytes_communication: Floats
+    """Sent between devices, by all of them together (C9); not in ``bytes``, which are memory's."""
 
     @property
     def bytes_kv(self) -> Floats:
@@ -42,11 +46,20 @@ class PartCost:
         return np.divide(self.flops, total, out=np.full_like(total, np.nan), where=total > 0)
 
     def floor_seconds(self, roof: Roof) -> Floats:
-        """Return max(FLOPs / peak, bytes / bandwidth) per step [s]; sum over steps, never max over sums (C2)."""
-        compute: Floats = np.maximum(
+        """Return max(FLOPs / peak, bytes / bandwidth) per step, plus communication where the roof knows its links [s].
+
+        Sum over steps, never max over sums (C2).
+        """
+        floor: Floats = np.maximum(
             self.flops / roof.peak_flops_per_s, self.bytes / roof.bandwidth_bytes_per_s
         )
-        return compute
+        return floor + self.communication_seconds(roof)
+
+    def communication_seconds(self, roof: Roof) -> Floats:
+        """Return the time that communication takes at least [s]; 0 where the roof does not know its links."""
+        if roof.link_bytes_per_s is None:
+            return np.zeros_like(self.bytes_communication)
+        return self.bytes_communication / roof.link_bytes_per_s
 
 
 @dataclass(frozen=True)

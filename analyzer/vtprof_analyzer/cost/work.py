@@ -6,9 +6,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vtprof_analyzer.models.spec import dtype_bytes
+from vtprof_analyzer.models.weights import Quantization, dtype_bytes
 
 Floats = NDArray[np.float64]
+_UNQUANTISED_BYTES = 2.0
+"""What quantised models keep beside the packed weights, when the config does not say: 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -16,22 +18,55 @@ class Precision:
     """Bytes of one value: weights, KV cache, activations."""
 
     weight_bytes: float
+    """Of the language model's layers; the mean over scales and values where they are quantised."""
     kv_bytes: float
     activation_bytes: float
+    vision_bytes: float | None = None
+    """Of the vision tower's weights, where quantisation leaves it alone; None: like the layers."""
+    audio_bytes: float | None = None
+    head_bytes: float | None = None
+    """Of the output head and the embedding table."""
 
     @classmethod
-    def of(cls, weights: str | None, kv: str | None = None) -> "Precision | None":
+    def of(
+        cls, weights: str | None, kv: str | None = None, quantization: Quantization | None = None
+    ) -> "Precision | None":
         """Return the precision of named data types, or None when one is unknown (C14).
 
         ``kv`` None, ``auto`` or empty means the activations' type, as engines do. Activations of quantised weights are
-        16 bit wide.
+        16 bit wide. With ``quantization`` the type named is that of what is not quantised.
         """
         weight_bytes = dtype_bytes(weights)
+        if weight_bytes is None and quantization is not None:
+            weight_bytes = _UNQUANTISED_BYTES
         if weight_bytes is None:
             return None
         activation_bytes = max(weight_bytes, 2.0)
         kv_bytes = activation_bytes if kv in (None, "", "auto") else dtype_bytes(kv)
-        return None if kv_bytes is None else cls(weight_bytes, kv_bytes, activation_bytes)
+        if kv_bytes is None:
+            return None
+        if quantization is None:
+            return cls(weight_bytes, kv_bytes, activation_bytes)
+        packed = quantization.bytes_per_param
+        kept = dict.fromkeys(quantization.kept, activation_bytes)
+        return cls(
+            packed, kv_bytes, activation_bytes, kept.get("vision"), kept.get("audio"), kept.get("head")
+        )
+
+    @property
+    def of_vision(self) -> float:
+        """Return the bytes of one weight of the vision tower."""
+        return self.weight_bytes if self.vision_bytes is None else self.vision_bytes
+
+    @property
+    def of_audio(self) -> float:
+        """Return the bytes of one weight of the audio tower."""
+        return self.weight_bytes if self.audio_bytes is None else self.audio_bytes
+
+    @property
+    def of_head(self) -> float:
+        """Return the bytes of one weight of the output head and the embedding."""
+        return self.weight_bytes if self.head_bytes is None else self.head_bytes
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,19 @@ class StepWork:
     encode_items: Floats
     encode_patches: Floats
     encode_attention_pairs: Floats
+    encode_tokens: Floats
+    """Visual tokens that leave the adapter; 0: derived from the patches."""
+    audio_patches: Floats
+    audio_attention_pairs: Floats
+    audio_tokens: Floats
+    prefill_extra_pairs: Floats
+    """Pairs beyond the causal ones where image tokens see one another both ways."""
+    prefill_cross_tokens: Floats
+    """Positions of cross-attention (image or encoder) that are new and leave keys and values."""
+    prefill_cross_pairs: Floats
+    """Pairs of new text tokens and cross-attention positions."""
+    decode_cross_tokens: Floats
+    """Cross-attention positions that the decoding requests see."""
 
     @classmethod
     def of(cls, **columns: ArrayLike) -> Self:

@@ -2,12 +2,25 @@
 
 from dataclasses import dataclass, replace
 
-from vtprof_analyzer.devices.catalogue import Device, find_device
-from vtprof_analyzer.models.spec import canonical_dtype
+from vtprof_analyzer.devices.catalogue import look_up
+from vtprof_analyzer.devices.device import CPU, Device
+from vtprof_analyzer.devices.host import host_device, of_cores
+from vtprof_analyzer.models.weights import canonical_dtype
+
+__all__ = [
+    "ATTAINABLE",
+    "CPU",
+    "DATASHEET",
+    "Roof",
+    "RoofChoice",
+    "choose_roof",
+    "datasheet_roof",
+    "plausible",
+    "recorded_roof",
+]
 
 ATTAINABLE = "attainable"
 DATASHEET = "datasheet"
-CPU = "cpu"
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,9 @@ class Roof:
     doubt: str = "the device's peaks are uncertain"
     """Why the confidence is low, where it is."""
 
+    link_bytes_per_s: float | None = None
+    """What the devices send one another, each way and all of them together; None where it is not known."""
+
     @property
     def ridge(self) -> float:
         """Return the intensity [FLOP/B] at which both ceilings meet (F29)."""
@@ -36,6 +52,7 @@ class Roof:
             self,
             peak_flops_per_s=self.peak_flops_per_s * devices,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s * devices,
+            link_bytes_per_s=None if self.link_bytes_per_s is None else self.link_bytes_per_s * devices,
         )
 
 
@@ -73,14 +90,21 @@ def datasheet_roof(device: Device, dtype: str | None) -> Roof | str:
     if peak is None:
         known = ", ".join(device.peak_flops_per_s) or "none"
         return f"{device.name} has no {canonical} roof in the device table (it has: {known})"
+    if device.bandwidth_bytes_per_s is None:
+        return (
+            f"{device.name}: {peak / 1e12:.3g} TFLOP/s in {canonical} ({device.source}), but its memory bandwidth is"
+            f" not known: no roof; {_MEASURE}"
+        )
     return Roof(DATASHEET, peak, device.bandwidth_bytes_per_s, canonical, device.source, device.confidence)
 
 
 LEAST, LARGEST = 1e6, 1e21
 """Ceilings [FLOP/s, B/s] outside are no measurement of any device."""
+_MEASURE = "`vtprof calibrate` measures it there"
 
 
-def _plausible(ceiling: float | None) -> bool:
+def plausible(ceiling: float | None) -> bool:
+    """Tell whether a ceiling [FLOP/s, B/s] can be that of a device; None, a ceiling that is not known, can."""
     return ceiling is None or LEAST <= ceiling <= LARGEST
 
 
@@ -92,15 +116,19 @@ def choose_roof(
     recorded_source: str | None = None,
     devices: int = 1,
     device_kind: str | None = None,
+    measured: Roof | None = None,
+    cores: int | None = None,
 ) -> RoofChoice:
-    """Collect the roofs of a run; a measured one goes before the datasheet's. An unknown device has none (C14).
+    """Collect the roofs of a run, the best first: recorded in the trace, ``measured`` before, the datasheet's.
 
-    ``devices`` is the number of ranks that share the work of a step (tensor parallelism); ``device_kind`` (cuda or
-    cpu) decides what would make an unknown roof known.
+    ``measured`` is what a stored calibration says of this device and data type (`Calibrations.roof`). An unknown device
+    that nobody measured has no roof (C14). ``devices`` is the number of ranks that share the work of a step (tensor
+    parallelism); ``device_kind`` (cuda or cpu) decides what would make an unknown roof known; ``cores`` are those that
+    the process could use, of which a CPU of the table may have more.
     """
     roofs: list[Roof] = []
     notes: list[str] = []
-    if not (_plausible(recorded_peak_flops_per_s) and _plausible(recorded_bandwidth_bytes_per_s)):
+    if not (plausible(recorded_peak_flops_per_s) and plausible(recorded_bandwidth_bytes_per_s)):
         notes.append(
             f"recorded ceilings are out of range ({recorded_peak_flops_per_s} FLOP/s,"
             f" {recorded_bandwidth_bytes_per_s} B/s): left out"
@@ -109,22 +137,33 @@ def choose_roof(
     recorded = recorded_roof(
         recorded_peak_flops_per_s, recorded_bandwidth_bytes_per_s, recorded_source, dtype
     )
-    if recorded is not None:
-        roofs.append(recorded)
-    device = find_device(device_name) if device_name else None
-    if device is not None:
-        sheet = datasheet_roof(device, dtype)
-        if isinstance(sheet, Roof):
-            roofs.append(sheet)
-        elif recorded is None:
-            notes.append(sheet)
-    elif recorded is None:
-        what = f"device {device_name!r} is not in the device table" if device_name else "device not recorded"
-        remedy = (
-            "record with `vtprof-agent exec --calibrate-host`"
-            if device_kind == CPU
-            else "name one with --device"
-        )
-        notes.append(f"{what}: no roofline; {remedy}")
-    scaled = [roof.times(max(1, devices)) for roof in roofs]
+    roofs += [roof for roof in (recorded, measured) if roof is not None]
+    found = _find(device_name, device_kind, cores)
+    device = found if isinstance(found, Device) else None
+    sheet = (
+        datasheet_roof(device, dtype)
+        if device is not None
+        else f"{found}: no roofline; {_remedy(device_kind)}"
+    )
+    if isinstance(sheet, Roof):
+        roofs.append(sheet)
+    elif not roofs:
+        notes.append(sheet)
+    link = device.link_bytes_per_s if device is not None else None
+    scaled = [replace(roof, link_bytes_per_s=link).times(max(1, devices)) for roof in roofs]
     return RoofChoice(scaled, scaled[0] if scaled else None, device, notes)
+
+
+def _find(name: str | None, kind: str | None, cores: int | None) -> Device | str:
+    if not name:
+        return "device not recorded"
+    if kind == CPU:
+        return host_device(name, cores)
+    found = look_up(name)
+    return of_cores(found, cores) if isinstance(found, Device) else found
+
+
+def _remedy(device_kind: str | None) -> str:
+    if device_kind == CPU:
+        return "record with `vtprof-agent exec --calibrate-host`, or run `vtprof calibrate` on that machine"
+    return "name one with --device, or run `vtprof calibrate` on that machine"

@@ -9,22 +9,49 @@ from vtprof_schemas.errors import DataError
 
 LARGEST = 2**40
 """No size of a model is larger: what is comes from a broken file, and would only overflow later."""
-_PUBLISHED = "use the config.json of the model as published"
 
 
 class Fields:
-    """One section of a config: a mapping, and the path by which messages call it."""
+    """One section of a config: a mapping, the path and the file by which messages call it.
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    ``assumed``, where given, collects the names of fields that were absent and answered by a default.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: str = "",
+        file: str = "model config",
+        assumed: list[str] | None = None,
+    ) -> None:
         self.values = values
         self.path = path
+        self.file = file
+        self.assumed = assumed
 
     def _name(self, keys: tuple[str, ...]) -> str:
         return " or ".join(f"{self.path}.{key}" if self.path else key for key in keys)
 
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"use the {'config.json' if self.file == 'model config' else self.file} of the model as published"
+        )
+
+    def missing(self, *keys: str) -> DataError:
+        """Return the error for a field that no default can stand for (C14)."""
+        return DataError(f"{self.file}: {self._name(keys)} is missing; {self._remedy}")
+
+    def assume(self, *keys: str) -> None:
+        """Note that a default stands for a field that is absent."""
+        if self.assumed is not None:
+            note = f"{self.file}: {self._name(keys)}"
+            if note not in self.assumed:
+                self.assumed.append(note)
+
     def fault(self, key: str, what: str) -> DataError:
         """Return the error for one field."""
-        return DataError(f"model config: {self._name((key,))} {what}; {_PUBLISHED}")
+        return DataError(f"{self.file}: {self._name((key,))} {what}; {self._remedy}")
 
     def first(self, *keys: str) -> Any:
         """Return the value of the first key that is present and not null, else None."""
@@ -37,7 +64,7 @@ class Fields:
             return None
         if not isinstance(value, Mapping):
             raise self.fault(key, f"is {type(value).__name__} instead of an object")
-        return Fields(value, f"{self.path}.{key}" if self.path else key)
+        return Fields(value, f"{self.path}.{key}" if self.path else key, self.file, self.assumed)
 
     def integer(self, *keys: str, default: int | None = None, minimum: int = 1) -> int:
         """Return a whole number of at least ``minimum`` under the first key that is present.
@@ -48,7 +75,8 @@ class Fields:
         value = self.first(*keys)
         if value is None:
             if default is None:
-                raise DataError(f"model config: {self._name(keys)} is missing; {_PUBLISHED}")
+                raise self.missing(*keys)
+            self.assume(*keys)
             return default
         key = next(key for key in keys if self.values.get(key) is not None)
         whole = _whole(value)
@@ -56,32 +84,64 @@ class Fields:
             sides = {_whole(item) for item in value}
             whole = sides.pop() if len(sides) == 1 else None
         if whole is None:
-            raise self.fault(key, f"is {_shown(value)} instead of a whole number")
+            raise self.fault(key, f"is {shown(value)} instead of a whole number")
         if whole < minimum:
-            raise self.fault(key, f"is {_shown(value)}, less than {minimum}")
+            raise self.fault(key, f"is {shown(value)}, less than {minimum}")
         if whole > LARGEST:
-            raise self.fault(key, f"is {_shown(value)}, more than any model's")
+            raise self.fault(key, f"is {shown(value)}, more than any model's")
         return whole
+
+    def number(self, *keys: str, default: float | None = None) -> float:
+        """Return a finite number that is not negative; without ``default`` an absent field is a `DataError`."""
+        value = self.first(*keys)
+        if value is None:
+            if default is None:
+                raise self.missing(*keys)
+            self.assume(*keys)
+            return default
+        key = next(key for key in keys if self.values.get(key) is not None)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST:
+            raise self.fault(key, f"is {shown(value)} instead of a number")
+        return float(value)
+
+    def text(self, *keys: str, default: str | None = None) -> str | None:
+        """Return a string, or the default when it is absent."""
+        value = self.first(*keys)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            key = next(key for key in keys if self.values.get(key) is not None)
+            raise self.fault(key, f"is {shown(value)} instead of a text")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a boolean."""
         value = self.values.get(key)
         if value is None:
+            self.assume(key)
             return default
         if not isinstance(value, bool):
-            raise self.fault(key, f"is {_shown(value)} instead of true or false")
+            raise self.fault(key, f"is {shown(value)} instead of true or false")
         return value
 
     def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """Return a list of whole numbers, none of them negative."""
         value = self.values.get(key)
         if value is None:
+            self.assume(key)
             return default
         if not isinstance(value, (list, tuple)) or not all(
             isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
         ):
-            raise self.fault(key, f"is {_shown(value)} instead of a list of whole numbers")
+            raise self.fault(key, f"is {shown(value)} instead of a list of whole numbers")
         return tuple(value)
+
+
+def divide(fields: Fields, key: str, width: int, parts: int) -> int:
+    """Return ``width / parts``; raise the fault of ``key`` where it is no divisor."""
+    if width % parts:
+        raise fields.fault(key, f"is {parts}, no divisor of the width {width}")
+    return width // parts
 
 
 def _whole(value: Any) -> int | None:
@@ -93,6 +153,6 @@ def _whole(value: Any) -> int | None:
     return int(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value for a message of one line: of long and nested ones only the beginning."""
     return reprlib.repr(value)

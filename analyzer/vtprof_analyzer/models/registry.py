@@ -1,28 +1,41 @@
-"""Which file knows which model type, and the way from a config to a `ModelSpec`."""
+"""Which file knows which model type, and the way from a config to a `ModelSpec` and to a token `Counter`."""
 
 import importlib
-import json
 import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
+from vtprof_analyzer.models.config_defaults import complete
+from vtprof_analyzer.models.config_file import parse_object
+from vtprof_analyzer.models.files import ModelFiles
+from vtprof_analyzer.models.known import ARCHITECTURES, FAMILIES, PROCESSORS, TOKEN_RULES
 from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_analyzer.models.tokens.item import Counter
+from vtprof_analyzer.models.weights import Quantization, quantization
 from vtprof_schemas.errors import DataError
+
+_FAMILIES = "vtprof_analyzer.models.families"
+_TOKENS = "vtprof_analyzer.models.tokens"
 
 
 class Family(Protocol):
     """What a family's module offers."""
 
     def spec(self, config: Mapping[str, Any]) -> ModelSpec:
-        """Turn a config.json into a spec; raise `DataError` that names the field at fault."""
+        """Turn a config.json, its defaults filled in, into a spec; raise `DataError` that names the field at fault."""
         ...
 
 
-FAMILIES: dict[str, str] = {
-    "qwen2_vl": "vtprof_analyzer.models.qwen2_vl",
-    "qwen2_5_vl": "vtprof_analyzer.models.qwen2_vl",
-}
-"""Model type to module; a module is imported when it is asked for."""
+class TokenRule(Protocol):
+    """What a token rule's module offers."""
+
+    def counter(self, files: ModelFiles) -> Counter:
+        """Read the processor configs; raise `DataError` that names the field at fault."""
+        ...
+
+
+_TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 MOST_PARAMS = 10**15
 """Hundreds of times the largest published models; below it no sum of costs can overflow."""
 MOST_KV_VALUES = 2**32
@@ -32,39 +45,117 @@ MOST_KV_VALUES = 2**32
 def parse_config(text: str) -> dict[str, Any]:
     """Parse the text of a config.json; raise `DataError` when it is not a JSON object."""
     try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"model config: not JSON ({error}); use the config.json of the model") from None
-    except RecursionError:
-        raise DataError("model config: nested too deeply; use the config.json of the model") from None
-    if not isinstance(config, dict):
-        raise DataError(
-            f"model config: {type(config).__name__} instead of an object; use the model's config.json"
-        )
-    return config
+        return parse_object(text)
+    except DataError as error:
+        raise DataError(f"model config: {error}") from error
 
 
 def model_type(config: Mapping[str, Any]) -> str | None:
-    """Return the model type that a config names, or None."""
+    """Return the model type that a config names, itself or by its class, or None."""
     value = config.get("model_type")
-    return value if isinstance(value, str) and value else None
+    if isinstance(value, str) and value:
+        return value
+    classes = config.get("architectures")
+    named = classes[0] if isinstance(classes, list) and classes else None
+    return ARCHITECTURES.get(named) if isinstance(named, str) else None
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Tell whether the cost model knows the physics of this config's model type."""
-    return model_type(config) in FAMILIES
+    """Tell whether the cost model knows the physics of this config's model type without guessing."""
+    from vtprof_analyzer.models.text.registry import is_text
+
+    kind = model_type(config)
+    return kind is not None and (kind in FAMILIES or is_text(kind))
+
+
+def is_text_only(config: Mapping[str, Any]) -> bool:
+    """Tell whether a config is that of a language model without a tower."""
+    from vtprof_analyzer.models.text.registry import is_text
+
+    kind = model_type(config)
+    return kind is not None and kind not in FAMILIES and is_text(kind) and not _sections(config)
 
 
 def load_spec(config: Mapping[str, Any]) -> ModelSpec:
-    """Turn a config into a `ModelSpec`; raise `DataError` for an unknown model type or a field at fault."""
+    """Turn a config into a `ModelSpec`; raise `DataError` for an unknown model type or a field at fault.
+
+    A model type without a file of its own is put together from its sections where both are of a known kind, and its
+    notes say so.
+    """
     kind = model_type(config)
     if kind is None:
         raise DataError("model config: model_type is missing; use the config.json of the model as published")
-    if kind not in FAMILIES:
+    whole = {**complete(config), "model_type": kind}
+    if kind in FAMILIES:
+        family = cast(Family, importlib.import_module(f"{_FAMILIES}.{FAMILIES[kind]}"))
+        spec = family.spec(whole)
+    elif is_text_only(config):
+        from vtprof_analyzer.models.families import text_only
+
+        spec = text_only.spec(whole)
+    elif _sections(whole):
+        from vtprof_analyzer.models.families import generic
+
+        spec = generic.spec(whole)
+    else:
         raise DataError(
-            f"model config: model_type {reprlib.repr(kind)} has no cost model yet; known are {', '.join(sorted(FAMILIES))}"
+            f"model config: model_type {reprlib.repr(kind)} has no cost model yet, and no text_config and vision_config"
+            " to put one together from; give a model of a known type, or a bundled name (--list-models)"
         )
-    spec = cast(Family, importlib.import_module(FAMILIES[kind])).spec(config)
+    _check(spec)
+    packed = spec.quantization or _nested_quantization(config)
+    return replace(spec, notes=(*spec.notes, *spec.language.notes), quantization=packed)
+
+
+def _nested_quantization(config: Mapping[str, Any]) -> Quantization | None:
+    """Return the quantisation of a language model's section: where the top of the file says nothing, some say it there."""
+    for key in _TEXT_SECTIONS:
+        section = config.get(key)
+        if isinstance(section, Mapping) and section.get("quantization_config") is not None:
+            return quantization(section["quantization_config"])
+    return None
+
+
+def load_counter(files: ModelFiles) -> Counter:
+    """Return the token rule of a model; raise `DataError` for a model without one and for a field at fault."""
+    kind = counted_type(files)
+    if kind in TOKEN_RULES:
+        module = TOKEN_RULES[kind]
+    elif files.config is not None and is_text_only(files.config):
+        raise DataError(
+            f"{files.name}: {kind} is a text-only model and takes no media; give a vision-language model's folder"
+        )
+    else:
+        module = "patches"
+    return cast(TokenRule, importlib.import_module(f"{_TOKENS}.{module}")).counter(files)
+
+
+def counted_type(files: ModelFiles) -> str:
+    """Return the model type by which tokens are counted: the config's, or that of the processor's class."""
+    if files.config is not None:
+        kind = model_type(files.config)
+        if kind is None:
+            raise DataError(
+                f"{files.name}: config.json has no model_type; use the file of the model as published"
+            )
+        return kind
+    for part in (files.processor, files.preprocessor, files.video_preprocessor):
+        name = (part or {}).get("processor_class")
+        if isinstance(name, str) and name in PROCESSORS:
+            return PROCESSORS[name]
+    raise DataError(
+        f"{files.name}: without config.json, and with no processor_class that is known, the model's family cannot be told;"
+        " put its config.json there"
+    )
+
+
+def _sections(config: Mapping[str, Any]) -> list[str]:
+    """Return the sections of a config that describe towers."""
+    towers = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "visual")
+    return [key for key in towers if config.get(key) is not None]
+
+
+def _check(spec: ModelSpec) -> None:
     kv_values = sum(group.layers * group.attention.kv_values_per_token for group in spec.language.groups)
     for product, limit, what in (
         (spec.params.total, MOST_PARAMS, "parameters"),
@@ -75,4 +166,3 @@ def load_spec(config: Mapping[str, Any]) -> ModelSpec:
                 f"model config: its sizes multiply to {product:.1e} {what}, more than any model has;"
                 " use the config.json of the model as published"
             )
-    return spec

@@ -1,0 +1,127 @@
+"""The bundled models: facts of released checkpoints, found by the name that users say.
+
+One JSON file of `catalogue/` holds a group of models: name to the ids of its checkpoints, where its numbers come from, and
+the fields of its config files that set sizes and token counts. Nothing is downloaded.
+"""
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from vtprof_analyzer.models.config_defaults import complete
+from vtprof_analyzer.models.files import ModelFiles
+
+_SUFFIXES = re.compile(r"[-_ ](instruct|it|chat|hf|base|thinking)$")
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """One released model."""
+
+    name: str
+    ids: tuple[str, ...]
+    """Names of its checkpoints on the hub."""
+    source: str
+    confidence: str
+    params: float | None
+    """Parameters as published; None where no number is."""
+    values: Mapping[str, Any]
+
+    @property
+    def files(self) -> ModelFiles:
+        """Return its config files as they would be read from a folder."""
+        config, image, video, processor = (
+            self.values.get(key) for key in ("config", "preprocessor", "video_preprocessor", "processor")
+        )
+        return ModelFiles(self.name, config, image, video, processor, bundled=True)
+
+
+@functools.cache
+def bundled_models() -> tuple[Bundled, ...]:
+    """Return all bundled models, group by group in the order of their files."""
+    folder = resources.files("vtprof_analyzer.models").joinpath("catalogue")
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda f: f.name)
+    return tuple(
+        _bundled(name, values)
+        for file in files
+        for name, values in json.loads(file.read_text("utf-8")).items()
+    )
+
+
+def _bundled(name: str, values: Mapping[str, Any]) -> Bundled:
+    billions = values.get("params_b")
+    params = values.get("params") or (billions * 1e9 if billions else None)
+    return Bundled(name, tuple(values.get("ids", ())), values["source"], values["confidence"], params, values)
+
+
+def find_bundled(name: str) -> Bundled | None:
+    """Return the model of this name or checkpoint id, in any case; None when there is none.
+
+    A checkpoint's organisation and its tuning (``-Instruct``, ``-it``, ``-hf``) may be there or not.
+    """
+    wanted = name.strip().lower()
+    for key in (_plain, _tuned):
+        for model in bundled_models():
+            if key(wanted) in {key(known.lower()) for known in (model.name, *model.ids)}:
+                return model
+    return None
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("/")[2].replace("_", "-")
+
+
+def _tuned(name: str) -> str:
+    """Return a name without what says how a checkpoint was tuned."""
+    plain = _plain(name)
+    while (shorter := _SUFFIXES.sub("", plain)) != plain:
+        plain = shorter
+    return plain
+
+
+def published_processor(config: Mapping[str, Any]) -> Bundled | None:
+    """Return a bundled model of the same type whose processor config can stand in for one that is missing.
+
+    Released models of a family differ in their limits: one with the same tower and width is taken before one of the type
+    alone, and one whose images have another size not at all.
+    """
+    wanted = _sizes(config)
+    best: tuple[int, Bundled] | None = None
+    for model in bundled_models():
+        known = model.values.get("config") or {}
+        if known.get("model_type") != config.get("model_type") or not model.files.has_processor:
+            continue
+        sizes = _sizes(known)
+        if sizes[0] != wanted[0]:
+            continue
+        alike = sum(one == other for one, other in zip(sizes[1:], wanted[1:], strict=True))
+        if best is None or alike > best[0]:
+            best = (alike, model)
+    return best[1] if best else None
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return image size, tower and text widths of a config, defaults filled in."""
+    whole = complete(config)
+    vision, text = (whole.get(key) for key in ("vision_config", "text_config"))
+    vision = vision if isinstance(vision, Mapping) else {}
+    text = text if isinstance(text, Mapping) else whole
+    size = vision.get("image_size", whole.get("image_size"))
+    return (
+        tuple(size) if isinstance(size, list) else size,
+        vision.get("hidden_size"),
+        text.get("hidden_size"),
+        text.get("num_hidden_layers"),
+    )
+
+
+def suggest_models(name: str, limit: int = 4) -> list[str]:
+    """Return bundled names that may have been meant, best first."""
+    wanted = _tuned(name.lower())
+    known = {model.name.lower(): model.name for model in bundled_models()}
+    return [known[near] for near in difflib.get_close_matches(wanted, known, limit, 0.5)]

@@ -1,0 +1,70 @@
+"""What most families read alike from a composite config: its sections in either form, its data type, the decoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vtprof_analyzer.models.config_defaults import complete
+from vtprof_analyzer.models.fields import Fields
+from vtprof_analyzer.models.spec import LanguageModel
+from vtprof_analyzer.models.text import registry as text_registry
+from vtprof_analyzer.models.weights import canonical_dtype
+
+_DECODERS = {"kimi_k2": "deepseek_v3"}
+"""Decoders that are another one under a name of their own."""
+_NAMED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+"""What every flat config names: a default in its place would pass for a size of the model (C14)."""
+
+
+def text_section(config: Mapping[str, Any], flat_type: str | None = None, key: str = "text_config") -> Fields:
+    """Return the text section; of an old flat config its top level, under the model type ``flat_type``.
+
+    Raises `DataError` when there is neither.
+    """
+    section = Fields(config).section(key)
+    if section is None and flat_type is None:
+        raise Fields(config).missing(key)
+    if section is None:
+        flat = {name: value for name, value in config.items() if not name.endswith("_config")}
+        for name in _NAMED:
+            if flat.get(name) is None:
+                raise Fields(config).missing(name)
+        return Fields(complete({**flat, "model_type": flat_type}))
+    kind = section.text("model_type")
+    if kind is None and flat_type is not None:
+        return Fields(complete(section.values, flat_type), key)
+    return Fields(complete({**section.values, "model_type": _DECODERS.get(kind or "", kind)}), key)
+
+
+def vision_section(config: Mapping[str, Any], key: str = "vision_config", kind: str | None = None) -> Fields:
+    """Return the section of the tower, of model type ``kind`` where one is given; raise `DataError` when there is none."""
+    section = Fields(config).section(key)
+    if section is None:
+        raise Fields(config).missing(key)
+    return section if kind is None else Fields(complete({**section.values, "model_type": kind}), key)
+
+
+def tied(top: Fields, text: Fields) -> bool:
+    """Tell whether the output head is the embedding.
+
+    The top level decides; older files have the flag in the text section alone, where a true counts unless it is what
+    the section's class has by default.
+    """
+    inner = text.flag("tie_word_embeddings", False)
+    if top.first("tie_word_embeddings") is None:
+        return inner
+    usual = complete({}, text.text("model_type")).get("tie_word_embeddings") is True
+    return top.flag("tie_word_embeddings", False) or (inner and not usual)
+
+
+def language_model(top: Fields, text: Fields) -> LanguageModel:
+    """Return the language model of a text section, its head tied as `tied` says."""
+    return text_registry.language_model(text, tied(top, text))
+
+
+def dtype(top: Fields, *sections: Fields) -> str | None:
+    """Return the data type that a config or one of its sections names; None where none does or it is not known."""
+    for fields in (top, *sections):
+        name = fields.first("dtype", "torch_dtype")
+        if isinstance(name, str):
+            return canonical_dtype(name)
+    return None

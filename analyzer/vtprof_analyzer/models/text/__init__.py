@@ -1,0 +1,1 @@
+"""Language models: from the text section of a config to layer groups, one file per kind of decoder."""

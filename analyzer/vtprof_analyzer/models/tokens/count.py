@@ -1,0 +1,107 @@
+"""Count the tokens of a request's media: items in, one count each, with notes on what had to be assumed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vtprof_analyzer.models.bundled import published_processor
+from vtprof_analyzer.models.files import ModelFiles
+from vtprof_analyzer.models.original_llava import is_original
+from vtprof_analyzer.models.registry import load_counter
+from vtprof_analyzer.models.tokens.item import ItemTokens, Kind, check_audio, check_image, check_video
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, video or audio clip, as the user describes it."""
+
+    kind: Kind
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts in the order of the items."""
+
+    items: tuple[tuple[Item, ItemTokens], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Return the positions of all items."""
+        return sum(count.tokens for _, count in self.items)
+
+    @property
+    def extra_tokens(self) -> int:
+        """Return the text tags around all items."""
+        return sum(count.extra_tokens for _, count in self.items)
+
+    def of(self, *kinds: Kind) -> tuple[ItemTokens, ...]:
+        """Return the counts of the items of these kinds."""
+        return tuple(count for item, count in self.items if item.kind in kinds)
+
+
+def count_items(files: ModelFiles, items: Sequence[Item]) -> Counts:
+    """Count every item by the model's own rule, as one request.
+
+    Where no processor config is there at all, that of a bundled model of the type stands in, and a note says so.
+
+    Raises ConfigError for a size that no medium has or that the processor refuses, DataError for files at fault.
+    """
+    published = None
+    # The original LLaVA projects say everything in config.json: a processor config of another form would tell nothing.
+    if files.config is not None and not files.has_processor and not is_original(files.config):
+        published = published_processor(files.config)
+    if published is not None:
+        given = published.files
+        files = replace(
+            files,
+            preprocessor=given.preprocessor,
+            video_preprocessor=given.video_preprocessor,
+            processor=given.processor,
+            bundled=True,
+        )
+    counter = load_counter(files)
+    images = sum(item.kind == "image" for item in items)
+    counted: list[tuple[Item, ItemTokens]] = []
+    for item in items:
+        if item.kind == "audio":
+            seconds = item.seconds or 0.0
+            check_audio(seconds)
+            count = counter.audio(seconds)
+        else:
+            height, width = item.height or 0, item.width or 0
+            if item.kind == "video":
+                check_video(item.frames or 0, height, width)
+                count = counter.video(item.frames or 0, height, width)
+            else:
+                check_image(height, width)
+                count = counter.image(height, width, images)
+        counted.append((item, count))
+    notes = _notes(files)
+    if published is not None:
+        notes = (
+            *notes,
+            f"no processor config beside it: that of {published.name} stands in, the family's default",
+        )
+    return Counts(tuple(counted), notes)
+
+
+def _notes(files: ModelFiles) -> tuple[str, ...]:
+    """Say what the family's defaults stood in for."""
+    assumed = list(dict.fromkeys(files.assumed))
+    if not assumed:
+        return ()
+    if files.bundled:
+        # What the catalogue leaves out is the family's default in the published files as well.
+        return tuple(note for note in assumed if ": " not in note)
+    fields = [note for note in assumed if ": " in note]
+    notes = [note for note in assumed if note not in fields]
+    if not files.has_processor:
+        notes.append("no processor config beside it: the family's defaults stand for its limits and sizes")
+    elif fields:
+        listed = ", ".join(fields)
+        notes.append(f"not in the files, the family's defaults stand in: {listed}")
+    return tuple(notes)

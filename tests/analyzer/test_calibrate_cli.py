@@ -1,0 +1,126 @@
+"""`vtprof calibrate` as a user runs it, on this machine's CPU: real numbers, a valid document, one line for a mistake."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from vtprof_analyzer import cli
+from vtprof_analyzer.calibrate import machine
+from vtprof_analyzer.cli import app
+from vtprof_analyzer.devices.measured import find_measured, read_calibrations
+
+pytestmark = pytest.mark.torch
+SCHEMA = json.loads(resources.files("vtprof_schemas").joinpath("calibration.schema.json").read_text("utf-8"))
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setitem(app.COMMANDS, "calibrate", "vtprof_analyzer.cli.calibrate")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vtprof", "calibrate", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(machine.GEMM_SIZES, "cpu", (16, 32))
+    monkeypatch.setitem(machine.COPY_BYTES, "cpu", 1 << 20)
+
+
+def test_the_document_is_valid_and_analyze_finds_what_it_says(run: Run) -> None:
+    pytest.importorskip("torch")
+    code, out, err = run("--device", "cpu", "--seconds", "0.2", "--format", "json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(found, SCHEMA)
+    assert [entry["dtype"] for entry in found["entries"]] == ["float32", "bfloat16"]
+    stored = json.loads(Path(found["stored_in"]).read_text())
+    jsonschema.validate(stored, SCHEMA)
+    assert stored["entries"] == found["entries"]
+    for entry in found["entries"]:
+        roof = find_measured(entry["device"], entry["dtype"], entry["cores"])
+        assert roof is not None
+        assert roof.peak_flops_per_s == entry["peak_flops_per_s"]
+        # Any computer of this century, and none of this one: a factor of a million would be a unit mistaken.
+        assert 1e8 < roof.peak_flops_per_s < 1e15
+        assert 1e8 < roof.bandwidth_bytes_per_s < 1e13
+        assert entry["device"] == machine.cpu_name()
+
+
+def test_the_terminal_says_what_was_attained_and_where_it_is(run: Run, tiny: None) -> None:
+    pytest.importorskip("torch")
+    code, out, err = run("--device", "cpu", "--seconds", "0.01", "--dtype", "fp32")
+    assert (code, err) == (0, "")
+    assert "float32" in out
+    assert "FLOP/B" in out
+    assert "calibration.json" in out
+    assert "`vtprof analyze` and `vtprof estimate` use it for this device." in out
+    assert [entry.gemm_sizes for entry in read_calibrations().entries] == [(16, 32)]
+
+
+def test_another_file_keeps_the_settings_as_they_are(run: Run, tiny: None, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = tmp_path / "here.json"
+    code, out, _ = run("--device", "cpu", "--seconds", "0.01", "--dtype", "float32", "-o", file)
+    assert code == 0
+    assert str(file) in out
+    assert "use it for this device" not in out
+    assert len(read_calibrations(file).entries) == 1
+    assert read_calibrations().entries == ()
+
+
+def test_a_broken_file_of_settings_is_replaced_and_said(run: Run, tiny: None, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    broken = tmp_path / "config" / "vtprof" / "calibration.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    code, _, err = run("--device", "cpu", "--seconds", "0.01", "--dtype", "float32")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert "not JSON" in err
+    assert len(read_calibrations().entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seconds", "0"], "no number of seconds"),
+        (["--seconds", "nan"], "no number of seconds"),
+        (["--seconds", "1e9"], "no number of seconds"),
+        (["--device", "tpu"], "choose cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "cuda"),
+        (["--dtype", "int4"], "choose from float32, bfloat16, float16"),
+        (["--out", ""], "is empty"),
+        (["--out", "/"], "exists and is no calibration file"),
+        (["--format", "xml"], "--format"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_measured(run: Run, words: list[str], said: str) -> None:
+    pytest.importorskip("torch")
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert read_calibrations().entries == ()
+
+
+def test_without_torch_it_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, err = run("--seconds", "0.01")
+    assert (code, out) == (2, "")
+    assert "pip install torch" in err
+    assert err.count("\n") == 1
