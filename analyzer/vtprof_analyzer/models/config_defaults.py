@@ -23,11 +23,6 @@ def _defaults() -> dict[str, Any]:
     return loaded
 
 
-def is_published(model_type: str) -> bool:
-    """Tell whether transformers has this model type."""
-    return model_type in _defaults()
-
-
 def complete(config: Mapping[str, Any], model_type: str | None = None) -> dict[str, Any]:
     """Return the config with the defaults of its model type where it is silent, nested sections included.
 

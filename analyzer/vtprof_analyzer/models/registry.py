@@ -103,17 +103,18 @@ def load_spec(config: Mapping[str, Any]) -> ModelSpec:
             " to put one together from; give a model of a known type, or a bundled name (--list-models)"
         )
     _check(spec)
-    packed = spec.quantization or _nested_quantization(config)
-    return replace(spec, notes=(*spec.notes, *spec.language.notes), quantization=packed)
+    return replace(spec, notes=(*spec.notes, *spec.language.notes), quantization=_quantization(config))
 
 
-def _nested_quantization(config: Mapping[str, Any]) -> Quantization | None:
-    """Return the quantisation of a language model's section: where the top of the file says nothing, some say it there."""
-    for key in _TEXT_SECTIONS:
-        section = config.get(key)
-        if isinstance(section, Mapping) and section.get("quantization_config") is not None:
-            return quantization(section["quantization_config"])
-    return None
+def _quantization(config: Mapping[str, Any]) -> Quantization | None:
+    """Return the quantisation of the weights: of the whole file, or where it says nothing of its text section."""
+    sections = [config, *(config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), Mapping))]
+    named = [
+        section["quantization_config"]
+        for section in sections
+        if section.get("quantization_config") is not None
+    ]
+    return quantization(named[0]) if named else None
 
 
 def load_counter(files: ModelFiles) -> Counter:

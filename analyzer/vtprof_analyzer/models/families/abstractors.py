@@ -10,7 +10,6 @@ from vtprof_analyzer.models.families.llava import mlp
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, Attention, LanguageModel, LayerGroup, ModelSpec, Tower
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 _CLIP_L = {
     "hidden_size": 1024,
@@ -62,7 +61,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

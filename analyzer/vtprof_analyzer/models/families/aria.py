@@ -8,7 +8,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
-from vtprof_analyzer.models.weights import quantization
 
 _QUERIES = {1225: 128, 4900: 256}
 
@@ -27,7 +26,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=_with_projector(encoder(vision, run), _queries(top), language.hidden_size),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -9,7 +9,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields, divide
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.audio import audio_tower, matrix
-from vtprof_analyzer.models.weights import quantization
 from vtprof_schemas.errors import DataError
 
 
@@ -34,7 +33,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top, text),
         audio=tower,
-        quantization=quantization(config.get("quantization_config")),
         notes=notes,
     )
 

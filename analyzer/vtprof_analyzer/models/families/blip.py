@@ -15,7 +15,6 @@ from vtprof_analyzer.models.families.qformer import projection, qformer
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 _READS_TEXT = ("instructblip", "instructblipvideo")
 SEES_INSTRUCTION = (
@@ -41,7 +40,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=(SEES_INSTRUCTION,) if kind in _READS_TEXT else (),
     )
 

@@ -16,7 +16,6 @@ from vtprof_analyzer.models.text.dense import Traits
 from vtprof_analyzer.models.text.dense import build as build_decoder
 from vtprof_analyzer.models.vision.vit import Style, build
 from vtprof_analyzer.models.vision.vqvae import pyramid
-from vtprof_analyzer.models.weights import quantization
 
 CONVOLUTIONS = "the tokenizer of images is convolutional: its weights are counted, its FLOPs are not"
 
@@ -40,7 +39,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=() if kind == "janus" else (CONVOLUTIONS,),
     )
 

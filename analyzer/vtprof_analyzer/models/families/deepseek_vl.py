@@ -18,7 +18,6 @@ from vtprof_analyzer.models.text import registry as text_registry
 from vtprof_analyzer.models.vision import sam
 from vtprof_analyzer.models.vision.registry import encoder
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 SO400M = {"width": 1152, "layers": 27, "heads": 16, "mlp_ratio": 3.7362, "patch_size": 14, "image_size": 384}
 """``siglip_so400m_patch14_384``, which the published configs name and describe in part."""
@@ -39,7 +38,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             vision=_sam_and_decoder(vision, language.hidden_size),
             language=language,
             dtype=parts.dtype(top, text),
-            quantization=quantization(config.get("quantization_config")),
             notes=(QUERIES,),
         )
     tower = encoder(vision)
@@ -59,7 +57,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         extra_towers=extra,
     )
 
@@ -138,7 +135,6 @@ def _second(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text, section),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

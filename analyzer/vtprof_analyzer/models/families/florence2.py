@@ -8,7 +8,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -31,5 +30,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=replace(plain, adapter=(stage,)),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )

@@ -6,7 +6,6 @@ from typing import Any
 from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import ModelSpec, Tower
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -29,5 +28,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )

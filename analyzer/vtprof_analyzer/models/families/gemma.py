@@ -9,7 +9,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, LanguageModel, ModelSpec, Tower
 from vtprof_analyzer.models.text.registry import language_model
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -30,7 +29,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=_bidirectional(language, kind),
         dtype=parts.dtype(top, text),
         audio=_audio(audio, language.hidden_size, kind) if audio else None,
-        quantization=quantization(config.get("quantization_config")),
     )
 
 
@@ -74,7 +72,6 @@ def _paligemma(config: Mapping[str, Any], kind: str) -> ModelSpec:
         vision=replace(tower, adapter=(stage,)),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

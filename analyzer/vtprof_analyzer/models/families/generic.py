@@ -14,7 +14,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.registry import model_type
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 _FLAT_TEXT = "llama"
 """What a flat config without a decoder's type is taken for: the widest spread layout."""
@@ -42,7 +41,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=_with_adapter(tower, merge, language.hidden_size),
         language=language,
         dtype=dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=(_NOTE.format(model_type(config)),),
     )
 

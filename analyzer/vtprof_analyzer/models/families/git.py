@@ -8,7 +8,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields, divide
 from vtprof_analyzer.models.spec import AdapterStage, Attention, LanguageModel, LayerGroup, ModelSpec
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -47,5 +46,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top),
-        quantization=quantization(config.get("quantization_config")),
     )

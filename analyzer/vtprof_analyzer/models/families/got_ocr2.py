@@ -9,7 +9,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder
 from vtprof_analyzer.models.vision.sam import halving
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -22,7 +21,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=_with_projector(encoder(vision), vision, language.hidden_size),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -16,7 +16,6 @@ from vtprof_analyzer.models.text.layers import (
     mlp_params,
 )
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -39,7 +38,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, *(section for section in (top.section("text_config"),) if section)),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -14,7 +14,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.text.registry import language_model
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
-from vtprof_analyzer.models.weights import quantization
 
 _FLASH_NOTE = (
     "the router sends each tile through 256 or 64 tokens by its content: 256 are counted;"
@@ -42,7 +41,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=(_FLASH_NOTE,) if flash else (),
     )
 

@@ -16,7 +16,6 @@ from vtprof_analyzer.models.spec import (
     TowerGroup,
 )
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -37,7 +36,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=_queried(plain, latents, language.hidden_size, vision),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -13,7 +13,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.original_llava import is_original
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
-from vtprof_analyzer.models.weights import quantization
 
 _NEWLINE = frozenset({"llava_next", "llava_next_video", "llava_onevision"})
 """Types with a learned newline vector."""
@@ -42,7 +41,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -17,7 +17,6 @@ from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.named import Convolutional
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
 from vtprof_analyzer.models.vision.timm import convolutional
-from vtprof_analyzer.models.weights import quantization
 
 _DECODERS = (
     ("mistral", "mistral"),
@@ -51,7 +50,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=main,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=notes,
         extra_towers=tuple(_tower(top, vision_section(top, name), original=True) for name in names[1:]),
     )

@@ -9,7 +9,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower, TowerGroup
 from vtprof_analyzer.models.tokens.minicpmv import remote_version
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 _DECODERS = {(2, 0): "minicpm", (2, 5): "llama", (2, 6): "qwen2", (4, 0): "llama", (4, 5): "qwen3"}
 """The flat configs of the remote code name the whole model's type; its version tells the decoder."""
@@ -42,7 +41,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -9,7 +9,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec
 from vtprof_analyzer.models.vision.mllama import output_width, tile_patches
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -30,5 +29,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=replace(encoder(vision), adapter=(stage,), patches_per_token=ratio),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )

@@ -11,7 +11,6 @@ from vtprof_analyzer.models.spec import AdapterStage, LanguageModel, ModelSpec, 
 from vtprof_analyzer.models.text.dense import Traits
 from vtprof_analyzer.models.text.dense import build as build_decoder
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 POOLED = 4
 """Patches that become a token of an image."""
@@ -50,7 +49,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

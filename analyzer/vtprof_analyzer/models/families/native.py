@@ -11,7 +11,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields, shown
 from vtprof_analyzer.models.spec import AdapterStage, LanguageModel, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 _FLAT = {
     "qwen2_vl": "qwen2_vl_text",
@@ -50,7 +49,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower(vision, language),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -13,7 +13,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 INDICATORS = 5
 """Rows of the table that stand for tags: no patch becomes one of them."""
@@ -61,7 +60,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=replace(tower, adapter=(stage,), patches_per_token=float(stride**2)),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -16,7 +16,6 @@ from vtprof_analyzer.models.spec import LanguageModel, LayerGroup, ModelSpec, To
 from vtprof_analyzer.models.vision.audio import audio_tower
 from vtprof_analyzer.models.vision.registry import layers_run
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 CLIP_L_336 = {
     "model_type": "clip_vision_model",
@@ -50,7 +49,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top),
         audio=audio_tower(audio, language.hidden_size) if audio else None,
-        quantization=quantization(config.get("quantization_config")),
         notes=() if remote else (LORA_APART,),
     )
 
@@ -74,7 +72,6 @@ def _phi_3(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

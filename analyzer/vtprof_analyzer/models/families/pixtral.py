@@ -12,7 +12,6 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.text.registry import language_model
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -28,7 +27,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=_with_merger(tower, top, language.hidden_size, bias),
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

@@ -11,6 +11,8 @@ from vtprof_analyzer.models.spec import AdapterStage, Tower
 
 Stages = tuple[AdapterStage, ...]
 _DEPTH = 32
+ASKED = "visual tokens may depend on the prompt (QueCC): a cache of them needs the prompt in its key, the image's hash is not enough"
+"""What a compressor that reads the question means for reuse."""
 
 
 def projector(top: Fields, tower: Tower, out: int) -> tuple[Stages, tuple[str, ...]]:
@@ -19,8 +21,10 @@ def projector(top: Fields, tower: Tower, out: int) -> tuple[Stages, tuple[str, .
     width = top.integer("mm_hidden_size", default=tower.hidden_size)
     compressed = top.text("mm_vision_token_compression_type")
     if compressed is not None:
-        note = f"mm_vision_token_compression_type {compressed[:40]}: its own weights are not counted"
-        return _plain("mlp2x_gelu" if kind == "linear" else kind, width, out), (note,)
+        notes = [f"mm_vision_token_compression_type {compressed[:40]}: its own weights are not counted"]
+        if "prumerge" not in compressed.lower():
+            notes.append(ASKED)
+        return _plain("mlp2x_gelu" if kind == "linear" else kind, width, out), tuple(notes)
     for word, build in _KINDS:
         if word in kind:
             return build(top, width, out), ()

@@ -9,7 +9,6 @@ from vtprof_analyzer.models.spec import AdapterStage, LanguageModel, ModelSpec, 
 from vtprof_analyzer.models.text.registry import language_model
 from vtprof_analyzer.models.vision.audio import first_qwen_audio_tower
 from vtprof_analyzer.models.vision.native import Layer, build
-from vtprof_analyzer.models.weights import quantization
 
 POSITIONS = 256
 """Rows of the tower's position table, interpolated to any grid."""
@@ -26,7 +25,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top),
         audio=None if audio is None else first_qwen_audio_tower(audio, language.hidden_size),
-        quantization=quantization(config.get("quantization_config")),
     )
 
 

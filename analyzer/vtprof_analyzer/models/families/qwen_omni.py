@@ -7,7 +7,6 @@ from vtprof_analyzer.models.families import native, parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.models.vision.audio import audio_tower
-from vtprof_analyzer.models.weights import quantization
 
 _SPEECH = "the talker and the codec that speak are left out: parameters and costs are those of the thinker"
 
@@ -29,6 +28,5 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top, thinker, text),
         audio=audio_tower(hears, language.hidden_size),
-        quantization=quantization(config.get("quantization_config")),
         notes=(_SPEECH,) if kind in ("qwen2_5_omni", "qwen3_omni_moe") else (),
     )

@@ -7,7 +7,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.models.text.registry import language_model
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -18,5 +17,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=None,
         language=language_model(top),
         dtype=parts.dtype(top),
-        quantization=quantization(config.get("quantization_config")),
     )

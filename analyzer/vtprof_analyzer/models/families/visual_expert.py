@@ -14,7 +14,6 @@ from vtprof_analyzer.models.families.llava import mlp
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, LanguageModel, LayerGroup, ModelSpec, Tower, TowerGroup
 from vtprof_analyzer.models.vision.vit import Style, build
-from vtprof_analyzer.models.weights import quantization
 
 _EVA_E = {
     "hidden_size": 1792,
@@ -51,7 +50,6 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         vision=tower,
         language=language,
         dtype=parts.dtype(top, text),
-        quantization=quantization(config.get("quantization_config")),
         notes=(LOW_RANK,) if "xcomposer" in kind else (),
     )
 

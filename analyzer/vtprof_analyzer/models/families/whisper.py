@@ -7,7 +7,6 @@ from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields, divide
 from vtprof_analyzer.models.spec import Attention, LanguageModel, LayerGroup, ModelSpec
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.models.weights import quantization
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -51,5 +50,4 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top),
         audio=encoder(top),
-        quantization=quantization(config.get("quantization_config")),
     )

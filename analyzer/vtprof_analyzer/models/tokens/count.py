@@ -94,14 +94,19 @@ def _notes(files: ModelFiles) -> tuple[str, ...]:
     assumed = list(dict.fromkeys(files.assumed))
     if not assumed:
         return ()
+    fields = [note for note in assumed if _is_field(note)]
+    notes = [note for note in assumed if note not in fields]
     if files.bundled:
         # What the catalogue leaves out is the family's default in the published files as well.
-        return tuple(note for note in assumed if ": " not in note)
-    fields = [note for note in assumed if ": " in note]
-    notes = [note for note in assumed if note not in fields]
+        return tuple(notes)
     if not files.has_processor:
         notes.append("no processor config beside it: the family's defaults stand for its limits and sizes")
     elif fields:
         listed = ", ".join(fields)
         notes.append(f"not in the files, the family's defaults stand in: {listed}")
     return tuple(notes)
+
+
+def _is_field(note: str) -> bool:
+    """Tell the name of a field that was not there, ``config.json: key``, from a sentence that says more."""
+    return note.partition(": ")[0].endswith(".json")

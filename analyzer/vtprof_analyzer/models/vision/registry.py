@@ -101,11 +101,6 @@ ENCODERS: dict[str, str] = {
 """Model type to module of `models.vision`; a module is imported when it is asked for."""
 
 
-def is_encoder(model_type: str) -> bool:
-    """Tell whether a model type is a tower that the cost model knows."""
-    return model_type in ENCODERS
-
-
 def encoder(fields: Fields, layers_run: int | None = None) -> Tower:
     """Turn a section, its defaults filled in, into a tower by its ``model_type``; families add the adapter.
 
