@@ -3,6 +3,7 @@
 The formulas are of the published architectures and know nothing of the code under test.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,22 @@ Model = str | dict[str, Any]
 Check = TypeVar("Check", bound=Callable[[], None])
 
 
+def checks() -> tuple[dict[str, Callable[[], None]], Callable[[str], Callable[[Check], Check]]]:
+    """Return an empty table of rows to their checks, and the decorator that enters a function in it."""
+    table: dict[str, Callable[[], None]] = {}
+
+    def row(name: str) -> Callable[[Check], Check]:
+        assert name not in table, name
+
+        def known(check: Check) -> Check:
+            table[name] = check
+            return check
+
+        return known
+
+    return table, row
+
+
 def image(height: int, width: int | None = None) -> Item:
     return Item("image", height, height if width is None else width)
 
@@ -34,6 +51,13 @@ def sound(seconds: float) -> Item:
 
 def files(model: Model) -> ModelFiles:
     return find_model(model) if isinstance(model, str) else ModelFiles("fixture", model)
+
+
+def changed(name: str, **parts: dict[str, Any]) -> ModelFiles:
+    """Return a bundled model's files with fields of ``config``, ``preprocessor`` or ``processor`` changed."""
+    given = files(name)
+    new: dict[str, Any] = {part: {**(getattr(given, part) or {}), **fields} for part, fields in parts.items()}
+    return dataclasses.replace(given, **new)
 
 
 def spec(model: Model) -> ModelSpec:

@@ -141,4 +141,6 @@ def test_a_name_that_is_nothing_gets_a_suggestion(tmp_path: Path) -> None:
 def test_list_models_says_where_the_numbers_come_from() -> None:
     lines = vtprof("tokens", "--list-models").stdout.splitlines()
     assert len(lines) >= 60
-    assert any(line.startswith("Qwen2.5-VL-7B ") and "confidence" in line for line in lines)
+    assert any(
+        line.startswith("Qwen2.5-VL-7B ") and "8.29 B" in line and "config.json" in line for line in lines
+    )

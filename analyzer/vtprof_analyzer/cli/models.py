@@ -1,4 +1,4 @@
-"""``--list-models``: the bundled models, with where their numbers come from."""
+"""``--list-models``: the bundled models, with their size and where their numbers come from."""
 
 import typer
 
@@ -8,9 +8,15 @@ def list_models(wanted: bool) -> None:
     if not wanted:
         return
     from vtprof_analyzer.models.bundled import bundled_models
+    from vtprof_analyzer.models.registry import load_spec
 
-    models = sorted(bundled_models(), key=lambda model: model.name.lower())
-    width = max(len(model.name) for model in models)
-    for model in models:
-        typer.echo(f"{model.name:<{width}}  {model.source} (confidence {model.confidence})")
+    rows = [("name", "parameters", "sure", "where the numbers come from")]
+    for model in sorted(bundled_models(), key=lambda model: model.name.lower()):
+        spec = load_spec(model.files.config or {})
+        text = "" if spec.vision or spec.audio else "text only; "
+        size = f"{spec.params.total / 1e9:.3g} B"
+        rows.append((model.name, size, model.confidence, text + model.source))
+    names, sizes, sure = (max(len(row[column]) for row in rows) for column in range(3))
+    for name, size, confidence, source in rows:
+        typer.echo(f"{name:<{names}}  {size:>{sizes}}  {confidence:<{sure}}  {source}")
     raise typer.Exit

@@ -49,7 +49,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         tower = replace(tower, adapter=(mlp(width, half, depth=1), fused))
         high = parts.vision_section(config, "high_res_vision_config")
         seen = _patches(high, 1024, 16) / _patches(vision, 384, 16)
-        extra = (_scaled(_high_resolution(high, half, seen), seen),)
+        extra = (parts.beside(_high_resolution(high, half, seen), seen),)
     else:
         tower = replace(tower, adapter=(mlp(width, out),))
     return ModelSpec(
@@ -86,31 +86,6 @@ def _high_resolution(fields: Fields, out: int, ratio: float) -> Tower:
 def _patches(fields: Fields, side: int, patch: int) -> int:
     return (
         max(1, fields.integer("image_size", default=side) // fields.integer("patch_size", default=patch)) ** 2
-    )
-
-
-def _scaled(tower: Tower, ratio: float) -> Tower:
-    """Return a tower whose patches are so many times those of the tower beside it, by which work is counted."""
-    embedding = TowerGroup(1, 0, tower.patch_params, 0, tower.patch_values + tower.hidden_size)
-    groups = tuple(
-        replace(
-            group,
-            positions_per_patch=group.positions_per_patch * ratio,
-            window_patches=group.window_patches and max(1, round(group.window_patches / ratio)),
-        )
-        for group in (embedding, *tower.groups)
-    )
-    adapter = tuple(
-        replace(stage, patches_per_unit=stage.patches_per_unit and stage.patches_per_unit / ratio)
-        for stage in tower.adapter
-    )
-    return replace(
-        tower,
-        patch_params=0,
-        patch_values=0,
-        groups=groups,
-        adapter=adapter,
-        patches_per_token=tower.patches_per_token / ratio,
     )
 
 

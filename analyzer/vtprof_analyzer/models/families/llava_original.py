@@ -51,7 +51,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
         language=language,
         dtype=parts.dtype(top, text),
         notes=notes,
-        extra_towers=tuple(_tower(top, vision_section(top, name), original=True) for name in names[1:]),
+        extra_towers=tuple(_further(top, names[0], name) for name in names[1:]),
     )
 
 
@@ -80,6 +80,21 @@ def _tower(top: Fields, section: Fields | Convolutional, original: bool) -> Towe
     return encoder(section, layers_run(selected, layers))
 
 
+def _further(top: Fields, first: str, name: str) -> Tower:
+    """Return one of several towers, each of which sees the image at a size of its own."""
+    section = vision_section(top, name)
+    return parts.beside(
+        _tower(top, section, original=True), _side(section) ** 2 / _side(vision_section(top, first)) ** 2
+    )
+
+
+def _side(section: Fields | Convolutional) -> int:
+    """Return patches on a side of a tower's square image."""
+    if isinstance(section, Convolutional):
+        return max(1, section.side // section.stride)
+    return max(1, section.integer("image_size") // section.integer("patch_size"))
+
+
 def _has_newline(top: Fields) -> bool:
     return (
         "unpad" in (top.text("mm_patch_merge_type") or "")
@@ -91,8 +106,7 @@ def _patches_per_token(
     top: Fields, section: Fields | Convolutional, stages: tuple[AdapterStage, ...]
 ) -> float:
     """Return how many patches become one token: of a compressor with a set number of tokens, or of the last stage."""
-    if top.first("mm_vision_output_combined_token_count") is not None and isinstance(section, Fields):
-        side = section.integer("image_size") // section.integer("patch_size")
-        return max(1, side) ** 2 / top.integer("mm_vision_output_combined_token_count")
+    if top.first("mm_vision_output_combined_token_count") is not None:
+        return _side(section) ** 2 / top.integer("mm_vision_output_combined_token_count")
     last = stages[-1] if stages else None
     return 1.0 if last is None or last.patches_per_unit is None else last.patches_per_unit

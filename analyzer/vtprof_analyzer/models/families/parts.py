@@ -1,11 +1,12 @@
 """What most families read alike from a composite config: its sections in either form, its data type, the decoder."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vtprof_analyzer.models.config_defaults import complete
 from vtprof_analyzer.models.fields import Fields
-from vtprof_analyzer.models.spec import LanguageModel
+from vtprof_analyzer.models.spec import LanguageModel, Tower, TowerGroup
 from vtprof_analyzer.models.text import registry as text_registry
 from vtprof_analyzer.models.weights import canonical_dtype
 
@@ -68,3 +69,28 @@ def dtype(top: Fields, *sections: Fields) -> str | None:
         if isinstance(name, str):
             return canonical_dtype(name)
     return None
+
+
+def beside(tower: Tower, ratio: float) -> Tower:
+    """Return a further tower whose patches are ``ratio`` times those of the tower beside it, by which work is counted."""
+    embedding = TowerGroup(1, 0, tower.patch_params, 0, tower.patch_values + tower.hidden_size)
+    groups = tuple(
+        replace(
+            group,
+            positions_per_patch=group.positions_per_patch * ratio,
+            window_patches=group.window_patches and max(1, round(group.window_patches / ratio)),
+        )
+        for group in (embedding, *tower.groups)
+    )
+    adapter = tuple(
+        replace(stage, patches_per_unit=stage.patches_per_unit and stage.patches_per_unit / ratio)
+        for stage in tower.adapter
+    )
+    return replace(
+        tower,
+        patch_params=0,
+        patch_values=0,
+        groups=groups,
+        adapter=adapter,
+        patches_per_token=tower.patches_per_token / ratio,
+    )

@@ -11,7 +11,7 @@ from vtprof_analyzer.models.spec import AdapterStage, Tower
 
 Stages = tuple[AdapterStage, ...]
 _DEPTH = 32
-ASKED = "visual tokens may depend on the prompt (QueCC): a cache of them needs the prompt in its key, the image's hash is not enough"
+ASKED = "visual tokens may depend on the prompt (QueCC): a cache of them needs the prompt in its key beside the image"
 """What a compressor that reads the question means for reuse."""
 
 

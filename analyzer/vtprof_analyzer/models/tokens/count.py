@@ -99,7 +99,7 @@ def _notes(files: ModelFiles) -> tuple[str, ...]:
     if files.bundled:
         # What the catalogue leaves out is the family's default in the published files as well.
         return tuple(notes)
-    if not files.has_processor:
+    if fields and not files.has_processor:
         notes.append("no processor config beside it: the family's defaults stand for its limits and sizes")
     elif fields:
         listed = ", ".join(fields)
