@@ -10,10 +10,11 @@ from vtprof_analyzer.cost.capacity import (
     capacity,
     context_share,
     items_that_fit,
+    weights_bytes,
 )
 from vtprof_analyzer.cost.estimate import Workload, estimate, has_cross_attention, sequence_tokens
 from vtprof_analyzer.cost.kv import cross_bytes_per_token, kv_bytes_per_token, kv_fixed_bytes, request_cache
-from vtprof_analyzer.cost.parallel import Parallel, check_parallel
+from vtprof_analyzer.cost.parallel import Parallel, check_parallel, is_possible, kv_replication
 from vtprof_analyzer.cost.parts import PartCost
 from vtprof_analyzer.cost.steps import ONE_DEVICE
 from vtprof_analyzer.cost.work import Precision
@@ -37,6 +38,10 @@ class Question:
     full_attention: bool = False
     memory_ratio: float = DEFAULT_MEMORY_RATIO
     block_tokens: int = DEFAULT_BLOCK_TOKENS
+    output_tokens: int = 0
+    """Tokens to be generated, for which a request keeps cache besides its prompt."""
+    host: bool = False
+    """The device is the CPU of this machine, on the cores of this process."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,11 @@ class Answer:
     context_share: float | None
     """Of the visual tokens in that window."""
     images_in_context: int | None
-    """Images of the (mean) size asked for that fit the window beside the text."""
+    """Items like the ones asked for, if these are alike, that fit the window beside text and output."""
+    ttft_floor_seconds: float | None
+    """Encode and prefill one after the other, of the whole batch."""
+    tpot_floor_seconds: float | None
+    """One decode step of the whole batch."""
     roof: Roof | None
     notes: tuple[str, ...]
 
@@ -101,30 +110,39 @@ def answer(spec: ModelSpec, question: Question) -> Answer:
     cross = has_cross_attention(spec)
     # Of cross-attention the cache holds every position beside the text, whatever it stands for.
     visual = workload.visual_tokens + (workload.audio_tokens if cross else 0)
-    cached = max(sequence_tokens(spec, workload), workload.context_tokens or 0)
+    prompt = sequence_tokens(spec, workload)
+    cached = max(prompt + max(0, question.output_tokens - 1), workload.context_tokens or 0)
+    if workload.context_tokens is not None and workload.context_tokens < prompt:
+        notes.append(
+            f"--context {workload.context_tokens:,} is less than the prompt of {prompt:,} tokens: the decode step is that of"
+            " a shorter request, the KV cache this one's"
+        )
     language, ranks = spec.language, parallel.tensor
     cache = request_cache(language, precision.kv_bytes, cached, visual, question.block_tokens, ranks)
     per_token = kv_bytes_per_token(language, precision.kv_bytes, ranks)
-    held = None
-    if question.device is not None and question.device.memory_bytes is not None:
-        held = capacity(
-            spec,
-            precision,
-            question.device.memory_bytes,
-            cached,
-            visual,
-            parallel=parallel,
-            memory_ratio=question.memory_ratio,
-            block_tokens=question.block_tokens,
+    held = _held(spec, question, cached, visual)
+    if held is not None:
+        notes.extend(_memory_notes(spec, question, held))
+    copies = max((kv_replication(group.attention, ranks) for group in language.groups), default=1.0)
+    if copies > 1:
+        notes.append(
+            f"more ranks than KV heads: each KV value is kept in {copies:g} copies, counted in the KV bytes"
         )
-        if held.kv_budget_bytes <= 0:
-            notes.append("the weights alone do not fit into the device's memory: no request does")
-    window = language.context_tokens
-    items = [item.tokens for item in workload.visual_items if item.tokens]
-    mean = round(sum(items) / len(items)) if items else 0
-    fits_window = window is not None and not cross
-    if fits_window and window is not None and cached > window:
+    window = None if cross else language.context_tokens
+    if window is not None and cached > window:
         notes.append(f"{cached:,} tokens are more than the model's context window of {window:,}")
+    if cross and visual:
+        notes.append(
+            "images stand beside the text, in cross-attention: they take no part of the context window"
+        )
+    sizes = {item.tokens + item.extra_tokens for item in workload.visual_items}
+    alike = sizes.pop() if len(sizes) == 1 else 0
+    phases = {"encode": encode, "prefill": _phase(costs.prefill, roof), "decode": _phase(costs.decode, roof)}
+    encoded = workload.visual_items or workload.audio_items
+    first = [
+        phases["prefill"].floor_seconds,
+        *([encode.floor_seconds] if encoded and encode.flops != 0 else []),
+    ]
     return Answer(
         params=spec.params,
         kv_bytes_per_token=per_token,
@@ -134,20 +152,57 @@ def answer(spec: ModelSpec, question: Question) -> Answer:
         else per_token,
         kv_bytes_per_request=cache.bytes,
         kv_visual_bytes_per_request=cache.visual_bytes,
-        phases={
-            "encode": encode,
-            "prefill": _phase(costs.prefill, roof),
-            "decode": _phase(costs.decode, roof),
-        },
+        phases=phases,
         capacity=held,
-        context_tokens=window,
-        context_share=context_share(visual, 1, window) if fits_window and window else None,
-        images_in_context=items_that_fit(mean, window, workload.text_tokens)
-        if mean and fits_window and window
+        context_tokens=language.context_tokens,
+        context_share=context_share(visual, 1, window) if window else None,
+        images_in_context=items_that_fit(alike, window, workload.text_tokens, question.output_tokens)
+        if alike and window
         else None,
+        ttft_floor_seconds=None if None in first else sum(seconds or 0.0 for seconds in first),
+        tpot_floor_seconds=phases["decode"].floor_seconds,
         roof=roof,
         notes=(*spec.notes, *notes),
     )
+
+
+def _held(spec: ModelSpec, question: Question, tokens: int, visual_tokens: int) -> Capacity | None:
+    """Return what fits into the device; None where its memory is not known or nothing is kept."""
+    device = question.device
+    if device is None or device.memory_bytes is None or not tokens + visual_tokens:
+        return None
+    return capacity(
+        spec,
+        question.precision,
+        device.memory_bytes,
+        tokens,
+        visual_tokens,
+        parallel=question.parallel,
+        memory_ratio=question.memory_ratio,
+        block_tokens=question.block_tokens,
+    )
+
+
+def _memory_notes(spec: ModelSpec, question: Question, held: Capacity) -> list[str]:
+    """Say what does not fit, and with how many ranks the weights do."""
+    parallel, batch = question.parallel, question.workload.batch
+    if held.kv_budget_bytes <= 0:
+        assert question.device is not None and question.device.memory_bytes is not None
+        memory = question.device.memory_bytes * question.memory_ratio
+        for ranks in range(2, _MOST_RANKS_TRIED + 1):
+            wider = replace(parallel, tensor=ranks)
+            needed = weights_bytes(spec, question.precision, wider)
+            if is_possible(wider, spec) and needed < memory * wider.replica_devices:
+                return [
+                    f"the weights alone do not fit into the device's memory; they do from --tp {ranks} on"
+                ]
+        return ["the weights alone do not fit into the device's memory: no request does"]
+    if batch > held.requests // parallel.data:
+        return [f"--batch {batch}: more than fit at a time; the phases are computed all the same"]
+    return []
+
+
+_MOST_RANKS_TRIED = 64
 
 
 def _roof(question: Question) -> tuple[Roof | None, list[str]]:
@@ -155,12 +210,13 @@ def _roof(question: Question) -> tuple[Roof | None, list[str]]:
         return None, []
     # Stages of a pipeline follow one another: only the tensor ranks work on a step at the same time.
     device, dtype, calibrations = question.device, question.compute_dtype, read_calibrations()
-    cores = len(os.sched_getaffinity(0)) if device.kind == CPU else None
+    # A CPU that was named is a whole one; only this machine's is cut to the cores that this process may use.
+    cores = len(os.sched_getaffinity(0)) if question.host else None
     choice = choose_roof(
         device.name,
         dtype,
         devices=question.parallel.tensor,
-        device_kind=device.kind,
+        device_kind=CPU if question.host else None,
         measured=calibrations.roof(device.name, dtype, cores),
         cores=cores,
     )

@@ -6,7 +6,7 @@ from vtprof_analyzer.cost.estimate import Workload, sequence_tokens, square_item
 from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.steps import ONE_DEVICE
 from vtprof_analyzer.cost.work import Precision
-from vtprof_analyzer.devices.catalogue import Device, catalogue, find_device, suggest
+from vtprof_analyzer.devices.catalogue import Device, catalogue, find_typed, suggest
 from vtprof_analyzer.devices.host import this_host
 from vtprof_analyzer.estimate import Question
 from vtprof_analyzer.models.find import find_model
@@ -40,7 +40,9 @@ class Asked:
     full_attention: bool = False
     memory_ratio: float = 0.9
     block_tokens: int = 16
+    output_tokens: int = 0
     text_only: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def request(asked: Asked) -> Request:
     visual = counts.of("image", "video")
     if asked.visual_tokens:
         visual = (square_item(spec, asked.visual_tokens),)
-        notes.append(f"--visual {asked.visual_tokens}: encoded as one image, as square as its patches allow")
+        notes.append(
+            f"--visual {asked.visual_tokens}: encoded as if one image, as square as its patches allow"
+        )
     workload = Workload(
         text_tokens=text or 0,
         visual_items=visual,
@@ -99,18 +103,26 @@ def request(asked: Asked) -> Request:
     )
     _check(asked, workload, spec)
     precision, dtype = _precision(asked, spec, notes)
+    device, taken = _device(asked.device)
+    if taken:
+        notes.append(taken)
+    assumed = (*files.notes, *counts.notes, *notes, *spec.notes)
+    if asked.strict and assumed:
+        raise DataError(f"--strict: {files.name}: {'; '.join(assumed)}")
     question = Question(
         workload=workload,
         precision=precision,
         compute_dtype=_compute_dtype(spec, asked, dtype),
-        device=_device(asked.device),
+        device=device,
         parallel=asked.parallel,
         full_attention=asked.full_attention,
         memory_ratio=asked.memory_ratio,
         block_tokens=asked.block_tokens,
+        output_tokens=asked.output_tokens,
+        host=_is_host(asked.device),
     )
     kv_dtype = canonical_dtype(asked.kv_dtype) or _activations(dtype)
-    return Request(files.name, spec, question, counts, dtype, kv_dtype, (*counts.notes, *notes))
+    return Request(files.name, spec, question, counts, dtype, kv_dtype, (*files.notes, *counts.notes, *notes))
 
 
 def _check(asked: Asked, workload: Workload, spec: ModelSpec) -> None:
@@ -149,16 +161,19 @@ def _compute_dtype(spec: ModelSpec, asked: Asked, dtype: str) -> str:
     return dtype if dtype in ("float8", "int8", "float4") else _activations(dtype)
 
 
-def _device(name: str | None) -> Device | None:
+def _is_host(name: str | None) -> bool:
+    return name is not None and name.strip().lower() in HOST_NAMES
+
+
+def _device(name: str | None) -> tuple[Device | None, str | None]:
+    """Return the device that a flag names, and what was taken for it where the name fits several."""
     if name is None:
-        return None
-    if name.strip().lower() in HOST_NAMES:
-        return this_host()
-    found = find_device(name)
+        return None, None
+    if _is_host(name):
+        return this_host(), None
+    found, taken = find_typed(name)
     if found is not None:
-        return found
+        return found, taken
     near = suggest(name)
     meant = f"did you mean {', '.join(near)}?" if near else f"there are {len(catalogue())};"
-    raise ConfigError(
-        f"--device {name[:80]}: not one device of the table; {meant} `vtprof analyze --list-devices` names all"
-    )
+    raise ConfigError(f"--device {name[:80]}: not one device of the table; {meant} --list-devices names all")

@@ -3,8 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
+from vtprof_analyzer.cost.estimate import sequence_tokens
 from vtprof_analyzer.estimate import Answer, Phase
 from vtprof_analyzer.estimate_request import Request
+from vtprof_analyzer.printable import one_line
 from vtprof_analyzer.verdict import COMM_BOUND, COMPUTE_BOUND, HYBRID, MEMORY_BOUND
 
 SCHEMA_VERSION = 1
@@ -37,7 +39,9 @@ def as_document(request: Request, answer: Answer) -> dict[str, Any]:
         "text_tokens": workload.text_tokens,
         "visual_tokens": workload.visual_tokens,
         "audio_tokens": workload.audio_tokens,
-        "extra_tokens": request.counts.extra_tokens,
+        "extra_tokens": workload.tag_tokens,
+        "prompt_tokens": sequence_tokens(request.spec, workload),
+        "output_tokens": question.output_tokens,
         "batch": workload.batch,
         "parallel": asdict(question.parallel),
         "attention": "full" if question.full_attention else "causal",
@@ -55,8 +59,11 @@ def as_document(request: Request, answer: Answer) -> dict[str, Any]:
             "source": answer.roof.source,
             "confidence": answer.roof.confidence,
         },
+        "ttft_floor_seconds": answer.ttft_floor_seconds,
+        "tpot_floor_seconds": answer.tpot_floor_seconds,
         "phases": {name: asdict(phase) for name, phase in answer.phases.items()},
         "max_batch": held.requests if held else None,
+        "memory_ratio": question.memory_ratio,
         "capacity": asdict(held) if held else None,
         "notes": [*request.notes, *answer.notes],
     }
@@ -64,26 +71,46 @@ def as_document(request: Request, answer: Answer) -> dict[str, Any]:
 
 def as_text(request: Request, answer: Answer) -> str:
     """Return the answer for a terminal."""
-    workload, params = request.question.workload, answer.params
+    params = answer.params
+    parts = [f"vision {_count(params.vision)} (adapter included)"] if params.vision else []
+    parts += [f"audio {_count(params.audio)} (adapter included)"] if params.audio else []
+    parts.append(f"language {_count(params.language)}")
+    active = f"; {_count(params.active)} active per token" if params.active != params.total else ""
     lines = [
-        f"{request.name}  ({request.spec.model_type}, weights {request.dtype}{_packed(request)}, KV {request.kv_dtype})",
+        _title(request),
         "",
-        f"parameters   {_count(params.total)} total: vision {_count(params.vision)} (adapter included), language"
-        f" {_count(params.language)}"
-        + (f", audio {_count(params.audio)}" if params.audio else "")
-        + (f"; {_count(params.active)} active per token" if params.active != params.total else ""),
-        f"prompt       {workload.text_tokens:,} text + {workload.visual_tokens:,} visual"
-        + (f" + {workload.audio_tokens:,} audio" if workload.audio_tokens else "")
-        + f" tokens{_batched(workload.batch)}",
+        f"parameters   {_count(params.total)} total: {', '.join(parts)}{active}",
+        f"prompt       {_prompt(request)}",
         f"KV cache     {_kv(answer)}",
     ]
     if answer.context_tokens:
         lines.append(f"context      {answer.context_tokens:,} tokens{_window(answer)}")
-    device = request.question.device
-    if device is not None:
-        lines.append(f"device       {_device(request, answer)}")
+    if request.question.device is not None:
+        lines += _device(request, answer)
     lines += ["", *_table(answer)]
+    if answer.ttft_floor_seconds is not None and answer.tpot_floor_seconds is not None:
+        lines.append(
+            f"at best      TTFT {_seconds(answer.ttft_floor_seconds)} (encode + prefill), TPOT"
+            f" {_seconds(answer.tpot_floor_seconds)} (one decode step)"
+        )
     return "\n".join(lines)
+
+
+def _title(request: Request) -> str:
+    kind, packed = one_line(request.spec.model_type), _packed(request)
+    return f"{one_line(request.name)}  ({kind}, weights {request.dtype}{packed}, KV {request.kv_dtype})"
+
+
+def _prompt(request: Request) -> str:
+    workload, output = request.question.workload, request.question.output_tokens
+    counts = {
+        "text": workload.text_tokens,
+        "visual": workload.visual_tokens,
+        "audio": workload.audio_tokens,
+        "tag": workload.tag_tokens,
+    }
+    listed = " + ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "0"
+    return listed + " tokens" + (f", {output:,} to generate" if output else "") + _batched(workload.batch)
 
 
 def _packed(request: Request) -> str:
@@ -111,22 +138,33 @@ def _window(answer: Answer) -> str:
     return shown + (f"; {answer.images_in_context:,} such items fit" if answer.images_in_context else "")
 
 
-def _device(request: Request, answer: Answer) -> str:
-    device, roof, held = request.question.device, answer.roof, answer.capacity
+def _device(request: Request, answer: Answer) -> list[str]:
+    device, roof, held, parallel = (
+        request.question.device,
+        answer.roof,
+        answer.capacity,
+        request.question.parallel,
+    )
     assert device is not None
-    ranks = request.question.parallel.devices
-    shown = f"{ranks} x {device.name}" if ranks > 1 else device.name
+    shown = f"{parallel.devices} x {device.name}" if parallel.devices > 1 else device.name
     if roof is not None:
-        shown += (
-            f": {_round(roof.peak_flops_per_s / 1e12)} TFLOP/s {roof.dtype}, {_round(roof.bandwidth_bytes_per_s / 1e9)} GB/s"
-            f" ({roof.kind}), ridge {roof.ridge:,.0f} FLOP/B"
-        )
+        ranks = f" on {parallel.tensor} ranks" if parallel.tensor > 1 else ""
+        shown += f": {_rate(roof.peak_flops_per_s, 'FLOP/s')} {roof.dtype}, {_rate(roof.bandwidth_bytes_per_s, 'B/s')}"
+        shown += f"{ranks} ({roof.kind}), ridge {_round(roof.ridge)} FLOP/B"
+    lines = [f"device       {shown}"]
     if held is not None:
-        shown += (
-            f"\nmax batch    {held.requests:,} such requests: {_bytes(held.memory_bytes)} memory,"
-            f" {_bytes(held.weights_bytes)} weights, {_bytes(max(0.0, held.kv_budget_bytes))} left for KV"
+        each = " each replica" if parallel.data > 1 else ""
+        lines.append(
+            f"max batch    {held.requests:,} such requests; of {_bytes(held.memory_bytes)} memory{each}"
+            f" {request.question.memory_ratio:.0%} to use, {_bytes(held.weights_bytes)} weights,"
+            f" {_bytes(max(0.0, held.kv_budget_bytes))} for KV"
         )
-    return shown
+    return lines
+
+
+def _rate(value: float, unit: str) -> str:
+    scale, prefix = (1e12, "T") if unit == "FLOP/s" and value >= 1e12 else (1e9, "G")
+    return f"{_round(value / scale)} {prefix}{unit}"
 
 
 def _table(answer: Answer) -> list[str]:
@@ -134,18 +172,21 @@ def _table(answer: Answer) -> list[str]:
         f"{'phase':<8} {'FLOPs':>10} {'attention':>10} {'bytes':>10} {'weights':>10} {'KV':>10} {'FLOP/B':>8}"
     )
     roofed = answer.roof is not None
-    rows = [header + (f" {'floor':>10}  bound" if roofed else "")]
+    sent = any(phase.bytes_communication for phase in answer.phases.values())
+    rows = [header + (f" {'sent':>9}" if sent else "") + (f" {'floor':>10}  bound" if roofed else "")]
     for name, phase in answer.phases.items():
         if phase.flops != 0:
-            rows.append(_row(name, phase, roofed))
+            rows.append(_row(name, phase, roofed, sent))
     return rows
 
 
-def _row(name: str, phase: Phase, roofed: bool) -> str:
+def _row(name: str, phase: Phase, roofed: bool, sent: bool) -> str:
     row = (
         f"{name:<8} {_flops(phase.flops):>10} {_flops(phase.flops_attention):>10} {_bytes(phase.bytes):>10}"
         f" {_bytes(phase.bytes_weights):>10} {_bytes(phase.bytes_kv):>10} {_intensity(phase):>8}"
     )
+    if sent:
+        row += f" {_bytes(phase.bytes_communication):>9}"
     if not roofed:
         return row
     return (row + f" {_seconds(phase.floor_seconds):>10}  {_BOUNDS[phase.bound]}").rstrip()
@@ -167,7 +208,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def _round(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 def _bytes(value: float | None) -> str:

@@ -13,9 +13,10 @@ import duckdb
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
 from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
-from vtprof_analyzer.devices.catalogue import catalogue, find_device, suggest
+from vtprof_analyzer.devices.catalogue import find_device
 from vtprof_analyzer.devices.measured import Calibrations, read_calibrations
 from vtprof_analyzer.devices.roofs import CPU, Roof, RoofChoice, choose_roof
+from vtprof_analyzer.devices.typed import Typed, typed_device
 from vtprof_analyzer.models.bundled import find_bundled
 from vtprof_analyzer.models.config_file import CONFIG_FILE, read_config_text, shown_path
 from vtprof_analyzer.models.find import exists
@@ -28,9 +29,8 @@ from vtprof_analyzer.report.build_deployment import Physics, recorded
 from vtprof_analyzer.report.build_rows import Row, one
 from vtprof_analyzer.step_cost import CostInputs, fill_table
 from vtprof_schemas import names
-from vtprof_schemas.errors import ConfigError, DataError
+from vtprof_schemas.errors import DataError
 
-NAMED_EXAMPLES = ("NVIDIA H100 SXM 80GB", "NVIDIA H200 SXM", "AMD Instinct MI300X")
 _NO_STEPS = "these spans hold no engine steps"
 
 
@@ -57,7 +57,8 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     stored = read_calibrations()
     if stored.note:
         notes.append(stored.note)
-    choice, device_name = _roofs(resource, device, dtype, ranks, stored, notes)
+    named = typed_device(device) if device is not None else None
+    choice = _roofs(resource, named, dtype, ranks, stored, notes)
     roof = choice.roof
     precision = Precision.of(dtype, resource.get("kv_dtype"), spec.quantization if spec else None)
     if spec and precision is None:
@@ -70,7 +71,8 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
         notes.append(f"--device {device}: {_NO_STEPS}, so that its roof has nothing to judge")
     known = spec if precision else None
     inputs = CostInputs(known, precision, roof, Parallel(tensor=ranks)) if known and precision else None
-    groups = find_groups(connection, config if model else None, device_name, stored)
+    notes.extend(_without_tower(connection, spec, model, resource))
+    groups = find_groups(connection, config if model else None, named, stored)
     if groups is not None:
         notes[:0] = [note for note in groups.notes if note not in notes]
     costed = groups.inputs if groups and groups.inputs else [inputs] if inputs else []
@@ -94,13 +96,31 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
             cost_model=bool(costed),
             roof=_shown(roof) if roof else None,
             roofs=[_shown(r) for r in choice.roofs],
-            device=device_name,
+            device=named.device.name if named else None,
             notes=notes,
             no_cost=no_cost if has_steps else f"{_NO_STEPS}: FLOPs, bytes and verdicts are not known",
             no_roof=None if roof else "; ".join(choice.notes) or None,
         ),
         roof,
     )
+
+
+def _without_tower(
+    connection: duckdb.DuckDBPyConnection, spec: ModelSpec | None, model: Path | None, resource: Row
+) -> list[str]:
+    """Say that a model, the user's or the recorded one, cannot have encoded the images that the traces hold."""
+    if spec is None or spec.vision is not None:
+        return []
+    # A config that was recorded is that of its own process; the user's stands for all of them.
+    whose = "" if model else f" AND resource_id = {int(resource['resource_id'])}"
+    seen = "tokens_image > 0 OR tokens_video > 0 OR step_encode_patches > 0"
+    query = f"SELECT count(*) AS n FROM spans WHERE ({seen}){whose}"
+    if not one(connection, query)["n"]:
+        return []
+    who = f"--model {shown_path(model)}" if model else spec.model_type
+    if spec.audio is not None:
+        return [f"{who} has no vision tower: encode of images and videos has no cost"]
+    return [f"{who} is a text-only model: encode has no cost"]
 
 
 def _has_steps(connection: duckdb.DuckDBPyConnection) -> bool:
@@ -193,29 +213,24 @@ def _no_precision(resource: Row, dtype: str | None, has_steps: bool) -> str:
 
 
 def _roofs(
-    resource: Row,
-    device: str | None,
-    dtype: str | None,
-    ranks: int,
-    stored: Calibrations,
-    notes: list[str],
-) -> tuple[RoofChoice, str | None]:
-    """Return the roofs and the name of the device that the user named."""
-    if device is not None:
-        found = find_device(device)
-        if found is None:
-            raise ConfigError(_unknown_device(device))
+    resource: Row, named: Typed | None, dtype: str | None, ranks: int, stored: Calibrations, notes: list[str]
+) -> RoofChoice:
+    """Return the roofs of the device that the user named, or of the one that was recorded."""
+    if named is not None:
         # What was measured on the recorded machine says nothing about another one.
-        choice = choose_roof(found.name, dtype, devices=ranks, measured=stored.roof(found.name, dtype))
-        ran_on = resource.get("hw_name")
-        kinds = (resource.get("device_kind"), found.kind)
-        other_kind = kinds[0] is not None and (kinds[0] == CPU) != (kinds[1] == CPU)
-        if other_kind or (ran_on and find_device(ran_on) != found):
-            whose = f"the roof is {found.name}'s" if choice.roof else f"--device names {found.name}"
-            notes.append(f"times were recorded on {ran_on or kinds[0]}; {whose}")
+        choice = named.roofs(dtype, ranks, stored)
+        if named.note:
+            notes.append(named.note)
+        if not _ran_on(resource, named):
+            name, ran_on = named.device.name, resource.get("hw_name") or resource.get("device_kind")
+            whose = f"the roof is {name}'s" if choice.roof else f"--device names {name}"
+            if ran_on == name:
+                ran_on = f"{resource.get('device_cores')} cores of {name}"
+                whose = f"--device names {named.cores} of them"
+            notes.append(f"times were recorded on {ran_on}; {whose}")
             choice = _doubted(choice, "the roof is not that of the device that ran")
-        return choice, found.name
-    choice = choose_roof(
+        return choice
+    return choose_roof(
         resource.get("hw_name"),
         dtype,
         resource.get("device_peak_flops_per_s"),
@@ -226,20 +241,16 @@ def _roofs(
         measured=stored.roof(resource.get("hw_name"), dtype, resource.get("device_cores")),
         cores=resource.get("device_cores"),
     )
-    return choice, None
 
 
-def _unknown_device(device: str) -> str:
-    close = suggest(device)
-    others = len(catalogue()) - len(NAMED_EXAMPLES)
-    known = (
-        f"did you mean {', '.join(close)}?"
-        if close
-        else f"it has {', '.join(NAMED_EXAMPLES)} and {others} more;"
-    )
-    return (
-        f"--device {device}: not one device of the table; {known} `vtprof analyze --list-devices` names all"
-    )
+def _ran_on(resource: Row, named: Typed) -> bool:
+    """Tell whether the times may be of the device that the user named: nothing that was recorded says otherwise."""
+    name, kind = resource.get("hw_name"), resource.get("device_kind")
+    if kind is not None and (kind == CPU) != (named.device.kind == CPU):
+        return False
+    if named.cores is None:
+        return not name or find_device(name) == named.device
+    return not name or (name == named.device.name and (resource.get("device_cores") or 0) <= named.cores)
 
 
 def _doubted(choice: RoofChoice, why: str) -> RoofChoice:

@@ -14,6 +14,7 @@ from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
 from vtprof_analyzer.devices.measured import Calibrations
 from vtprof_analyzer.devices.roofs import choose_roof
+from vtprof_analyzer.devices.typed import Typed
 from vtprof_analyzer.models.registry import load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.report.build_rows import Row, rows
@@ -59,7 +60,7 @@ class Groups:
 def find_groups(
     connection: duckdb.DuckDBPyConnection,
     typed_config: Mapping[str, Any] | None,
-    typed_device: str | None,
+    typed_device: Typed | None,
     stored: Calibrations,
 ) -> Groups | None:
     """Return the groups, or None where all processes are alike.
@@ -78,7 +79,7 @@ def find_groups(
         process.read()
     alike: dict[tuple[Any, ...], list[_Process]] = {}
     for process in processes:
-        alike.setdefault(process.key(typed_device), []).append(process)
+        alike.setdefault(process.key(typed_device is not None), []).append(process)
     notes = _mixtures(processes, typed_config is None, typed_device is None)
     if len(alike) < 2:
         return Groups([], {}, notes) if notes else None
@@ -96,7 +97,7 @@ def find_groups(
                 notes.append(f"{first.label()}: {count:,} steps without cost: {reason}")
             continue
         choice = (
-            choose_roof(typed_device, dtype, devices=ranks, measured=stored.roof(typed_device, dtype))
+            typed_device.roofs(dtype, ranks, stored)
             if typed_device
             else choose_roof(
                 row["hw_name"],
@@ -141,8 +142,8 @@ class _Process:
         except DataError as error:
             self.fault = str(error)
 
-    def key(self, typed_device: str | None) -> tuple[Any, ...]:
-        device = typed_device or _values(self.row, _DEVICE)
+    def key(self, is_device_typed: bool) -> tuple[Any, ...]:
+        device = None if is_device_typed else _values(self.row, _DEVICE)
         # The text of a config may differ where its sizes do not.
         return (self.spec or self.row["model_config"], _values(self.row, _DTYPES), device)
 

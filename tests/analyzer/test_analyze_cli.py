@@ -12,6 +12,7 @@ import pytest
 from otlp_builder import document, line, request, span, write
 
 from vtprof_analyzer import cli
+from vtprof_analyzer.devices.measured import calibration_file
 from vtprof_schemas import names
 
 CONFIG = {
@@ -409,3 +410,131 @@ def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(
     code, _, err = run("analyze", traces, "--format", "json", "--db", tmp_path / "mine.txt")
     assert code == 2 and "mine.txt" in err
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+@pytest.fixture
+def this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of its own: a CPU that no table knows, of which this process may use four CPUs."""
+    monkeypatch.setattr("vtprof_analyzer.devices.host.cpu_name", lambda: "Frobnicator 9")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+
+
+ON_CPU = RESOURCE | {
+    names.HW_NAME: "Frobnicator 9", names.DEVICE_KIND: "cpu", names.WEIGHTS_DTYPE: "float32", names.KV_DTYPE: "float32",
+}  # fmt: skip
+
+
+def calibrated(cores: int, peak: float = 2e11) -> None:
+    entry = {
+        "device": "Frobnicator 9", "kind": "cpu", "dtype": "float32", "peak_flops_per_s": peak,
+        "bandwidth_bytes_per_s": 2e10, "measured_at": "2026-11-20T10:00:00Z", "torch_version": "2.13.0",
+        "method": "best burst", "cores": cores,
+    }  # fmt: skip
+    file = calibration_file()
+    assert file is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"schema_version": 1, "entries": [entry]}))
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.mark.parametrize("name", ["host", " CPU "])
+def test_this_machines_cpu_is_a_device_with_the_roof_that_was_measured_on_it(
+    run: Run, tmp_path: Path, this_cpu: None, home: None, name: str
+) -> None:
+    calibrated(4)
+    path = write(tmp_path / "cpu.jsonl", document(*one_request(1), resource=ON_CPU))
+    found = report(run, path, "--device", name)["deployment"]
+    assert found["roof"]["kind"] == "attainable"
+    assert (found["roof"]["peak_flops_per_s"], found["roof"]["bandwidth_bytes_per_s"]) == (2e11, 2e10)
+    said = f"--device {name.strip()}: this machine's CPU, Frobnicator 9 on 4 cores"
+    assert found["notes"].count(said) == 1
+    assert not any("times were recorded" in note for note in found["notes"])
+
+
+def test_the_roof_of_this_machine_is_doubted_for_times_of_another(
+    run: Run, traces: Path, tmp_path: Path, this_cpu: None, home: None
+) -> None:
+    calibrated(4)
+    float32 = RESOURCE | {names.WEIGHTS_DTYPE: "float32", names.KV_DTYPE: "float32"}
+    for resource, said in (
+        (float32, "times were recorded on NVIDIA H200; the roof is Frobnicator 9's"),
+        (
+            ON_CPU | {names.DEVICE_CORES: 64},
+            "times were recorded on 64 cores of Frobnicator 9; --device names 4 of them",
+        ),
+    ):
+        path = write(tmp_path / "other.jsonl", document(*one_request(1), resource=resource))
+        found = report(run, path, "--device", "host")
+        assert said in found["deployment"]["notes"]
+        judged = [row for row in found["phases"] if row["floor_ratio"] is not None]
+        assert judged and {row["confidence"] for row in judged} == {"low"}
+
+
+def test_groups_of_processes_share_the_roof_of_this_machine(
+    run: Run, tmp_path: Path, this_cpu: None, home: None
+) -> None:
+    import duckdb
+
+    calibrated(2)  # one thread for each core, of which this process sees two CPUs
+    deeper = ON_CPU | {names.MODEL_CONFIG: json.dumps(CONFIG | {"num_hidden_layers": 3})}
+    folder = tmp_path / "two"
+    folder.mkdir()
+    write(folder / "a.jsonl", document(*one_request(1), resource=ON_CPU))
+    write(
+        folder / "b.jsonl",
+        document(*one_request(2), resource=deeper | {names.SERVICE_INSTANCE_ID: "ring-2"}),
+    )
+    report(run, folder, "--device", "host", "--db", tmp_path / "run.duckdb")
+    with duckdb.connect(str(tmp_path / "run.duckdb"), read_only=True) as db:
+        assert db.execute("SELECT DISTINCT peak_flops_per_s FROM step_cost").fetchall() == [(2e11,)]
+
+
+def test_a_machine_that_nobody_measured_has_no_roof_and_one_line_that_says_what_gives_one(
+    run: Run, tmp_path: Path, this_cpu: None, home: None
+) -> None:
+    path = write(tmp_path / "cpu.jsonl", document(*one_request(1), resource=ON_CPU))
+    found = report(run, path, "--device", "host")["deployment"]
+    assert found["roof"] is None
+    assert sum("run `vtprof calibrate` on that machine" in note for note in found["notes"]) == 1
+
+
+def test_a_name_that_fits_several_devices_is_taken_as_one_and_noted(run: Run, traces: Path) -> None:
+    found = report(run, traces, "--device", "A100")["deployment"]
+    assert sum(note.startswith("A100: taken as NVIDIA A100 SXM") for note in found["notes"]) == 1
+    assert found["roof"]["peak_flops_per_s"] == 312e12
+
+
+def test_a_slice_of_a_gpu_that_is_not_named_says_so(run: Run, traces: Path) -> None:
+    code, out, err = run("analyze", traces, "--device", "MIG 1g.5gb")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "vtprof: --device 'MIG 1g.5gb' is a MIG slice of a GPU that is not named: give both,"
+    )
+    assert err.count("\n") == 1
+
+
+TEXT_ONLY = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 300, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def test_a_text_only_model_over_traces_with_images_is_said(run: Run, traces: Path, tmp_path: Path) -> None:
+    def noted(*words: object) -> list[str]:
+        notes: list[str] = report(run, *words)["deployment"]["notes"]
+        return [note for note in notes if "encode has no cost" in note]
+
+    assert noted(traces, "--model", "Qwen3-8B") == [
+        "--model Qwen3-8B is a text-only model: encode has no cost"
+    ]
+    assert noted(traces) == []
+    recorded = RESOURCE | {names.MODEL_CONFIG: json.dumps(TEXT_ONLY)}
+    images = write(tmp_path / "images.jsonl", document(*one_request(1), resource=recorded))
+    assert noted(images) == ["llama is a text-only model: encode has no cost"]
+    text = write(tmp_path / "text.jsonl", document(*one_request(1, visual=0), resource=recorded))
+    assert noted(text) == []
+    assert noted(text, "--model", "Qwen3-8B") == []

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from vtprof_analyzer import cli
 from vtprof_analyzer.calibrate import machine
+from vtprof_analyzer.calibrate.show import as_text
 from vtprof_analyzer.cli import app
-from vtprof_analyzer.devices.measured import find_measured, read_calibrations
+from vtprof_analyzer.devices.host import host_cores
+from vtprof_analyzer.devices.measured import Entry, find_measured, read_calibrations
 
 pytestmark = pytest.mark.torch
 SCHEMA = json.loads(resources.files("vtprof_schemas").joinpath("calibration.schema.json").read_text("utf-8"))
@@ -72,6 +75,35 @@ def test_the_terminal_says_what_was_attained_and_where_it_is(run: Run, tiny: Non
     assert [entry.gemm_sizes for entry in read_calibrations().entries] == [(16, 32)]
 
 
+def test_estimate_takes_the_measured_roof_for_the_host(
+    run: Run, tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr(machine, "_threads", lambda _torch: host_cores())
+    assert run("--device", "cpu", "--seconds", "0.01", "--dtype", "float32", "--dtype", "bfloat16")[0] == 0
+    stored = {entry.dtype: entry for entry in read_calibrations().entries}
+    for dtype, entry in stored.items():
+        words = ["estimate", "Qwen2.5-VL-7B", "--device", "host", "--dtype", dtype, "--format", "json"]
+        monkeypatch.setattr(sys, "argv", ["vtprof", *words, "--text", "10"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        roof = json.loads(capsys.readouterr().out)["roof"]
+        assert (roof["kind"], roof["dtype"]) == ("attainable", dtype)
+        assert roof["peak_flops_per_s"] == entry.peak_flops_per_s
+        assert roof["bandwidth_bytes_per_s"] == entry.bandwidth_bytes_per_s
+    assert set(stored) == {"float32", "bfloat16"}
+
+
+def test_rates_of_a_cpu_are_shown_in_gigaflops() -> None:
+    entry = Entry(
+        "Frobnicator 9", "cpu", "float32", 43.2e9, 26.7e9, "2026-11-20T10:00:00Z", "2.13.0", "burst", 2
+    )
+    shown = as_text([entry, replace(entry, dtype="bfloat16", peak_flops_per_s=7.72e11)], Path("c.json"), True)
+    assert "float32     43.2 GFLOP/s    26.7 GB/s    1.62 FLOP/B" in shown
+    assert "bfloat16     772 GFLOP/s    26.7 GB/s    28.9 FLOP/B" in shown
+
+
 def test_another_file_keeps_the_settings_as_they_are(run: Run, tiny: None, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     file = tmp_path / "here.json"
@@ -92,7 +124,22 @@ def test_a_broken_file_of_settings_is_replaced_and_said(run: Run, tiny: None, tm
     assert code == 0
     assert err.count("\n") == 1
     assert "not JSON" in err
+    assert "kept as calibration.json.bak" in err
+    assert broken.with_name("calibration.json.bak").read_text() == "{"
     assert len(read_calibrations().entries) == 1
+
+
+def test_what_a_newer_version_keeps_is_refused_before_anything_is_measured(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    newer = tmp_path / "config" / "vtprof" / "calibration.json"
+    newer.parent.mkdir(parents=True)
+    newer.write_text('{"schema_version": 2, "entries": []}')
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, err = run("--device", "cpu")
+    assert (code, out) == (2, "")
+    assert err == f"vtprof: {newer}: written by a newer vtprof; give --out and another file\n"
+    assert newer.read_text() == '{"schema_version": 2, "entries": []}'
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,18 @@ def test_what_was_damaged_or_out_of_range_stands_in_the_trust_section(tmp_path: 
     words = " ".join(out.split())
     assert "damaged files: 1" in words
     assert "values nothing real has: 1" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("tokens Qwen2.5-VL-7B --image 28x28 --format json", ">&-", 0),
+        ("--help", ">&-", 0),
+        ("tokens nosuch --image 28x28", "2>&-", 2),
+    ],
+)
+def test_closed_streams_are_no_crash_and_change_no_code(words: str, closed: str, code: int) -> None:
+    call = "from vtprof_analyzer.cli import main; main()"
+    shell = f"{sys.executable} -c '{call}' {words} {closed}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")

@@ -322,3 +322,39 @@ def test_communication_adds_to_the_floor() -> None:
     linked = replace(roof, link_bytes_per_s=1e3)
     sent = 6 * HIDDEN * 2 * 2 * 2
     assert part.floor_seconds(linked)[0] - part.floor_seconds(roof)[0] == pytest.approx(sent / 1e3)
+
+
+def test_experts_that_spread_over_replicas_are_held_and_read_in_part() -> None:
+    spec = model(plain(), experts=Experts(8, 1, 1000, other_params=5))
+    whole, spread = Parallel(data=4), Parallel(data=4, expert=4)
+    assert weights_bytes(spec, BF16, whole) - weights_bytes(spec, BF16, spread) == 2 * 6 * (1000 + 5)
+    # On two of the ranks of one replica each holds half of what four hold a quarter of.
+    assert (
+        weights_bytes(spec, BF16, Parallel(tensor=2, data=2, expert=4))
+        == weights_bytes(spec, BF16) - 2 * 4 * 1005
+    )
+    one, four = (
+        step(spec, parallel, decode_requests=1, decode_context_tokens=1).decode.bytes_weights[0]
+        for parallel in (whole, spread)
+    )
+    # Four replicas with a token each touch 8 (1 - (7/8)^4) experts, of which this one holds and reads a quarter.
+    touched = 8 * (1 - (7 / 8) ** 4) / 4
+    assert four - (one - 2 * 1005) == pytest.approx(2 * 1005 * touched)
+
+
+def test_images_of_a_cached_prefix_are_not_encoded_again() -> None:
+    tower = replace(TOWER, class_tokens=0)
+    spec = ModelSpec("test", tower, model(plain()).language, "bfloat16")
+    images = (ItemTokens(4, 0, (PatchGrid(1, 4, 4),)), ItemTokens(4, 0, (PatchGrid(1, 4, 4),)))
+    both, second, none = (
+        estimate(spec, BF16, Workload(5, images, cached_tokens=cached)).encode.flops[0]
+        for cached in (3, 4, 8)
+    )
+    assert (second, none) == (both / 2, 0)
+
+
+def test_tags_around_media_are_part_of_the_prompt() -> None:
+    spec = model(plain())
+    tagged = estimate(spec, BF16, Workload(3, (ItemTokens(5, 2),))).prefill
+    assert tagged.flops_attention[0] == PAIR * 10 * 11 / 2
+    assert tagged.bytes_kv_written[0] == 10 * 16

@@ -1,7 +1,11 @@
 """Stored calibrations: found for that very device and data type, preferred to the datasheet, and never trusted."""
 
+import errno
+import fcntl
 import json
+import multiprocessing
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -17,6 +21,7 @@ from qwen_configs import TINY_2_5
 from test_physics_groups import process
 
 from vtprof_analyzer.analyze import Options, analyze
+from vtprof_analyzer.devices import shared_file
 from vtprof_analyzer.devices.measured import (
     Calibrations,
     Entry,
@@ -146,7 +151,8 @@ BAD_FILES = {
     "binary": bytes(range(256)),
     "deep": b"[" * 100_000,
     "list": b"[]",
-    "another version": b'{"schema_version": 2, "entries": []}',
+    "another version": b'{"schema_version": 0, "entries": []}',
+    "a version in words": b'{"schema_version": "2", "entries": []}',
     "no entries": b'{"schema_version": 1}',
     "entries no list": b'{"schema_version": 1, "entries": {"a": 1}}',
     "huge": b" " * (1024 * 1024 + 1),
@@ -164,9 +170,17 @@ def test_a_file_that_cannot_be_used_is_one_note_and_nothing_else(home: Path, con
     assert "\n" not in read.note
     assert "calibration.json" in read.note
     assert "vtprof calibrate" in read.note
-    # A new measurement mends it, and says what was there.
-    assert store([H200], home) == read.note
-    assert read_calibrations() == Calibrations((H200,))
+    # A new measurement mends it, says what was there, and destroys nothing, however often.
+    for name in ("calibration.json.bak", "calibration.json.bak2"):
+        home.write_bytes(content)
+        said = store([H200], home)
+        assert said is not None
+        assert said.startswith(f"calibration file {home}: ")
+        assert said.endswith(f"; the old file is kept as {name}")
+        assert (home.parent / name).read_bytes() == content
+        assert read_calibrations() == Calibrations((H200,))
+    store([EPYC], home)
+    assert len(list(home.parent.iterdir())) == 3
 
 
 BAD_VALUES: list[tuple[str, Any]] = [
@@ -201,6 +215,10 @@ def test_a_bad_entry_is_left_out_and_counted(home: Path, key: str, value: Any) -
     read = read_calibrations()
     assert read.entries == (EPYC,)
     assert "1 of 2 entries are no measurements" in str(read.note)
+    before = home.read_text()
+    assert "kept as calibration.json.bak" in str(store([H200], home))
+    assert (home.parent / "calibration.json.bak").read_text() == before
+    assert read_calibrations() == Calibrations((EPYC, H200))
 
 
 def test_odd_details_do_not_cost_the_measurement(home: Path) -> None:
@@ -254,6 +272,125 @@ def test_another_file_of_the_user_is_never_overwritten(home: Path, tmp_path: Pat
     assert read_calibrations(tmp_path / "new" / "mine.json").entries == (H200,)
     with pytest.raises(BackendError, match=r"cannot be written .*--out"):
         store([H200], precious / "below.json")
+
+
+@pytest.mark.parametrize("version", [2, 1.5, 10**400])
+def test_what_a_later_version_wrote_is_not_replaced(home: Path, tmp_path: Path, version: float) -> None:
+    text = json.dumps({"schema_version": version, "entries": [{"more": 1}]})
+    other = tmp_path / "other.json"
+    home.parent.mkdir()
+    for file in (home, other):
+        file.write_text(text)
+        for call in (lambda file=file: check_place(file), lambda file=file: store([H200], file)):
+            with pytest.raises(ConfigError, match=r"written by a newer vtprof; give --out"):
+                call()
+        assert file.read_text() == text
+    assert [path.name for path in home.parent.iterdir()] == ["calibration.json"]
+    note = read_calibrations().note
+    assert note is not None
+    assert "written by a newer vtprof" in note
+    assert "`vtprof calibrate` writes" not in note
+
+
+@pytest.mark.parametrize("before", ["{", None], ids=["unreadable", "to nothing yet"])
+def test_a_symlink_is_written_through(home: Path, tmp_path: Path, before: str | None) -> None:
+    target = tmp_path / "dotfiles" / "vtprof.json"
+    home.parent.mkdir()
+    home.symlink_to(target)
+    if before is not None:
+        target.parent.mkdir()
+        target.write_text(before)
+    for entry in (H200, EPYC):
+        store([entry], home)
+    assert home.is_symlink()
+    assert read_calibrations(target) == read_calibrations() == Calibrations((H200, EPYC))
+    kept = target.with_name("vtprof.json.bak")
+    assert (kept.read_text() if kept.exists() else None) == before
+
+
+def test_what_is_no_file_is_left_alone(home: Path) -> None:
+    home.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no file; move it"):
+        store([H200], home)
+    home.rmdir()
+    home.symlink_to(home)
+    with pytest.raises(ConfigError, match="no file; move it"):
+        store([H200], home)
+    assert home.is_symlink()
+
+
+def _store_many(file: Path, name: str, count: int) -> None:
+    for number in range(count):
+        store([replace(H200, device=f"{name} {number}")], file)
+
+
+def test_two_processes_at_once_lose_nothing(home: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_store_many, args=(home, name, 50)) for name in ("one", "other")]
+    for process_ in both:
+        process_.start()
+    for process_ in both:
+        process_.join(60)
+    assert [process_.exitcode for process_ in both] == [0, 0]
+    names_ = {entry.device for entry in read_calibrations(home).entries}
+    assert names_ == {f"{name} {number}" for name in ("one", "other") for number in range(50)}
+    assert [path.name for path in home.parent.iterdir()] == ["calibration.json"]
+
+
+def test_a_process_that_keeps_the_lock_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_file, "LOCK_WAIT_S", 0.0)
+    store([EPYC], home)
+    with shared_file.locked(home), pytest.raises(BackendError, match=r"another vtprof .* --out") as error:
+        store([H200], home)
+    assert "\n" not in str(error.value)
+    assert read_calibrations().entries == (EPYC,)
+    # One that was killed leaves its lock file, and nobody waits for it.
+    (home.parent / ".calibration.json.lock").write_text("")
+    store([H200], home)
+    assert read_calibrations().entries == (EPYC, H200)
+
+
+def test_a_lock_whose_file_went_before_it_was_had_is_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, flock = home.parent / ".calibration.json.lock", fcntl.flock
+    seen: list[int] = []
+
+    def leave_first(handle: int, operation: int) -> None:
+        if not seen:
+            lock.unlink()  # as the one before does when it is done
+        seen.append(handle)
+        flock(handle, operation)
+
+    home.parent.mkdir()
+    monkeypatch.setattr(fcntl, "flock", leave_first)
+    with shared_file.locked(home):
+        assert lock.exists()
+    assert len(seen) == 2
+
+
+def test_a_file_system_without_locks_keeps_the_measurement(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_handle: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store([H200], home)
+    assert read_calibrations().entries == (H200,)
+
+
+def test_a_full_disk_leaves_the_old_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    home.parent.mkdir()
+    home.write_text("{")
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(BackendError, match=r"No space left on device.*--out"):
+        store([H200], home)
+    assert [path.name for path in home.parent.iterdir()] == ["calibration.json"]
+    assert home.read_text() == "{"
 
 
 Report = Callable[..., Any]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtprof_analyzer.devices.catalogue import Device, catalogue, find_device, look_up, suggest
+from vtprof_analyzer.devices.catalogue import Device, catalogue, find_device, find_typed, look_up, suggest
 
 PRINTED = {
     "NVIDIA A100-SXM4-40GB": "NVIDIA A100 SXM 40GB",
@@ -107,6 +107,113 @@ def test_another_part_of_a_like_name_is_unknown(printed: str) -> None:
     assert look_up(printed) == f"device {printed!r} is not in the device table"
 
 
+TYPED = {
+    "h100": ("NVIDIA H100 SXM 80GB", "there are also H100 PCIe, H100 NVL"),
+    "nvidia h100": ("NVIDIA H100 SXM 80GB", "there are also H100 PCIe, H100 NVL"),
+    "a100": ("NVIDIA A100 SXM 80GB", "there are also A100 SXM 40GB, A100 PCIe 40GB, A100 PCIe 80GB"),
+    "a100-80gb": ("NVIDIA A100 SXM 80GB", "there is also A100 PCIe 80GB"),
+    "A100 80GB": ("NVIDIA A100 SXM 80GB", "there is also A100 PCIe 80GB"),
+    "a100 40 GB": ("NVIDIA A100 SXM 40GB", "there is also A100 PCIe 40GB"),
+    "a100sxm": ("NVIDIA A100 SXM 80GB", "there is also A100 SXM 40GB"),
+    "a100 pcie": ("NVIDIA A100 PCIe 80GB", "there is also A100 PCIe 40GB"),
+    "h200 141gb": ("NVIDIA H200 SXM", "there is also H200 NVL"),
+    "Tesla V100": ("NVIDIA V100 SXM2", "there is also V100 PCIe"),
+    "gh200": ("NVIDIA GH200 144GB HBM3e", "there is also GH200 96GB HBM3"),
+    "rtx pro 6000": (
+        "NVIDIA RTX PRO 6000 Blackwell Server",
+        "there is also RTX PRO 6000 Blackwell Workstation",
+    ),
+    "mi300": ("AMD Instinct MI300X", "taken as"),
+    "mi250": ("AMD Instinct MI250X (package)", "there is also MI250X (one GCD)"),
+    "orin": ("NVIDIA Jetson AGX Orin 64GB", "taken as"),
+    "dgx spark": ("NVIDIA GB10 (DGX Spark)", "taken as"),
+    # One row alone is meant: nothing to say.
+    "h200": ("NVIDIA H200 SXM", None),
+    "rtx4090": ("NVIDIA GeForce RTX 4090", None),
+    "rtx-4090": ("NVIDIA GeForce RTX 4090", None),
+    "rtx6000ada": ("NVIDIA RTX 6000 Ada", None),
+    "h100sxm5": ("NVIDIA H100 SXM 80GB", None),
+    "h100nvl": ("NVIDIA H100 NVL", None),
+    "h100 94gb": ("NVIDIA H100 NVL", None),
+    "gh200 96gb": ("NVIDIA GH200 96GB HBM3", None),
+    "b200 192gb": ("NVIDIA B200 SXM", None),
+    "amdmi300x": ("AMD Instinct MI300X", None),
+    "b300": ("NVIDIA B300 SXM", None),
+    "l40": ("NVIDIA L40", None),
+    "tpuv5e": ("Google TPU v5e", None),
+    "gaudi3": ("Intel Gaudi 3 OAM", None),
+}
+
+
+@pytest.mark.parametrize(("typed", "meant"), TYPED.items())
+def test_a_typed_chip_is_its_usual_server_part_and_the_note_says_so(
+    typed: str, meant: tuple[str, str | None]
+) -> None:
+    device, note = find_typed(typed)
+    assert device is not None
+    row, said = meant
+    assert device.name == row
+    if said is None:
+        assert note is None
+    else:
+        assert note is not None
+        assert note.startswith(f"{typed}: taken as {row}")
+        assert said in note
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "rtx 6000",  # Ada and two Blackwell cards, and a Quadro that has no row
+        "6000",
+        "a100 94gb",
+        "v100 16gb",
+        "mi300a",
+        "mi350",
+        "rtx4090d",
+        "orin nano",
+        "jetson",
+        "blackwell",
+        "80gb",
+        "sxm",
+        "h100,a100",
+        "h100 a100",
+        "h100x",
+        "8xh100",
+        "a100 3g.40gbx",
+        "",
+    ],
+)
+def test_a_typed_name_of_several_chips_or_of_none_finds_nothing(typed: str) -> None:
+    assert find_typed(typed) == (None, None)
+
+
+def test_a_slice_of_a_typed_chip_is_cut_from_its_server_part() -> None:
+    device, note = find_typed("a100 mig 3g.40gb")
+    assert device is not None
+    assert device.name == "NVIDIA A100 SXM 80GB MIG 3g.40gb"
+    assert note is not None
+    assert note.startswith("a100: taken as NVIDIA A100 SXM 80GB")
+    assert find_typed("a100 mig 3g.33gb") == (None, None)
+
+
+@pytest.mark.parametrize("typed", [typed for typed, (_, said) in TYPED.items() if said])
+def test_what_a_driver_reports_is_never_guessed(typed: str) -> None:
+    assert find_device(typed) is None
+
+
+@pytest.mark.parametrize("printed", PRINTED)
+def test_a_printed_name_typed_by_a_user_is_the_same_row(printed: str) -> None:
+    assert find_typed(printed) == (find_device(printed), None)
+
+
+def test_suggestions_begin_with_the_rows_of_that_chip() -> None:
+    assert {"H100" in near for near in suggest("h100x")} == {True}
+    assert {"A100" in near for near in suggest("a100")[:4]} == {True}
+    assert {"GH200" in near for near in suggest("gh200")[:2]} == {True}
+    assert {"H100" in near for near in suggest("h100sxm5 120gb")[:3]} == {True}
+
+
 def test_devices_of_the_sources_s165_to_s168() -> None:
     a100, h200, l40s = (find_device(name) for name in ("NVIDIA A100-SXM4-80GB", "NVIDIA H200", "NVIDIA L40S"))
     assert a100 and h200 and l40s
@@ -168,6 +275,7 @@ def test_hostile_names_are_unknown_in_one_short_line(name: str) -> None:
     assert len(said) < 200
     assert said.isprintable()
     assert len(suggest(name)) <= 5
+    assert find_typed(name) == (None, None)
 
 
 @given(st.text(max_size=300))
@@ -175,3 +283,5 @@ def test_any_text_is_a_device_or_one_printable_line(name: str) -> None:
     found = look_up(name)
     assert isinstance(found, Device) or found.isprintable()
     suggest(name)
+    device, note = find_typed(name)
+    assert note is None or (device is not None and note.isprintable())

@@ -151,8 +151,10 @@ def test_ten_times_the_tokens_hold_a_tenth_of_the_requests_only_where_kv_bounds_
 
 def test_kv_dtype_and_ranks_change_the_cache(small: Path) -> None:
     assert document(small, "--text", "9", "--kv-dtype", "fp8")["kv_bytes_per_token"] == 57_344 / 2
-    # 28 query heads on 7 ranks, of 4 KV heads: copies.
-    assert document(small, "--text", "9", "--tp", "7")["kv_bytes_per_token"] == pytest.approx(57_344 * 7 / 4)
+    # 4 KV heads on 28 ranks: seven copies of each.
+    copied = document(small, "--text", "9", "--tp", "28")
+    assert copied["kv_bytes_per_token"] == 57_344 * 7
+    assert any("copies" in note for note in copied["notes"])
 
 
 def test_all_reduces_are_counted_as_communication(small: Path) -> None:
@@ -166,6 +168,78 @@ def test_context_share_of_an_image(small: Path) -> None:
     found = document(small, "--text", "0", "--visual", "2900")
     assert found["context_share"] == pytest.approx(2900 / 128_000)
     assert found["images_in_context"] == 44
+
+
+def test_output_and_tags_take_cache(small: Path) -> None:
+    found = document(small, "--text", "10", "--image", "280x280", "--output", "50", "--block-tokens", "1")
+    # 10 of text, 100 cells, begin and end; the last of 50 generated tokens is never read.
+    assert (found["prompt_tokens"], found["extra_tokens"], found["text_tokens"]) == (112, 2, 10)
+    assert found["kv_bytes_per_request"] == (112 + 49) * 57_344
+
+
+def test_at_best_the_first_token_takes_encode_and_prefill(small: Path) -> None:
+    found = document(small, "--text", "10", "--image", "512x512", "--device", "h200")
+    encode, prefill, decode = (
+        found["phases"][name]["floor_seconds"] for name in ("encode", "prefill", "decode")
+    )
+    assert found["ttft_floor_seconds"] == pytest.approx(encode + prefill)
+    assert found["tpot_floor_seconds"] == decode
+
+
+def test_what_does_not_fit_says_what_would(large: Path) -> None:
+    notes = document(large, "--text", "9", "--device", "H100 SXM")["notes"]
+    # 146.8 GB of weights; 0.9 of one device's 85.5 GB are 76.9 GB.
+    assert any("from --tp 2 on" in note for note in notes)
+    batch = document(large, "--text", "30000", "--device", "H100 SXM", "--tp", "2", "--batch", "500")
+    assert any("more than fit" in note for note in batch["notes"])
+
+
+def test_a_chip_of_several_cards_is_the_usual_one_and_said(small: Path) -> None:
+    found = document(small, "--text", "9", "--device", "h100")
+    assert found["device"] == "NVIDIA H100 SXM 80GB"
+    assert any("H100 PCIe" in note for note in found["notes"])
+
+
+def test_a_cpu_that_is_named_is_a_whole_one(small: Path) -> None:
+    found = document(small, "--text", "9", "--device", "AMD EPYC 9654")
+    assert found["roof"]["peak_flops_per_s"] == pytest.approx(14.7e12)
+
+
+def test_a_context_shorter_than_the_prompt_is_said(small: Path) -> None:
+    assert any(
+        "less than the prompt" in n for n in document(small, "--text", "100", "--context", "5")["notes"]
+    )
+
+
+def test_strict_refuses_what_was_assumed(small: Path) -> None:
+    done = vtprof("estimate", str(small), "--strict")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "assumed" in done.stderr
+
+
+def test_any_number_of_heads_is_answered_at_once(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llava",
+        "text_config": {
+            "model_type": "llama", "num_attention_heads": 2**31, "num_key_value_heads": 1, "head_dim": 1, "hidden_size": 8,
+        },
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = vtprof("estimate", str(tmp_path), "--text", "5", "--tp", "3")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_names_from_files_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+    config = {
+        "model_type": "evil\x1b]0;pwn\x07\nnote: forged",
+        "text_config": {"model_type": "llama"}, "vision_config": {"model_type": "siglip_vision_model"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = vtprof("estimate", str(tmp_path), "--text", "5")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\nnote: forged" not in done.stdout + done.stderr
 
 
 def test_without_a_workload_one_is_assumed_and_said(small: Path) -> None:
@@ -208,8 +282,8 @@ def test_experts_are_read_as_they_are_touched(mixtral: Path) -> None:
         (("--dtype", "posit8"), "unknown data type"),
         (("--kv-dtype", "int3"), "unknown data type"),
         (("--device", "H999"), "not one device"),
-        (("--device", "A100"), "A100"),
-        (("--tp", "5"), "does not divide"),
+        (("--tp", "5"), "use one of 1, 2, 4, 28"),
+        (("--tp", "7"), "use one of 1, 2, 4, 28"),
         (("--tp", "0"), "must be from 1"),
         (("--pp", "29"), "only 28 layers"),
         (("--dp", "-1"), "must be from 1"),

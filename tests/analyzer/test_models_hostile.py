@@ -67,7 +67,7 @@ def test_pipes_devices_and_large_files_are_refused_without_waiting(tmp_path: Pat
             read_config_text(tmp_path / name)
     with (tmp_path / "large").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(DataError, match="larger than 16 MiB"):
+    with pytest.raises(DataError, match="larger than 2 MiB, as no config is"):
         read_config_text(tmp_path / "large")
 
 

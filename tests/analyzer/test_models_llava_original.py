@@ -167,7 +167,7 @@ def test_longvu_keeps_at_most_144_tokens_a_frame_and_says_so() -> None:
     towers = {"mm_vision_tower_aux_list": CAMBRIAN["mm_vision_tower_aux_list"][::2], "query_num_list": [144]}
     files = ModelFiles("model", {**CAMBRIAN, "model_type": "cambrian_qwen", **towers, "lowres_token": 8})
     assert load_counter(files).video(100, 360, 640).tokens == 14_400
-    assert any("question" in note for note in files.assumed)
+    assert any("question" in note for note in files.assumed_of["video"])
 
 
 def test_patches_per_token_say_how_much_is_compressed() -> None:

@@ -64,7 +64,8 @@ def _() -> None:
 def _() -> None:
     model = spec("Llama-3.2-11B-Vision")
     (_, seen), *_ = count("Llama-3.2-11B-Vision", image(560)).items
-    assert sequence_tokens(model, Workload(100, (seen,))) == 100
+    # Of the image only its tag stands in the sequence.
+    assert sequence_tokens(model, Workload(100, (seen,))) == 101
     cache = request_cache(model.language, 2, 100, 1601)
     assert cache.visual_bytes == 1601 * 2 * 8 * 8 * 128 * 2
     assert cache.bytes == 100 * 2 * 32 * 8 * 128 * 2 + cache.visual_bytes

@@ -77,6 +77,7 @@ def test_a_bundled_name_needs_no_download(name: str) -> None:
 def test_the_terminal_shows_a_line_for_each_item_and_their_sum(folder: Path) -> None:
     shown = vtprof("tokens", str(folder), "--image", "1024x1024", "--image", "512x512").stdout
     assert [line.split() for line in shown.splitlines()] == [
+        [str(folder)],
         ["tokens", "+", "tags"],
         ["image", "1024x1024", "1,369", "2"],
         ["image", "512x512", "324", "2"],
@@ -144,3 +145,10 @@ def test_list_models_says_where_the_numbers_come_from() -> None:
     assert any(
         line.startswith("Qwen2.5-VL-7B ") and "8.29 B" in line and "config.json" in line for line in lines
     )
+
+
+def test_a_clip_that_the_processor_cuts_is_said() -> None:
+    whole, cut = (document("Qwen2-Audio-7B", "--audio", seconds) for seconds in ("30", "60"))
+    assert whole["total_tokens"] == cut["total_tokens"] == 750
+    assert not any("cuts" in note for note in whole["notes"])
+    assert any("60 s: the processor cuts it at 30 s" in note for note in cut["notes"])

@@ -11,6 +11,7 @@ import sys
 import traceback
 from typing import Final
 
+from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import VtprofError
 
 INTERRUPTED: Final = 130
@@ -44,7 +45,8 @@ def main() -> None:
         from vtprof_analyzer.cli.app import run
 
         code = run(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except VtprofError as error:
         code = _say(str(error), error.exit_code)
     except ModuleNotFoundError as error:
@@ -74,8 +76,9 @@ def _say(message: str, code: int = VtprofError.exit_code) -> int:
     lines = [
         line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + "…" for line in message.split("\n")
     ]
-    shown = "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
-    sys.stderr.write(f"vtprof: {shown}\n")
+    shown = "\n".join(one_line(line) for line in lines)
+    if sys.stderr is not None:
+        sys.stderr.write(f"vtprof: {shown}\n")
     return code
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vtprof_analyzer.cli import given
+from vtprof_analyzer.cli.lists import list_devices
 
 DEFAULT_FOLDER = Path("report")
 DEFAULT_FORMATS = "terminal,html"
@@ -20,14 +21,6 @@ class Severity(StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
-
-
-def _list_devices(wanted: bool) -> None:
-    if wanted:
-        from vtprof_analyzer.devices.catalogue import catalogue
-
-        typer.echo("\n".join(device.name for device in catalogue()))
-        raise typer.Exit
 
 
 def command(
@@ -55,7 +48,7 @@ def command(
         bool,
         typer.Option(
             "--list-devices",
-            callback=_list_devices,
+            callback=list_devices,
             is_eager=True,
             help="Print the names that --device knows.",
         ),

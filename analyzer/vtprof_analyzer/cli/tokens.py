@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vtprof_analyzer.cli import media
-from vtprof_analyzer.cli.models import list_models
+from vtprof_analyzer.cli.lists import list_models
 
 SCHEMA_VERSION = 1
 
@@ -50,9 +50,13 @@ def command(
         typer.Option("--list-models", callback=list_models, is_eager=True, help="Print the bundled models."),
     ] = False,
 ) -> None:
-    """Count the tokens that images, videos and audio become, by the model's own resize and tiling rules."""
+    """Count the tokens that images, videos and audio become, by the model's own resize and tiling rules.
+
+    Tokens are positions filled with media features; tags are the text tokens around and between them.
+    """
     from vtprof_analyzer.models.find import find_model
     from vtprof_analyzer.models.tokens.count import count_items
+    from vtprof_analyzer.printable import one_line
     from vtprof_schemas.errors import ConfigError, DataError
 
     items = media.in_order(context.find_root().obj or (), image or (), video or (), audio or ())
@@ -60,8 +64,9 @@ def command(
         raise ConfigError("nothing to count; give --image HxW, --video FxHxW or --audio SECONDS")
     files = find_model(model)
     counts = count_items(files, items)
-    if strict and counts.notes:
-        raise DataError(f"--strict: {files.name}: {'; '.join(counts.notes)}")
+    notes = (*files.notes, *counts.notes)
+    if strict and notes:
+        raise DataError(f"--strict: {files.name}: {'; '.join(notes)}")
     if format_ is Format.JSON:
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -80,7 +85,7 @@ def command(
             ],
             "total_tokens": counts.tokens,
             "total_extra_tokens": counts.extra_tokens,
-            "notes": list(counts.notes),
+            "notes": list(notes),
         }
         typer.echo(json.dumps(document, indent=2))
         return
@@ -88,15 +93,18 @@ def command(
     if len(rows) > 1:
         rows.append(("all", counts.tokens, counts.extra_tokens))
     width = max(len(row[0]) for row in rows)
+    typer.echo(one_line(files.name))
     typer.echo(f"{'':<{width}}  {'tokens':>9}  {'+ tags':>7}")
     for what, tokens, extra in rows:
         typer.echo(f"{what:<{width}}  {tokens:>9,}  {extra:>7,}")
-    for note in counts.notes:
-        typer.echo(f"note: {note}", err=True)
+    for note in notes:
+        typer.echo(f"note: {one_line(note)}", err=True)
 
 
 def _described(item: Any) -> str:
     if item.kind == "audio":
         return f"audio of {item.seconds:g} s"
     size = f"{item.height}x{item.width}"
-    return f"video of {item.frames} frames, {size}" if item.kind == "video" else f"image {size}"
+    if item.kind == "image":
+        return f"image {size}"
+    return f"video of {item.frames} frame{'s' if item.frames != 1 else ''}, {size}"

@@ -22,16 +22,21 @@ def weights_bytes(spec: ModelSpec, precision: Precision, parallel: Parallel = ON
     replicas = parallel.tensor if parallel.encoder == "data" else 1
     vision = spec.params.vision * precision.of_vision * replicas
     audio = spec.params.audio * precision.of_audio
-    return vision + audio + _language_bytes(spec.language, precision)
+    # Experts that spread over replicas too are held in part by each: n ranks of a replica hold n of the parts.
+    share = min(1.0, parallel.tensor / parallel.expert)
+    return vision + audio + _language_bytes(spec.language, precision, share)
 
 
-def _language_bytes(language: LanguageModel, precision: Precision) -> float:
+def _language_bytes(language: LanguageModel, precision: Precision, expert_share: float) -> float:
     layers = 0.0
     for group in language.groups:
-        plain = group.other_params
-        plain += sum(e.count * e.other_params for e in (group.experts, group.visual_experts) if e)
-        packed = (group.params - plain) * precision.weight_bytes
-        layers += group.layers * (packed + plain * precision.activation_bytes)
+        plain, packed = float(group.other_params), float(group.params - group.other_params)
+        for experts in (group.experts, group.visual_experts):
+            if experts is not None:
+                away = (1.0 - expert_share) * experts.count
+                plain += experts.count * experts.other_params - away * experts.other_params
+                packed -= experts.count * experts.other_params + away * experts.params
+        layers += group.layers * (packed * precision.weight_bytes + plain * precision.activation_bytes)
     head = 0 if language.tied_embeddings else language.head_params
     tables = (language.embedding_params + head) * precision.of_head
     layered = sum(group.layers * group.params for group in language.groups)

@@ -19,6 +19,7 @@ class Workload:
     """A request: text, media, and what is cached when it decodes. ``batch`` of them run together in every phase."""
 
     text_tokens: int
+    """Of the prompt, without the tags around media: these come with the items."""
     visual_items: tuple[ItemTokens, ...] = ()
     audio_items: tuple[ItemTokens, ...] = ()
     context_tokens: int | None = None
@@ -26,6 +27,11 @@ class Workload:
     cached_tokens: int = 0
     """Tokens of the prompt that a prefix cache already holds (C11)."""
     batch: int = 1
+
+    @property
+    def tag_tokens(self) -> int:
+        """Return the text tokens around the media, that nobody types."""
+        return sum(item.extra_tokens for item in (*self.visual_items, *self.audio_items))
 
     @property
     def visual_tokens(self) -> int:
@@ -53,9 +59,10 @@ def has_cross_attention(spec: ModelSpec) -> bool:
 
 
 def sequence_tokens(spec: ModelSpec, workload: Workload) -> int:
-    """Return the positions of the prompt: text and media, or the text alone where media stand beside it."""
+    """Return the positions of the prompt: text, tags and media, or without the media where they stand beside it."""
     beside = has_cross_attention(spec)
-    return workload.text_tokens + (0 if beside else workload.visual_tokens + workload.audio_tokens)
+    text = workload.text_tokens + workload.tag_tokens
+    return text + (0 if beside else workload.visual_tokens + workload.audio_tokens)
 
 
 def estimate(
@@ -69,7 +76,7 @@ def estimate(
     """Return the cost of encode, prefill (output head on the last position) and one decode step, arrays of one entry.
 
     Prefill runs text, visual and audio tokens together; with cross-attention only the text, which looks at the visual
-    positions. Decode reads ``context_tokens`` of each request.
+    positions. Decode reads ``context_tokens`` of each request. A cached prefix holds the media first.
     """
     visual, batch = workload.visual_tokens, workload.batch
     cross = has_cross_attention(spec)
@@ -109,11 +116,21 @@ def estimate(
         precision,
         full_attention=full_attention,
         parallel=parallel,
-        vision=_encoded(workload.visual_items, batch),
+        vision=_encoded(_uncached(workload.visual_items, cached), batch),
         audio=_encoded(workload.audio_items, batch),
     )
     then = step_costs(spec, decodes, precision, parallel=parallel)
     return StepCosts(first.encode, first.prefill, then.decode)
+
+
+def _uncached(items: Sequence[ItemTokens], cached: int) -> list[ItemTokens]:
+    """Return the items of which a cached prefix does not hold all: the others' encoder run is not needed (C11)."""
+    left, end = [], 0
+    for item in items:
+        end += item.tokens
+        if end > cached:
+            left.append(item)
+    return left
 
 
 def _encoded(items: Sequence[ItemTokens], batch: int) -> TowerWork:

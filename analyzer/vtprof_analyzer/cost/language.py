@@ -29,11 +29,13 @@ def distinct_experts(experts: Experts, tokens: Floats) -> Floats:
     return experts.count * (1.0 - missed)
 
 
-def weight_bytes(language: LanguageModel, work: StepWork, precision: Precision) -> Floats:
+def weight_bytes(language: LanguageModel, work: StepWork, precision: Precision, parallel: Parallel) -> Floats:
     """Return the bytes of weights that each step reads [B]: once per iteration, of experts those that are touched.
 
-    Tables are looked up by row and not read; a visual expert's weights are read where there are visual tokens.
+    Tables are looked up by row and not read; a visual expert's weights are read where there are visual tokens. Experts
+    that spread over replicas are touched by the tokens of all of them, taken as alike, and a replica reads its part.
     """
+    share = min(1.0, parallel.tensor / parallel.expert)
     tokens = work.prefill_tokens + work.decode_requests
     visual = np.minimum(work.prefill_visual_tokens, work.prefill_tokens)
     total = np.zeros_like(tokens)
@@ -54,7 +56,9 @@ def weight_bytes(language: LanguageModel, work: StepWork, precision: Precision) 
                     experts.params * precision.weight_bytes
                     + experts.other_params * precision.activation_bytes
                 )
-                total = total + group.layers * one * distinct_experts(experts, routed / work.count)
+                total = total + group.layers * one * share * distinct_experts(
+                    experts, routed / work.count / share
+                )
     rest = language.final_params * precision.activation_bytes + language.head_params * precision.of_head
     if language.head_bias:
         rest += (language.head_vocab_size or language.vocab_size) * precision.activation_bytes

@@ -7,6 +7,8 @@ from vtprof_analyzer.models.spec import Attention, ModelSpec
 from vtprof_schemas.errors import ConfigError
 
 MOST_RANKS = 65_536
+_MOST_OFFERED = 1024
+"""Ranks up to which the fitting sizes are looked for: a config may name any number of heads."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,7 @@ def check_parallel(parallel: Parallel, spec: ModelSpec) -> None:
             f"--pp {parallel.pipeline}: the model has only {layers} layers to spread over stages"
         )
     for group in spec.language.groups:
-        heads = group.attention.query_heads
-        if heads and heads % parallel.tensor:
-            raise ConfigError(
-                f"--tp {parallel.tensor}: does not divide the model's {heads} attention heads; use one of "
-                + ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
-            )
+        _check_heads(parallel.tensor, group.attention)
     if parallel.expert == 1:
         return
     experts = max((group.experts.count for group in spec.language.groups if group.experts), default=0)
@@ -70,6 +67,31 @@ def check_parallel(parallel: Parallel, spec: ModelSpec) -> None:
         )
     if experts % parallel.expert:
         raise ConfigError(f"--ep {parallel.expert}: does not divide the model's {experts} experts")
+
+
+def is_possible(parallel: Parallel, spec: ModelSpec) -> bool:
+    """Tell whether the sizes contradict neither one another nor the model."""
+    try:
+        check_parallel(parallel, spec)
+    except ConfigError:
+        return False
+    return True
+
+
+def _check_heads(tensor: int, kind: Attention) -> None:
+    """Raise `ConfigError` for ranks that heads cannot be dealt to: KV heads are split evenly, or copied evenly."""
+    heads, shared = kind.query_heads, kind.kv_heads if kind.latent_values is None else 1
+    if not heads or not shared or _fits(tensor, heads, shared):
+        return
+    fitting = [str(size) for size in range(1, min(heads, _MOST_OFFERED) + 1) if _fits(size, heads, shared)]
+    raise ConfigError(
+        f"--tp {tensor}: the model's {heads} attention heads and {shared} KV heads do not spread evenly over so many"
+        f" ranks; use one of {', '.join(fitting[:12])}"
+    )
+
+
+def _fits(tensor: int, heads: int, shared: int) -> bool:
+    return heads % tensor == 0 and (shared % tensor == 0 or tensor % shared == 0)
 
 
 def kv_replication(attention: Attention, tensor: int) -> float:

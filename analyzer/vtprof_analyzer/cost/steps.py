@@ -35,7 +35,7 @@ def step_costs(
     """
     language = spec.language
     tokens = work.prefill_tokens + work.decode_requests
-    by_tokens = ratio(weight_bytes(language, work, precision), tokens)
+    by_tokens = ratio(weight_bytes(language, work, precision, parallel), tokens)
     return StepCosts(
         encode=_encode(spec, work, precision, parallel, vision, audio),
         prefill=prefill_cost(

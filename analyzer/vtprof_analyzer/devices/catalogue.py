@@ -18,7 +18,7 @@ from importlib import resources
 from vtprof_analyzer.devices import mig
 from vtprof_analyzer.devices.device import Device
 
-__all__ = ["Device", "catalogue", "find_device", "look_up", "suggest"]
+__all__ = ["Device", "catalogue", "find_device", "find_typed", "look_up", "suggest"]
 
 _TERA, _GIGA, _GIB = 1e12, 1e9, 1024**3
 
@@ -70,6 +70,47 @@ def _words(name: str) -> list[str]:
 def _is_model_number(word: str) -> bool:
     """Tell ``h200`` from ``server``, ``80gb`` and ``96c`` (cores)."""
     return any(letter.isdigit() for letter in word) and not re.fullmatch(r"\d+(gb|c)", word)
+
+
+_LIKE_NUMBERS = frozenset({"orin", "thor", "spark"})
+"""Chips with a name in place of a number."""
+_SXM = re.compile(r"sxm[2-6]?")
+_MEMORY = re.compile(r"([1-9]\d*)gb")
+_MEMORY_TOLERANCE = 0.1
+"""A card is named by what its memory chips hold; the table has what is left to the user where that is known."""
+
+
+@functools.cache
+def _vocabulary() -> frozenset[str]:
+    """Return all words that a typed name may be put together from."""
+    named = {word for device in catalogue() for word in re.findall(r"[a-z0-9]+", device.name.lower())}
+    return frozenset({*named, *_FILLER, "tesla", "hbm2", "hbm2e", "hbm3", "hbm3e", "nvl", "pcie"})
+
+
+def _split_word(word: str) -> list[str]:
+    """Return the known words that a word is glued from (``rtx4090``, ``h100sxm5``); itself when there are none."""
+    words = _vocabulary()
+    best: list[list[str] | None] = [[]] + [None] * len(word)
+    for end in range(1, len(word) + 1):
+        for start in range(end):
+            before, last = best[start], word[start:end]
+            if before is not None and (last in words or _SXM.fullmatch(last) or _MEMORY.fullmatch(last)):
+                best[end] = [*before, last]
+                break
+    return best[-1] or [word]
+
+
+def _typed_words(name: str) -> list[str]:
+    """Return the words of a typed name; ``80 GB`` and ``80G`` are 80gb, an MI300 is the MI300X."""
+    joined = re.sub(r"(\d)\s*gi?b?\b", r"\1gb", name[:_LONGEST_NAME].lower())
+    words = _words(" ".join(part for word in re.findall(r"[a-z0-9]+", joined) for part in _split_word(word)))
+    return [
+        f"{word}x"
+        if word.startswith("mi") and word not in _vocabulary() and f"{word}x" in _vocabulary()
+        else word
+        for word in words
+        if word != "tesla"
+    ]
 
 
 _LONGEST_NAME = 200
@@ -125,16 +166,81 @@ def _row(wanted: str) -> Device | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def find_typed(name: str) -> tuple[Device | None, str | None]:
+    """Return the device that a user means by a name, and one line on what it was taken as where it fits several rows.
+
+    For users' flags only: a bare chip name is taken as its usual server part, the SXM row with the largest memory. What
+    a driver reports goes through `find_device`, which guesses nothing (C14). A name that fits rows of different chips,
+    or none, finds nothing.
+    """
+    said = name.strip()
+    found = find_device(said)
+    if found is not None or len(said) > _LONGEST_NAME or not said.isprintable() or re.search("[,;]", said):
+        return found, None
+    slice_ = mig.split(said)
+    parent = slice_.parent if slice_ else said
+    words = _typed_words(parent)
+    if not any(_is_model_number(word) or word in _LIKE_NUMBERS for word in words):
+        return None, None
+    fitting = [device for device in catalogue() if _fits(words, device)]
+    if len({_chip(device) for device in fitting}) != 1:
+        return None, None
+    whole = max(fitting, key=_server_rank)
+    device = mig.cut(whole, slice_) if slice_ else whole
+    if isinstance(device, str):
+        return None, None
+    others = [_short(other) for other in fitting if other is not whole]
+    if not others and any(_is_model_number(word) and word in parent.lower() for word in words):
+        return device, None
+    there = f"; there {'is' if len(others) == 1 else 'are'} also {', '.join(others)}" if others else ""
+    return device, f"{parent[:_SHOWN_CHARACTERS]}: taken as {whole.name}{there}"
+
+
+def _fits(words: list[str], device: Device) -> bool:
+    """Tell whether a row has all words, or memory of about that size; the kind of memory counts where it is named."""
+    known = set(_words(device.name))
+    kinds = any(word.startswith("hbm") for word in known)
+    return all(
+        word in known or _has_memory(word, device) or (word.startswith("hbm") and not kinds) for word in words
+    )
+
+
+def _has_memory(word: str, device: Device) -> bool:
+    size = _MEMORY.fullmatch(word)
+    if size is None or device.memory_bytes is None:
+        return False
+    return abs(device.memory_bytes / (int(size[1]) * _GIB) - 1) <= _MEMORY_TOLERANCE
+
+
+_FORMS = re.compile(r"sxm\d?|pcie|nvl|oam|server|workstation|hbm\w*|\d+gb")
+"""Words that tell the parts of one chip apart."""
+
+
+def _chip(device: Device) -> tuple[str, ...]:
+    """Return the words of a row's name without form factor and memory: what its parts have in common."""
+    return tuple(word for word in _words(device.name.partition("(")[0]) if not _FORMS.fullmatch(word))
+
+
+def _server_rank(device: Device) -> tuple[bool, bool, int]:
+    words = " ".join(_words(device.name))
+    return "sxm" in words, "workstation" not in words, device.memory_bytes or 0
+
+
+def _short(device: Device) -> str:
+    """Return a row's name without the vendor's."""
+    return re.sub(r"^(NVIDIA( GeForce)?|AMD( Instinct)?|Intel|Google) ", "", device.name)
+
+
 _CLOSE = 0.75
 """Similarity of two words from which one may be a slip of the other."""
 
 
 def suggest(name: str, limit: int = 5) -> list[str]:
     """Return names of the table that may have been meant, best first: a model number in common, or nearly."""
-    name = name[:_LONGEST_NAME]
-    words = [word for word in _words(name) if _is_model_number(word)] or _words(name)
+    typed = _typed_words(name)
+    words = [word for word in typed if _is_model_number(word)] or typed
     scores = {device.name: _closeness(words, _words(device.name)) for device in catalogue()}
-    whole = " ".join(_words(name))
+    whole = " ".join(typed)
     ranked = sorted(
         (known for known in scores if scores[known] >= _CLOSE),
         key=lambda known: (-scores[known], -_similarity(whole, " ".join(_words(known))), known),
@@ -143,9 +249,19 @@ def suggest(name: str, limit: int = 5) -> list[str]:
 
 
 def _closeness(words: list[str], known: list[str]) -> float:
-    """Return how well the best pair of words agrees: 1 for a word within the other, else their similarity."""
+    """Return how well the best pair of words agrees.
+
+    Equal words 3, one that starts the other 2 and the share in common, one within the other 1, else their similarity.
+    """
     pairs = [(word, other) for word in words for other in known if len(word) > 1 and len(other) > 1]
-    return max((1.0 if w in o or o in w else _similarity(w, o) for w, o in pairs), default=0.0)
+    return max((_agreement(*pair) for pair in pairs), default=0.0)
+
+
+def _agreement(one: str, other: str) -> float:
+    short, long = sorted((one, other), key=len)
+    if long.startswith(short):
+        return 2.0 + len(short) / len(long)
+    return 1.0 if short in long else _similarity(one, other)
 
 
 def _similarity(one: str, other: str) -> float:

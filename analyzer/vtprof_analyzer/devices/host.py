@@ -15,6 +15,8 @@ from vtprof_analyzer.devices.catalogue import look_up
 from vtprof_analyzer.devices.device import CPU, Device
 
 CPUINFO = Path("/proc/cpuinfo")
+HOST_NAMES = ("host", "cpu")
+"""What users call this machine's CPU."""
 _UNITS = "FLOP a cycle and core"
 
 
@@ -124,13 +126,23 @@ def host_device(name: str, cores: int | None, clock_mhz: float | None = None) ->
     )
 
 
+def is_host(name: str) -> bool:
+    """Tell whether a user means this machine's CPU."""
+    return name.strip().lower() in HOST_NAMES
+
+
+def host_cores() -> int:
+    """Return how many of this machine's CPUs this process may use, two threads of a core being two."""
+    return len(os.sched_getaffinity(0))
+
+
 def this_host() -> Device:
     """Return this machine's CPU, on the cores that this process may use; without peaks where its name tells none."""
-    name, cores = cpu_name(), len(os.sched_getaffinity(0))
-    found = host_device(name, cores, cpu_clock_mhz())
-    if isinstance(found, Device):
-        return replace(found, name=name)
-    return Device(name, CPU, re.compile(re.escape(name)), {}, None, None, None, found, "low")
+    name = cpu_name()
+    found = host_device(name, host_cores(), cpu_clock_mhz())
+    if not isinstance(found, Device):
+        found = Device(name, CPU, re.compile(re.escape(name)), {}, None, None, None, found, "low")
+    return replace(found, name=name, memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def of_cores(device: Device, cores: int | None) -> Device:

@@ -8,14 +8,14 @@ cannot be used is left out with one line that says so.
 import json
 import os
 import stat
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vtprof_analyzer.devices.catalogue import find_device
 from vtprof_analyzer.devices.device import CPU, GPU
 from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof, plausible
+from vtprof_analyzer.devices.shared_file import locked, replace_text
 from vtprof_analyzer.models.weights import canonical_dtype
 from vtprof_schemas.errors import BackendError, ConfigError
 
@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 FILE_NAME = "calibration.json"
 MAX_BYTES = 1024 * 1024
 _LONGEST_TEXT = 500
+_NEWER = "written by a newer vtprof"
 _MOST_SIZES = 16
 
 
@@ -67,6 +68,10 @@ class Calibrations:
 
     entries: tuple[Entry, ...] = ()
     note: str | None = None
+    fault: str | None = None
+    """The reason in the note."""
+    is_newer: bool = False
+    """A later version of vtprof wrote the file."""
 
     def roof(self, device_name: str | None, dtype: str | None, cores: int | None = None) -> Roof | None:
         """Return what was measured for this very device and data type, or None; the newest where there are several.
@@ -74,11 +79,38 @@ class Calibrations:
         Names agree as text or by the row of the table that they mean. A CPU's has to agree as text, and in its cores
         where both are known.
         """
+        fitting = [
+            entry
+            for entry in self._of(device_name, dtype)
+            if entry.kind != CPU or None in (cores, entry.cores) or cores == entry.cores
+        ]
+        return max(fitting, key=lambda entry: entry.measured_at).roof if fitting else None
+
+    def host_roof(self, device_name: str, dtype: str | None, cores: int) -> Roof | None:
+        """Return what was measured on this machine's CPU, of which a process may use so many cores, or None.
+
+        torch computes with a thread for each core, and a process sees up to two CPUs of each: where nothing was measured
+        on all of them, the measurement on most stands for them, with low confidence where that was less than half.
+        """
+        fitting = [
+            entry
+            for entry in self._of(device_name, dtype)
+            if entry.kind == CPU and (entry.cores or cores) <= cores
+        ]
+        if not fitting:
+            return None
+        best = max(fitting, key=lambda entry: (entry.cores or cores, entry.measured_at))
+        measured = best.cores or cores
+        if 2 * measured >= cores:
+            return best.roof
+        return replace(best.roof, confidence="low", doubt=f"it was measured on {measured} of {cores} cores")
+
+    def _of(self, device_name: str | None, dtype: str | None) -> list[Entry]:
         canonical = canonical_dtype(dtype)
         if device_name is None or canonical is None:
-            return None
+            return []
         row = find_device(device_name)
-        fitting = [
+        return [
             entry
             for entry in self.entries
             if entry.dtype == canonical
@@ -86,9 +118,7 @@ class Calibrations:
                 _folded(entry.device) == _folded(device_name)
                 or (entry.kind != CPU and row is not None and find_device(entry.device) == row)
             )
-            and (entry.kind != CPU or None in (cores, entry.cores) or cores == entry.cores)
         ]
-        return max(fitting, key=lambda entry: entry.measured_at).roof if fitting else None
 
 
 def find_measured(device_name: str, dtype: str, cores: int | None = None) -> Roof | None:
@@ -118,64 +148,73 @@ def read_calibrations(file: Path | None = None) -> Calibrations:
         return Calibrations()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return Calibrations(note=_ignored(place, reason or "cannot be read"))
+        return _ignored(place, reason or "cannot be read")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return Calibrations(note=_ignored(place, "not JSON"))
-    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-        return Calibrations(note=_ignored(place, f"not a calibration of schema_version {SCHEMA_VERSION}"))
+        return _ignored(place, "not JSON")
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int | float) and version > SCHEMA_VERSION:
+        return Calibrations(note=f"calibration file {_shown(place)}: {_NEWER}; ignored", is_newer=True)
+    if not isinstance(document, dict) or version != SCHEMA_VERSION:
+        return _ignored(place, f"not a calibration of schema_version {SCHEMA_VERSION}")
     listed = document.get("entries")
     if not isinstance(listed, list):
-        return Calibrations(note=_ignored(place, "entries is no list"))
+        return _ignored(place, "entries is no list")
     read = [_entry(item) for item in listed]
     entries = tuple(entry for entry in read if entry is not None)
     left_out = len(read) - len(entries)
-    note = _ignored(place, f"{left_out} of {len(read)} entries are no measurements") if left_out else None
-    return Calibrations(entries, note)
+    if left_out:
+        return _ignored(place, f"{left_out} of {len(read)} entries are no measurements", entries)
+    return Calibrations(entries)
 
 
 def check_place(file: Path) -> None:
-    """Raise ConfigError for a file that holds something else than calibrations, unless it is the user's own of them."""
-    if file != calibration_file() and read_calibrations(file).note:
+    """Raise ConfigError for a file that a measurement must not take the place of.
+
+    That is what a later version wrote, no regular file, and what holds something else than calibrations unless it is
+    the user's own file of them, which is set aside then.
+    """
+    found, target, own = read_calibrations(file), Path(os.path.realpath(file)), calibration_file()
+    if found.is_newer:
+        raise ConfigError(f"{_shown(file)}: {_NEWER}; give --out and another file")
+    if found.note and (own is None or target != Path(os.path.realpath(own))):
         raise ConfigError(f"--out {file}: exists and is no calibration file; move it or name another one")
+    if os.path.lexists(target) and not target.is_file():
+        raise ConfigError(f"{_shown(file)}: no file; move it, or name another one with --out")
 
 
 def store(new: list[Entry], file: Path) -> str | None:
     """Add measurements to the file, each in place of an older one of the same; return a note on what was unreadable.
 
-    The file is replaced at once, never half written. Raises ConfigError as `check_place` does, and BackendError when
-    the system refuses.
+    The file, or what a symlink of its name leads to, is replaced at once, never half written, and what other processes
+    store at the same time is kept. An old file that held anything unreadable gets another name. Raises ConfigError as
+    `check_place` does, and BackendError when the system refuses.
     """
     check_place(file)
-    before = read_calibrations(file)
+    target = Path(os.path.realpath(file))
     replaced = {entry.key for entry in new}
-    kept = [entry for entry in before.entries if entry.key not in replaced]
-    text = json.dumps(as_document([*kept, *new]), indent=2) + "\n"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name[:100]}.", dir=file.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            check_place(file)  # another process may have been there in the meantime
+            before = read_calibrations(target)
+            kept = [entry for entry in before.entries if entry.key not in replaced]
+            text = json.dumps(as_document([*kept, *new]), indent=2) + "\n"
+            aside = replace_text(target, text, keep_old=before.fault is not None)
     except OSError as error:
-        raise _refused(file, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            opened.write(text)
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _refused(file, error) from error
-    return before.note
+        raise BackendError(
+            f"{file}: cannot be written ({error.strerror}); name another file with --out"
+        ) from error
+    if aside is None:
+        return None
+    return f"calibration file {_shown(target)}: {before.fault}; the old file is kept as {aside.name}"
 
 
 def as_document(entries: list[Entry]) -> dict[str, Any]:
     """Return the document that is stored and printed."""
     listed = [asdict(entry) | {"gemm_sizes": list(entry.gemm_sizes)} for entry in entries]
     return {"schema_version": SCHEMA_VERSION, "entries": listed}
-
-
-def _refused(file: Path, error: OSError) -> BackendError:
-    return BackendError(f"{file}: cannot be written ({error.strerror}); name another file with --out")
 
 
 def _text(file: Path) -> str:
@@ -190,8 +229,13 @@ def _text(file: Path) -> str:
     return content.decode("utf-8", errors="replace")
 
 
-def _ignored(file: Path, reason: str) -> str:
-    return f"calibration file {str(file)[:200]}: {reason}; ignored, `vtprof calibrate` writes a new one"
+def _ignored(file: Path, reason: str, entries: tuple[Entry, ...] = ()) -> Calibrations:
+    note = f"calibration file {_shown(file)}: {reason}; ignored, `vtprof calibrate` writes a new one"
+    return Calibrations(entries, note, reason)
+
+
+def _shown(file: Path) -> str:
+    return str(file)[:200]
 
 
 def _entry(item: Any) -> Entry | None:

@@ -92,10 +92,15 @@ def datasheet_roof(device: Device, dtype: str | None) -> Roof | str:
         return f"{device.name} has no {canonical} roof in the device table (it has: {known})"
     if device.bandwidth_bytes_per_s is None:
         return (
-            f"{device.name}: {peak / 1e12:.3g} TFLOP/s in {canonical} ({device.source}), but its memory bandwidth is"
-            f" not known: no roof; {_MEASURE}"
+            f"{device.name}: {_flops_per_s(peak)} in {canonical} ({device.source}), but its memory bandwidth is not"
+            f" known: no roof; {_MEASURE}"
         )
     return Roof(DATASHEET, peak, device.bandwidth_bytes_per_s, canonical, device.source, device.confidence)
+
+
+def _flops_per_s(peak: float) -> str:
+    """Show a peak; a CPU's may be far below a TFLOP/s."""
+    return f"{peak / 1e12:.3g} TFLOP/s" if peak >= 1e12 else f"{peak / 1e9:.3g} GFLOP/s"
 
 
 LEAST, LARGEST = 1e6, 1e21

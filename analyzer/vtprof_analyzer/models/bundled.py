@@ -7,16 +7,14 @@ the fields of its config files that set sizes and token counts. Nothing is downl
 import difflib
 import functools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from vtprof_analyzer.models import names
 from vtprof_analyzer.models.config_defaults import complete
 from vtprof_analyzer.models.files import ModelFiles
-
-_SUFFIXES = re.compile(r"[-_ ](instruct|it|chat|hf|base|thinking)$")
 
 
 @dataclass(frozen=True)
@@ -60,28 +58,46 @@ def _bundled(name: str, values: Mapping[str, Any]) -> Bundled:
 
 
 def find_bundled(name: str) -> Bundled | None:
-    """Return the model of this name or checkpoint id, in any case; None when there is none.
+    """Return the model of this name or checkpoint id, however written; None when there is none, or no single one.
 
-    A checkpoint's organisation and its tuning (``-Instruct``, ``-it``, ``-hf``) may be there or not.
+    A checkpoint's organisation, its tuning (``-Instruct``, ``-it``), date and quantisation (``-AWQ``, ``-FP8``) may be
+    there or not: token counts and numbers of parameters are the same.
     """
-    wanted = name.strip().lower()
-    for key in (_plain, _tuned):
-        for model in bundled_models():
-            if key(wanted) in {key(known.lower()) for known in (model.name, *model.ids)}:
+    said = names.bare(name)
+    for plain in dict.fromkeys((said, names.unquantised(said))):
+        for shorter in dict.fromkeys((plain, names.untuned(plain), names.undated(plain))):
+            model = known_keys().get(names.key(shorter))
+            if model is not None:
                 return model
     return None
 
 
-def _plain(name: str) -> str:
-    return name.rpartition("/")[2].replace("_", "-")
+def is_variant(name: str) -> bool:
+    """Tell whether a name that `find_bundled` knows is that of quantised weights which are not bundled as such."""
+    said = names.bare(name)
+    return names.unquantised(said) != said and names.key(said) not in known_keys()
 
 
-def _tuned(name: str) -> str:
-    """Return a name without what says how a checkpoint was tuned."""
-    plain = _plain(name)
-    while (shorter := _SUFFIXES.sub("", plain)) != plain:
-        plain = shorter
-    return plain
+@functools.cache
+def known_keys() -> Mapping[names.Key, Bundled]:
+    """Return the models by all keys of their names and ids.
+
+    Names and ids as they are go before those without tuning, and these leave out what stands for a whole series:
+    ``SmolVLM-Instruct`` is one model, of ``SmolVLM`` there are three.
+    """
+    known: dict[names.Key, Bundled] = {}
+    series: dict[tuple[str, ...], set[str]] = {}
+    for model in bundled_models():
+        for called in (model.name, *model.ids):
+            for found in names.keys(names.bare(called)):
+                known.setdefault(found, model)
+                series.setdefault(found.words, set()).add(model.name)
+    for model in bundled_models():
+        for called in (model.name, *model.ids):
+            for found in names.keys(names.untuned(names.bare(called))):
+                if found.sizes or len(series.get(found.words, {model.name}) | {model.name}) == 1:
+                    known.setdefault(found, model)
+    return known
 
 
 def published_processor(config: Mapping[str, Any]) -> Bundled | None:
@@ -120,8 +136,25 @@ def _sizes(config: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
+_SERIES_SHOWN = 8
+_TELLING = 3
+"""Letters from which the beginning of a name tells a series."""
+
+
 def suggest_models(name: str, limit: int = 4) -> list[str]:
-    """Return bundled names that may have been meant, best first."""
-    wanted = _tuned(name.lower())
+    """Return bundled names that may have been meant: the sizes of that series, else those most alike, best first."""
+    said = names.undated(names.unquantised(names.bare(name.rpartition("/")[2])))
+    wanted = names.key(said)
+    begin = " ".join(wanted.words)
+    if len(begin) >= _TELLING:
+        ranked: list[tuple[bool, bool, str]] = []
+        for model in bundled_models():
+            ways = names.keys(names.bare(model.name))
+            if any(" ".join(way.words).startswith(begin) for way in ways):
+                other_size = not any(set(wanted.sizes) & set(way.sizes) for way in ways)
+                longer = all(way.words != wanted.words for way in ways)
+                ranked.append((other_size, longer, model.name))
+        if ranked:
+            return [known for *_, known in sorted(ranked, key=lambda rank: rank[:2])][:_SERIES_SHOWN]
     known = {model.name.lower(): model.name for model in bundled_models()}
-    return [known[near] for near in difflib.get_close_matches(wanted, known, limit, 0.5)]
+    return [known[near] for near in difflib.get_close_matches(said, known, limit, 0.5)]

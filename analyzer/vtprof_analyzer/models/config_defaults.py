@@ -43,6 +43,9 @@ def _complete(config: Mapping[str, Any], model_type: str | None, depth: int) -> 
     for other, main in entry.get("aliases", {}).items():
         if other in config and main not in config:
             done[main] = config[other]
+        elif main in config and other in entry["fields"]:
+            # Two spellings of one field: what was written under the main one is no default under the other.
+            done.setdefault(other, config[main])
     # A null that was written is meant: ``sliding_window: null`` is a model without a window, whatever the default.
     done = {**entry["fields"], **done}
     flat = any(config.get(key) is not None for key in _FLAT)

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import DataError
 
 LARGEST = 2**40
@@ -30,7 +31,7 @@ class Fields:
         self.assumed = assumed
 
     def _name(self, keys: tuple[str, ...]) -> str:
-        return " or ".join(f"{self.path}.{key}" if self.path else key for key in keys)
+        return one_line(" or ".join(f"{self.path}.{key}" if self.path else key for key in keys))
 
     @property
     def _remedy(self) -> str:

@@ -12,7 +12,12 @@ from vtprof_schemas.errors import ConfigError, DataError
 PREPROCESSOR_FILE = "preprocessor_config.json"
 VIDEO_PREPROCESSOR_FILE = "video_preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
-_IN_PROCESSOR_FILE = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
+_IN_PROCESSOR_FILE = {
+    "image": ("image_processor",),
+    "video": ("video_processor",),
+    "audio": ("feature_extractor", "audio_processor"),
+}
+"""Sections of processor_config.json; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,13 @@ class ModelFiles:
     video_preprocessor: Mapping[str, Any] | None = None
     processor: Mapping[str, Any] | None = None
     assumed: list[str] = field(default_factory=list)
-    """Filled by token rules as they read: ``preprocessor_config.json: size (family's default)``."""
-
+    """Filled by token rules as they read: ``preprocessor_config.json: size``, or a sentence."""
+    assumed_of: Mapping[str, list[str]] = field(default_factory=lambda: {"video": [], "audio": []})
+    """Likewise, what only videos or audio clips are counted by: no matter to a request without them."""
     bundled: bool = False
     """The numbers are the bundled catalogue's, not read from files of the user's."""
+    notes: tuple[str, ...] = ()
+    """What was taken for what the user called the model, and what is odd about its files, a line each."""
 
     @property
     def has_processor(self) -> bool:
@@ -39,7 +47,8 @@ class ModelFiles:
     def image_fields(self) -> Fields:
         """Return the image processor's fields: of preprocessor_config.json, or nested in processor_config.json.
 
-        Where both are there the nested ones win, as in transformers. Defaults that are used are noted in ``assumed``.
+        Where both are there the nested ones alone count, as in transformers: the other file is left from an older save.
+        Defaults that are used are noted in ``assumed``, those of videos and audio in ``assumed_of``.
         """
         return self._media("image", PREPROCESSOR_FILE, self.preprocessor)
 
@@ -55,32 +64,33 @@ class ModelFiles:
         """Return the audio feature extractor's fields, likewise."""
         return self._media("audio", PREPROCESSOR_FILE, self.preprocessor)
 
-    def processor_fields(self) -> Fields:
-        """Return the fields of processor_config.json itself; older ones also lie in preprocessor_config.json."""
+    def processor_fields(self, kind: str | None = None) -> Fields:
+        """Return the fields of processor_config.json itself; older ones also lie in preprocessor_config.json.
+
+        ``kind`` is the one kind of media that what is read matters to.
+        """
         values = {**(self.preprocessor or {}), **(self.processor or {})}
-        return Fields(
-            values, "", PROCESSOR_FILE if self.processor is not None else PREPROCESSOR_FILE, self.assumed
-        )
+        file = PROCESSOR_FILE if self.processor is not None else PREPROCESSOR_FILE
+        return Fields(values, "", file, self.assumed_of.get(kind or "", self.assumed))
 
     def config_fields(self) -> Fields:
         """Return the fields of config.json with the defaults of its model type filled in; empty when it is absent."""
         return Fields(self.config or {}, "", CONFIG_FILE, self.assumed)
 
     def _nested(self, kind: str) -> Mapping[str, Any] | None:
-        value = (self.processor or {}).get(_IN_PROCESSOR_FILE[kind])
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            raise DataError(
-                f"{PROCESSOR_FILE}: {_IN_PROCESSOR_FILE[kind]} is no object; use the file as published"
-            )
-        return value
+        for key in _IN_PROCESSOR_FILE[kind]:
+            value = (self.processor or {}).get(key)
+            if isinstance(value, Mapping):
+                return value
+            if value is not None:
+                raise DataError(f"{PROCESSOR_FILE}: {key} is no object; use the file as published")
+        return None
 
     def _media(self, kind: str, file: str, values: Mapping[str, Any] | None) -> Fields:
-        nested = self._nested(kind)
+        nested, assumed = self._nested(kind), self.assumed_of.get(kind, self.assumed)
         if nested is not None:
-            return Fields({**(values or {}), **nested}, "", PROCESSOR_FILE, self.assumed)
-        return Fields(values or {}, "", file, self.assumed)
+            return Fields(nested, "", PROCESSOR_FILE, assumed)
+        return Fields(values or {}, "", file, assumed)
 
 
 def read_files(path: Path) -> ModelFiles:
@@ -89,15 +99,18 @@ def read_files(path: Path) -> ModelFiles:
     Raises ConfigError when there is nothing to read at ``path``, DataError for a file that cannot be used.
     """
     shown = shown_path(path)
+    notes: list[str] = []
     if is_folder(path):
         config, image, video, processor = (
-            read_json_object(path / name, f"{shown}/{name}", missing_ok=True)
+            read_json_object(path / name, f"{shown}/{name}", missing_ok=True, notes=notes)
             for name in (CONFIG_FILE, PREPROCESSOR_FILE, VIDEO_PREPROCESSOR_FILE, PROCESSOR_FILE)
         )
-        files = ModelFiles(shown, config, image, video, processor)
+        files = ModelFiles(shown, config, image, video, processor, notes=tuple(notes))
         if config is None and not files.has_processor:
             raise ConfigError(
                 f"{shown}: no {CONFIG_FILE} there; give a model's folder, its config file or a bundled name"
+                " (--list-models)"
             )
         return files
-    return ModelFiles(shown, read_json_object(path, shown))
+    config = read_json_object(path, shown, notes=notes)
+    return ModelFiles(shown, config, notes=tuple(notes))

@@ -172,6 +172,7 @@ PROCESSORS: dict[str, str] = {
     "Phi4MMProcessor": "phi4mm",
     "Phi4MultimodalProcessor": "phi4_multimodal",
     "PixtralProcessor": "mistral3",
+    "QianfanOCRProcessor": "qianfan_ocr",
     "Qwen2AudioProcessor": "qwen2_audio",
     "Qwen2VLProcessor": "qwen2_vl",
     "Qwen2_5OmniProcessor": "qwen2_5_omni",
@@ -186,6 +187,7 @@ PROCESSORS: dict[str, str] = {
     "VideoLlavaProcessor": "video_llava",
     "Videollama3Qwen2Processor": "videollama3_qwen2",
     "VoxtralProcessor": "voxtral",
+    "Wav2Vec2BertProcessor": "wav2vec2-bert",
     "Wav2Vec2Processor": "wav2vec2",
     "WhisperProcessor": "whisper",
 }

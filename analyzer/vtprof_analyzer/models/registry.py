@@ -1,6 +1,7 @@
 """Which file knows which model type, and the way from a config to a `ModelSpec` and to a token `Counter`."""
 
 import importlib
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,8 +9,14 @@ from typing import Any, Protocol, cast
 
 from vtprof_analyzer.models.config_defaults import complete
 from vtprof_analyzer.models.config_file import parse_object
-from vtprof_analyzer.models.files import ModelFiles
+from vtprof_analyzer.models.files import (
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
+    VIDEO_PREPROCESSOR_FILE,
+    ModelFiles,
+)
 from vtprof_analyzer.models.known import ARCHITECTURES, FAMILIES, PROCESSORS, TOKEN_RULES
+from vtprof_analyzer.models.original_llava import is_original
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.models.tokens.item import Counter
 from vtprof_analyzer.models.weights import Quantization, quantization
@@ -35,6 +42,8 @@ class TokenRule(Protocol):
         ...
 
 
+_TIED_BY_DECODER = frozenset({"internvl", "mistral3", "lighton_ocr"})
+"""Types whose released files are silent on tying and mean what their decoder's class does, against their own class."""
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config")
 MOST_PARAMS = 10**15
 """Hundreds of times the largest published models; below it no sum of costs can overflow."""
@@ -86,6 +95,12 @@ def load_spec(config: Mapping[str, Any]) -> ModelSpec:
     if kind is None:
         raise DataError("model config: model_type is missing; use the config.json of the model as published")
     whole = {**complete(config), "model_type": kind}
+    given = config.get("text_config")
+    text = given if isinstance(given, Mapping) else {}
+    silent = given is not None and "tie_word_embeddings" not in config
+    if silent and (kind in _TIED_BY_DECODER or "tie_word_embeddings" in text):
+        # What the file says of its decoder goes before what the class around it has by default.
+        whole["tie_word_embeddings"] = text.get("tie_word_embeddings")
     if kind in FAMILIES:
         family = cast(Family, importlib.import_module(f"{_FAMILIES}.{FAMILIES[kind]}"))
         spec = family.spec(whole)
@@ -122,6 +137,7 @@ def load_counter(files: ModelFiles) -> Counter:
     kind = counted_type(files)
     if kind in TOKEN_RULES:
         module = TOKEN_RULES[kind]
+        _note_mixed(files, kind)
     elif files.config is not None and is_text_only(files.config):
         raise DataError(
             f"{files.name}: {kind} is a text-only model and takes no media; give a vision-language model's folder"
@@ -129,6 +145,45 @@ def load_counter(files: ModelFiles) -> Counter:
     else:
         module = "patches"
     return cast(TokenRule, importlib.import_module(f"{_TOKENS}.{module}")).counter(files)
+
+
+_SHARED = {
+    "aya_vision": ("GotOcr2ImageProcessor", "GotOcr2ImageProcessorFast"),
+    "llava": ("PixtralProcessor", "PixtralImageProcessor", "PixtralImageProcessorFast"),
+}
+"""Token rule to classes of another one's that its published models name."""
+
+
+def _note_mixed(files: ModelFiles, kind: str) -> None:
+    """Note which processor configs name the class of another family than the config's; of unknown classes nothing."""
+    # The original LLaVA projects say everything in config.json.
+    if files.config is None or is_original(files.config):
+        return
+    places: list[tuple[list[str], str, Any]] = [(files.assumed, PROCESSOR_FILE, files.processor)]
+    for notes, part, file, own in (
+        (files.assumed, "image_processor", PREPROCESSOR_FILE, files.preprocessor),
+        (files.assumed_of["video"], "video_processor", VIDEO_PREPROCESSOR_FILE, files.video_preprocessor),
+    ):
+        nested = (files.processor or {}).get(part)
+        # Beside a nested one the file of its own is left from an older save.
+        places.append((notes, file, own) if nested is None else (notes, PROCESSOR_FILE, nested))
+    rule, said = TOKEN_RULES[kind], set[str]()
+    for notes, file, values in places:
+        for key in ("processor_class", "image_processor_type", "video_processor_type"):
+            name = values.get(key) if isinstance(values, Mapping) else None
+            other = _class_rule(name) if isinstance(name, str) else None
+            if other not in (None, rule) and name not in _SHARED.get(rule, ()) and file not in said:
+                said.add(file)
+                notes.append(
+                    f"{file} is {name}'s, the config's model_type is {kind}: the counts mix two families"
+                )
+
+
+def _class_rule(name: str) -> str | None:
+    """Return the token rule of a processor's class, or of the class that an image or video processor is part of."""
+    part = re.fullmatch(r"(\w+?)(Image|Video)?Processor(Fast|Pil)?", name)
+    kinds = [PROCESSORS.get(name), part and PROCESSORS.get(f"{part[1]}Processor")]
+    return next((TOKEN_RULES.get(kind) for kind in kinds if kind), None)
 
 
 def counted_type(files: ModelFiles) -> str:

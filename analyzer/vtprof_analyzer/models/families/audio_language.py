@@ -11,6 +11,9 @@ from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.audio import audio_tower, matrix
 from vtprof_schemas.errors import DataError
 
+_NEVER_TIED = ("audioflamingo3", "musicflamingo", "qwen2_audio", "voxtral")
+"""Their classes have no tied weights, whatever a file says."""
+
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """Turn a config of an audio-language model into a spec; raise `DataError` that names the field at fault."""
@@ -22,6 +25,8 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     top = Fields(config)
     text = parts.text_section(config)
     language = parts.language_model(top, text)
+    if kind in _NEVER_TIED:
+        language = replace(language, tied_embeddings=False)
     if kind == "granite_speech":
         tower, notes = _granite(top, language.hidden_size), _lora_note(top)
     else:

@@ -56,7 +56,7 @@ def _chameleon(top: Fields) -> LanguageModel:
 
 def _codes(codes: Fields) -> Tower:
     """Return the encoder of a tokenizer as a tower without layers that transformers have."""
-    sizes = pyramid(codes, attention_levels=0)
+    sizes = pyramid(codes, attention_levels=())
     width = codes.integer("embed_dim", default=256)
     table = codes.integer("num_embeddings", default=8192) * width
     halvings = len(sizes.multipliers) - 1
@@ -76,8 +76,8 @@ def _codes(codes: Fields) -> Tower:
 def _emu(codes: Fields) -> Tower:
     """Return Emu3's tokenizer: convolutions over time on the codes; its decoder is loaded and waits."""
     named = {"base_channels": 256, "channel_multiplier": [1, 2, 2, 4], "latent_channels": 4, "embed_dim": 4}
-    given = Fields({**named, "codebook_size": 32768, **codes.values}, codes.path)
-    sizes = pyramid(given, attention_levels=1)
+    given = Fields({**named, "codebook_size": 32768, "attn_resolutions": [3], **codes.values}, codes.path)
+    sizes = pyramid(given, attention_levels=given.integers("attn_resolutions", ()))
     width, latent = given.integer("embed_dim"), given.integer("latent_channels")
     frames = given.integer("temporal_downsample_factor", default=4)
     halvings = frames.bit_length() - 1
@@ -105,6 +105,10 @@ def _janus(vision: Fields, codes: Fields, language: LanguageModel) -> Tower:
     named = {**vision.values, "intermediate_size": None}
     style = Style(query_bias=bias, key_bias=bias, value_bias=bias)
     plain = build(Fields(named, vision.path), style, None)
+    if vision.flag("use_qk_norm", False):  # over all heads together, with biases
+        norms = 4 * plain.hidden_size
+        groups = tuple(replace(group, other_params=group.other_params + norms) for group in plain.groups)
+        plain = replace(plain, groups=groups)
     out = vision.integer("projection_dim", default=language.hidden_size)
     stage = mlp(plain.hidden_size, out, depth=vision.integer("depth", default=2))
     return replace(plain, adapter=(stage,), idle_params=plain.idle_params + _generator(codes))
@@ -112,7 +116,7 @@ def _janus(vision: Fields, codes: Fields, language: LanguageModel) -> Tower:
 
 def _generator(codes: Fields) -> int:
     """Return the parameters of what Janus makes images with: tokenizer, embedding, MLP and head."""
-    sizes = pyramid(codes, attention_levels=1)
+    sizes = pyramid(codes, attention_levels=(-1,))
     width = codes.integer("embed_dim", default=8)
     rows = codes.integer("num_embeddings", default=16384)
     out = codes.integer("projection_dim", default=2048)

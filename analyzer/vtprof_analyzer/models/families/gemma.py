@@ -65,8 +65,8 @@ def _paligemma(config: Mapping[str, Any], kind: str) -> ModelSpec:
     stage = AdapterStage(tower.hidden_size * out, out, tower.hidden_size + out)
     if kind == "colpali":
         embedding = top.integer("embedding_dim", default=128)
-        extra = (language.hidden_size + 1) * embedding
-        language = replace(language, final_params=language.final_params + extra)
+        # The matrix of the embeddings stands where the head of words would: there is none.
+        language = replace(language, tied_embeddings=False, head_vocab_size=embedding, head_bias=True)
     return ModelSpec(
         model_type=kind,
         vision=replace(tower, adapter=(stage,)),

@@ -30,8 +30,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     if chat:
         text = Fields(complete(text.values), key)
     vision = _vision(parts.vision_section(config))
-    # The head is tied where the decoder's own config says so: published files name it nowhere else.
-    language = language_model(text)
+    language = language_model(text) if chat else parts.language_model(top, text)
     tower = _with_projector(encoder(vision, _layers(top, vision)), top, language.hidden_size)
     flash = chat and top.first("flash_mode") is not None and top.flag("flash_mode", False)
     if flash:

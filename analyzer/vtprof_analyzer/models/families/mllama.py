@@ -7,6 +7,7 @@ from typing import Any
 from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec
+from vtprof_analyzer.models.text import registry as text_registry
 from vtprof_analyzer.models.vision.mllama import output_width, tile_patches
 from vtprof_analyzer.models.vision.registry import encoder
 
@@ -14,7 +15,8 @@ from vtprof_analyzer.models.vision.registry import encoder
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """Turn a config into a spec; raise `DataError` that names the field which is missing or wrong."""
     top, text, vision = Fields(config), parts.text_section(config), parts.vision_section(config)
-    language = parts.language_model(top, text)
+    # Its class has no tied weights, whatever a file says.
+    language = text_registry.language_model(text, tied=False)
     width, hidden, patches = output_width(vision), language.hidden_size, tile_patches(vision)
     given = vision.integer("vision_output_dim", default=width)
     if given != width:

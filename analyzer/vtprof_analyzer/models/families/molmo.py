@@ -89,26 +89,39 @@ def _second(top: Fields, adapter: Fields) -> Tower:
         "image_size": vision.first("image_size", "image_default_input_size") or [378, 378],
         "patch_size": vision.integer("image_patch_size", "patch_size", default=14),
     }
-    plain = build(Fields(named, vision.path), Style(post_norm=False), run)
+    bias = vision.flag("attention_bias", True)
+    style = Style(post_norm=False, query_bias=bias, key_bias=bias, value_bias=bias, out_bias=bias)
+    plain = build(Fields(named, vision.path), style, run)
     return _pooled(
         plain,
         len(selected),
         adapter.integer("hidden_size"),
         adapter.integer("intermediate_size"),
         adapter.integer("text_hidden_size"),
+        bias=adapter.flag("attention_bias", True),
+        mlp_bias=adapter.flag("mlp_bias", False),
     )
 
 
-def _pooled(tower: Tower, taken: int, width: int, inner: int, out: int, other: int = 0) -> Tower:
+def _pooled(
+    tower: Tower,
+    taken: int,
+    width: int,
+    inner: int,
+    out: int,
+    other: int = 0,
+    bias: bool = True,
+    mlp_bias: bool = False,
+) -> Tower:
     """Return the tower with its adapter: keys and values of every patch, the rest once a token.
 
     A token's query sees the few patches that it pools: the pairs are too few to count.
     """
     source = taken * tower.hidden_size
-    keys = AdapterStage(2 * source * width, 2 * width, source + 2 * width)
+    keys = AdapterStage(2 * source * width, 2 * width * int(bias), source + 2 * width)
     rest = AdapterStage(
         linear_params=source * width + width * width + 2 * width * inner + inner * out,
-        other_params=2 * width + other,
+        other_params=2 * width * int(bias) + 2 * inner * int(mlp_bias) + other,
         activation_values=source + 4 * width + 3 * inner + out,
         per_token=True,
     )

@@ -43,6 +43,9 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     language = parts.language_model(top, text)
     if top.flag("disable_tie_weight", False):
         language = replace(language, tied_embeddings=False)
+    if kind == "ovis2" and not language.tied_embeddings:
+        # A head of its own has as many rows as the top of the file says, not the text section.
+        language = replace(language, head_vocab_size=top.integer("vocab_size", default=language.vocab_size))
     rows = visual.integer("vocab_size", default=16384)
     if rows <= indicators:
         raise visual.fault("vocab_size", f"is {rows}, no more than its {indicators} indicators")

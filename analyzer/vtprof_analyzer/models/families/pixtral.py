@@ -10,7 +10,6 @@ from typing import Any
 from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
-from vtprof_analyzer.models.text.registry import language_model
 from vtprof_analyzer.models.vision.registry import encoder, layers_run
 
 
@@ -18,8 +17,7 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     """Turn a config into a spec; raise `DataError` that names the field which is missing or wrong."""
     top, vision = Fields(config), parts.vision_section(config)
     text = parts.text_section(config)
-    # The head is tied where the decoder's own config says so: published files name it nowhere else.
-    language = language_model(text)
+    language = parts.language_model(top, text)
     tower = encoder(vision, _layers(top, vision))
     bias = top.text("model_type") != "lighton_ocr" and top.flag("multimodal_projector_bias", False)
     return ModelSpec(

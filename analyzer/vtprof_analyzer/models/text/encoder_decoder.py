@@ -57,17 +57,21 @@ def _bart(fields: Fields, tied: bool) -> LanguageModel:
         of = Heads(query, query, divide(fields, f"{half}_attention_heads", hidden, query))
         halves.append((fields.integer(f"{half}_layers"), of, fields.integer(f"{half}_ffn_dim")))
     (encoder_layers, encoder_heads, encoder_inner), (layers, of, inner) = halves
-    context = fields.integer("max_position_embeddings")
+    context, vocab = fields.integer("max_position_embeddings"), fields.integer("vocab_size")
     encoder = attention_params(hidden, encoder_heads) + mlp_params(hidden, encoder_inner, gated=False)
     encoder += 4 * hidden + encoder_inner + hidden + 2 * 2 * hidden
     positions = (context + 2) * hidden
     return LanguageModel(
         hidden_size=hidden,
-        vocab_size=fields.integer("vocab_size"),
+        vocab_size=vocab,
         groups=_groups(layers, hidden, of, mlp_params(hidden, inner, False), 2 * hidden, 1, inner, False),
         final_params=2 * hidden,
         tied_embeddings=tied,
-        table_params=2 * positions + encoder_layers * encoder + 2 * hidden,
+        # Untied, each half has a table of its own beside the shared one.
+        table_params=2 * positions
+        + encoder_layers * encoder
+        + 2 * hidden
+        + (0 if tied else 2 * vocab * hidden),
         context_tokens=context,
         notes=(NOTE,),
     )

@@ -1,6 +1,7 @@
 """Visual tokens of Aria: 128 queries for images of 490 pixels a side, 256 for 980, each part of a split image likewise.
 
-Aria splits only when a call asks for it; ``split_image: true`` in the image processor's config counts as such a call.
+Aria splits and shrinks only when a call asks for it; what the image processor's config says counts as such a call, and a
+note says so.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.files import ModelFiles
 from vtprof_analyzer.models.tokens.anyres import best_resolution
 from vtprof_analyzer.models.tokens.item import ItemTokens, PatchGrid, Unsupported, check_image
-from vtprof_analyzer.models.tokens.size_fields import model_fields, section, setting
+from vtprof_analyzer.models.tokens.size_fields import count_as_asked, model_fields, section, setting
 
 _CUT = 490
 _GRIDS = (
@@ -55,12 +56,17 @@ def counter(files: ModelFiles) -> AriaCounter:
     patch = vision.integer("patch_size", default=14)
     if patch > side:
         raise vision.fault("patch_size", f"is {patch}, more than {side} pixels")
+    splits = setting(image, "split_image", False)
+    if side != 2 * _CUT:
+        count_as_asked(files, "max_image_size")
+    if splits:
+        count_as_asked(files, "split_image")
     return AriaCounter(
         model="aria",
         side=side,
         patch=patch,
         part_tokens=_queries(processor, side),
-        resolutions=_resolutions(image) if setting(image, "split_image", False) else (),
+        resolutions=_resolutions(image) if splits else (),
     )
 
 

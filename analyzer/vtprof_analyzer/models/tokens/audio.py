@@ -40,7 +40,7 @@ def _pooled(frames: int) -> int:
 
 def _section(files: ModelFiles, kind: str, *keys: str) -> Fields:
     """Return a section of config.json with defaults filled in; a level that the file leaves out is skipped."""
-    fields = Fields(complete(files.config or {}, kind), "", "config.json", files.assumed)
+    fields = Fields(complete(files.config or {}, kind), "", "config.json", files.assumed_of["audio"])
     for key in keys:
         fields = fields.section(key) or fields
     return fields
@@ -51,7 +51,7 @@ def _qwen2_audio(files: ModelFiles) -> Rule:
     clock = Clock(files)
 
     def count(seconds: float) -> ItemTokens:
-        frames = clock.frames(min(samples(seconds, clock.rate), clock.window))
+        frames = clock.frames(clock.cut(seconds, clock.window))
         return ItemTokens(max(0, _pooled(frames)), 2, (PatchGrid(1, 1, clock.window_frames),))
 
     return count
@@ -62,7 +62,7 @@ def _qwen_audio(files: ModelFiles) -> Rule:
     clock = Clock(files)
 
     def count(seconds: float) -> ItemTokens:
-        frames = min(samples(seconds, clock.rate), clock.window) // clock.hop
+        frames = clock.cut(seconds, clock.window) // clock.hop
         return ItemTokens(max(0, _pooled(frames)) + 2, 0, (PatchGrid(1, 1, clock.window_frames),))
 
     return count
@@ -76,7 +76,7 @@ def _qwen2_5_omni(files: ModelFiles) -> Rule:
     )
 
     def count(seconds: float) -> ItemTokens:
-        frames = clock.frames(min(samples(seconds, clock.rate), clock.window))
+        frames = clock.frames(clock.cut(seconds, clock.window))
         return ItemTokens(max(0, _pooled(frames)), 2, sequences(frames, chunk))
 
     return count
@@ -134,7 +134,7 @@ def _windows(files: ModelFiles, longest_seconds: int, tags: int, tokens: Callabl
     most = max(1, longest // max(1, clock.window // clock.rate)) * clock.window
 
     def count(seconds: float) -> ItemTokens:
-        windows, frames = clock.chunks(min(samples(seconds, clock.rate), most))
+        windows, frames = clock.chunks(clock.cut(seconds, most))
         return ItemTokens(max(0, tokens(frames)), tags, (PatchGrid(windows, 1, clock.window_frames),))
 
     return count
@@ -174,7 +174,7 @@ def _whisper(files: ModelFiles) -> Rule:
     clock = Clock(files)
 
     def count(seconds: float) -> ItemTokens:
-        samples(seconds, clock.rate)
+        clock.cut(seconds, clock.window)
         return ItemTokens(halved(clock.window_frames), 0, (PatchGrid(1, 1, clock.window_frames),))
 
     return count
@@ -182,7 +182,7 @@ def _whisper(files: ModelFiles) -> Rule:
 
 def _waveform(files: ModelFiles, kind: str) -> Rule:
     rate = files.audio_fields().integer("sampling_rate", default=SAMPLING_RATE)
-    config = Fields(complete(files.config or {}, kind), "", "config.json", files.assumed)
+    config = Fields(complete(files.config or {}, kind), "", "config.json", files.assumed_of["audio"])
     made = bert_rule(files.audio_fields(), rate) if kind == "wav2vec2-bert" else waveform_rule(config)
     return lambda seconds: made(samples(seconds, rate))
 

@@ -65,9 +65,12 @@ def counter(files: ModelFiles) -> Counter:
             ** 2
         )
     else:
-        cell = processor.integer("patch_size", default=patch) * processor.integer(
-            "downsample_factor", default=config.integer("downsample_factor", default=2)
-        )
+        # The processor multiplies its two fields and saves the product as its patch size, without the factor.
+        cell = processor.integer("patch_size", default=patch)
+        if processor.first("downsample_factor") is not None:
+            cell *= processor.integer("downsample_factor")
+        elif processor.first("patch_size") is None:
+            cell *= config.integer("downsample_factor", default=2)
         tokens = (processor.integer("img_size", default=tile[0]) // cell) ** 2
     most = tiles(image, "max_patches", default=12)
     # Aya Vision's processor tiles whatever its image processor's file says.

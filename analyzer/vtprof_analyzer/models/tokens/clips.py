@@ -29,6 +29,7 @@ class Clock:
     """Sampling rate and frame step of a feature extractor, and the samples of its window."""
 
     def __init__(self, files: ModelFiles) -> None:
+        self.files = files
         fields = files.audio_fields()
         self.rate = fields.integer("sampling_rate", default=SAMPLING_RATE)
         self.hop = fields.integer("hop_length", default=HOP_SAMPLES)
@@ -42,6 +43,15 @@ class Clock:
     def window_frames(self) -> int:
         """Return the frames of a full window."""
         return self.window // self.hop
+
+    def cut(self, seconds: float, most: int) -> int:
+        """Return the samples of a clip, ``most`` at most; a cut that the processor makes is noted."""
+        count = samples(seconds, self.rate)
+        if count > most:
+            self.files.assumed.append(
+                f"audio of {seconds:g} s: the processor cuts it at {most / self.rate:g} s"
+            )
+        return min(count, most)
 
     def frames(self, count: int) -> int:
         """Return the frames that the mask of a padded clip leaves valid."""

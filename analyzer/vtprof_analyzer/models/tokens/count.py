@@ -1,13 +1,21 @@
 """Count the tokens of a request's media: items in, one count each, with notes on what had to be assumed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vtprof_analyzer.models.bundled import published_processor
 from vtprof_analyzer.models.files import ModelFiles
 from vtprof_analyzer.models.original_llava import is_original
 from vtprof_analyzer.models.registry import load_counter
-from vtprof_analyzer.models.tokens.item import ItemTokens, Kind, check_audio, check_image, check_video
+from vtprof_analyzer.models.tokens.item import (
+    ItemTokens,
+    Kind,
+    check_audio,
+    check_count,
+    check_image,
+    check_video,
+)
+from vtprof_schemas.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,12 @@ def count_items(files: ModelFiles, items: Sequence[Item]) -> Counts:
             else:
                 check_image(height, width)
                 count = counter.image(height, width, images)
+        try:
+            check_count(item.kind, count)
+        except DataError as error:
+            raise DataError(f"{files.name}: {error}") from error
         counted.append((item, count))
-    notes = _notes(files)
+    notes = _notes(files, {item.kind for item in items})
     if published is not None:
         notes = (
             *notes,
@@ -89,9 +101,10 @@ def count_items(files: ModelFiles, items: Sequence[Item]) -> Counts:
     return Counts(tuple(counted), notes)
 
 
-def _notes(files: ModelFiles) -> tuple[str, ...]:
-    """Say what the family's defaults stood in for."""
-    assumed = list(dict.fromkeys(files.assumed))
+def _notes(files: ModelFiles, kinds: Collection[Kind]) -> tuple[str, ...]:
+    """Say what the family's defaults stood in for, of what media of these kinds are counted by."""
+    of_kinds = (note for kind, notes in files.assumed_of.items() if kind in kinds for note in notes)
+    assumed = list(dict.fromkeys((*files.assumed, *of_kinds)))
     if not assumed:
         return ()
     fields = [note for note in assumed if _is_field(note)]

@@ -13,6 +13,7 @@ from vtprof_analyzer.models.registry import counted_type
 from vtprof_analyzer.models.tokens.item import ItemTokens, PatchGrid, Unsupported, check_image
 from vtprof_analyzer.models.tokens.phi4_multimodal import grids
 from vtprof_analyzer.models.tokens.sides import MOST_TILES, square, tiles, whole_config
+from vtprof_analyzer.models.tokens.size_fields import count_as_asked
 from vtprof_schemas.errors import ConfigError
 
 CROPPED_IMAGES = 2
@@ -134,6 +135,10 @@ def counter(files: ModelFiles) -> "Resolutions | Pages":
 
 def _pages(files: ModelFiles, newlines: bool, tile: int, model: str) -> Pages:
     fields, whole = files.image_fields(), files.processor_fields()
+    if not newlines:
+        for key, called in (("crop_to_patches", True), ("min_patches", 2), ("max_patches", 6)):
+            if fields.first(key) not in (None, called):
+                count_as_asked(files, key)
     if newlines:
         # The remote code has these numbers in itself, whatever its files say.
         whole = Fields({"patch_size": 16, "downsample_ratio": 4})

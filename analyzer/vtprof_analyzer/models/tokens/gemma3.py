@@ -1,7 +1,7 @@
 """Visual tokens of the Gemma 3 kind and of PaliGemma: one square size, a fixed number of tokens, crops of long images.
 
 Gemma 3 cuts crops ("pan and scan") only when a call asks for it; ``do_pan_and_scan: true`` in the image processor's config
-counts as such a call, with its three limits beside it.
+counts as such a call, with its three limits beside it, and a note says so.
 """
 
 import math
@@ -11,7 +11,7 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.files import ModelFiles
 from vtprof_analyzer.models.tokens.item import ItemTokens, PatchGrid, Unsupported, check_image
 from vtprof_analyzer.models.tokens.sides import sides
-from vtprof_analyzer.models.tokens.size_fields import either, model_fields, section, setting
+from vtprof_analyzer.models.tokens.size_fields import count_as_asked, either, model_fields, section, setting
 
 _SEQUENCE_TAGS = 4
 """An empty line, begin, end, an empty line: one token each."""
@@ -92,6 +92,8 @@ def counter(files: ModelFiles) -> SquareCounter:
         return SquareCounter(model=kind, tokens=tokens, tags=0, grid=grid)
     tokens = either(processor, "image_seq_length", config, "mm_tokens_per_image", 256)
     cut = _pan_and_scan(files.image_fields())
+    if cut is not None:
+        count_as_asked(files, "do_pan_and_scan")
     return SquareCounter(model=kind, tokens=tokens, tags=_SEQUENCE_TAGS, grid=grid, cut=cut)
 
 

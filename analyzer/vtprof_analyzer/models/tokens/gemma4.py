@@ -95,7 +95,9 @@ def counter(files: ModelFiles) -> Gemma4Counter:
 def _video_fields(files: ModelFiles) -> Fields:
     """Return the video processor's own fields: the image processor's budget does not hold for frames."""
     own = files.video_preprocessor is not None or (files.processor or {}).get("video_processor") is not None
-    return files.video_fields() if own else Fields({}, "", "video_preprocessor_config.json", files.assumed)
+    if own:
+        return files.video_fields()
+    return Fields({}, "", "video_preprocessor_config.json", files.assumed_of["video"])
 
 
 def _budget(fields: Fields, default: int) -> Budget:

@@ -11,7 +11,7 @@ from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.files import ModelFiles
 from vtprof_analyzer.models.tokens.item import ItemTokens, PatchGrid, Unsupported, check_image, check_video
 from vtprof_analyzer.models.tokens.sides import sides, tiles
-from vtprof_analyzer.models.tokens.size_fields import model_fields, section, setting
+from vtprof_analyzer.models.tokens.size_fields import count_as_asked, model_fields, section, setting
 from vtprof_analyzer.models.tokens.tiling import TileGrid, closest_grid, tile_grids
 
 _PATCH = 14
@@ -84,6 +84,8 @@ def _got(files: ModelFiles, config: Fields) -> TileCounter:
     image = files.image_fields()
     tile = sides(image, "size", sides(vision, "image_size", (1024, 1024)))
     cut = setting(image, "crop_to_patches", False)
+    if cut:
+        count_as_asked(files, "crop_to_patches")
     return TileCounter(
         model="got_ocr2",
         tile=tile,

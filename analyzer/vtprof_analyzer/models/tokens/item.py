@@ -7,7 +7,7 @@ into a `Counter`: pure arithmetic afterwards, no file and no clock.
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.errors import ConfigError, DataError
 
 Kind = Literal["image", "video", "audio"]
 
@@ -90,6 +90,8 @@ MOST_PIXELS = 10**9
 """Image libraries refuse far smaller ones as decompression bombs."""
 MOST_FRAMES = 10_000_000
 MOST_SECONDS = 10_000_000.0
+MOST_TOKENS = 10**9
+"""Of one item, positions, tags or patches: hundreds of times the longest context of any model."""
 
 
 def check_image(height: int, width: int) -> None:
@@ -109,6 +111,23 @@ def check_video(frames: int, height: int, width: int) -> None:
     if frames > MOST_FRAMES:
         raise ConfigError(f"video of {frames} frames: no more than {MOST_FRAMES:,}")
     check_image(height, width)
+
+
+def check_count(kind: Kind, count: ItemTokens) -> None:
+    """Raise `DataError` for a count that no model takes: the sizes of its processor config are no processor's."""
+    most, what = max(
+        (count.tokens, "tokens"),
+        (count.extra_tokens, "text tags"),
+        (count.patches, "patches"),
+        key=lambda n: n[0],
+    )
+    if most > MOST_TOKENS:
+        # Of frames there may be too many as well; an image or clip that large was refused before.
+        smaller = "; give fewer frames, or" if kind == "video" else "; use"
+        raise DataError(
+            f"the sizes in the processor config multiply to {most:.1e} {what} of one {kind}, more than any model"
+            f" takes{smaller} the files of the model as published"
+        )
 
 
 def check_audio(seconds: float) -> None:

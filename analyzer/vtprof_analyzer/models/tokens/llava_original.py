@@ -177,7 +177,7 @@ def counter(files: ModelFiles) -> Counter:
     video = _video(top, merge)
     if top.first("mm_vision_tower_aux_list") is not None:
         if top.first("lowres_token") is not None:
-            files.assumed.append(
+            files.assumed_of["video"].append(
                 "LongVU keeps fewer tokens of a video, by content and question: an upper bound"
             )
         return _Unpadded(shape, video)

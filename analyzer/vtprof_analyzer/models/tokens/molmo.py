@@ -140,7 +140,7 @@ def counter(files: ModelFiles) -> Overlapping:
         tagged if alone is None else whole.flag("use_single_crop_col_tokens", True),
         pair(video, "pooling_size", (3, 3)),
         square(video, "size", 378),
-        whole.flag("video_use_col_tokens", False),
+        files.processor_fields("video").flag("video_use_col_tokens", False),
     )
 
 

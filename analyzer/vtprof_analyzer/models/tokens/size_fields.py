@@ -36,6 +36,13 @@ def edge(fields: Fields, key: str, name: str, default: int) -> int:
     return fields.integer(key, default=default)
 
 
+def count_as_asked(files: ModelFiles, key: str) -> None:
+    """Note a setting of the files that transformers' own processor overrules unless a call asks for it."""
+    note = f"{key} counts as if each call asked for it; transformers' processor takes it from the call alone"
+    if note not in files.assumed:
+        files.assumed.append(note)
+
+
 def setting(fields: Fields, key: str, default: bool) -> bool:
     """Return a flag that published files leave null as often as absent."""
     return fields.flag(key, default) if fields.first(key) is not None else default

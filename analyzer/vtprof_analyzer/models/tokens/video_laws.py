@@ -154,7 +154,7 @@ def counter(files: ModelFiles) -> Counter:
             f"{files.name}: config.json: model_type has no law of video tokens; known are {', '.join(LAWS)}"
         )
     if law.caveat:
-        files.assumed.append(f"{law.name}: {law.caveat}")
+        files.assumed.append(f"{law.name}; {law.caveat}")
     fields = Fields(files.config or {}, "", "config.json")
     law.clip(1, fields)  # a field at fault is named when the files are read, not with the first clip
     return _Clip(law, fields)

@@ -38,11 +38,15 @@ def _intern(fields: Fields, layers_run: int | None) -> Tower:
         "qk_normalization" if fields.first("qk_normalization") is not None else "use_qk_norm", False
     )
     width = fields.integer("hidden_size")
+    positions = fields.first("use_absolute_position_embeddings") is None or fields.flag(
+        "use_absolute_position_embeddings", True
+    )
     pooled = fields.first("use_mean_pooling") is None or fields.flag("use_mean_pooling", True)
     style = Style(
         rms=fields.text("norm_type", default="layer_norm") == "rms_norm",
         class_token=True,
         mask_token=fields.first("use_mask_token") is not None and fields.flag("use_mask_token", False),
+        positions="learned" if positions else "none",
         post_norm=False,
         query_bias=bias,
         key_bias=bias,

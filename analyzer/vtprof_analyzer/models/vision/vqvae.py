@@ -3,6 +3,7 @@
 A pyramid of residual blocks that halves the image level by level, attention at its foot, a codebook.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from vtprof_analyzer.models.fields import Fields
@@ -17,8 +18,8 @@ class Pyramid:
     blocks: int
     channels: int
     latent: int
-    attention_levels: int
-    """Levels with attention behind each block, counted from the deepest."""
+    attention_levels: frozenset[int]
+    """Levels with attention behind each block; 0 is the widest."""
 
     @property
     def deepest(self) -> int:
@@ -32,8 +33,7 @@ class Pyramid:
         for level, multiplier in enumerate(self.multipliers):
             width = self.base * multiplier
             total += residual(before, width) + (self.blocks - 1) * residual(width, width)
-            last = level >= len(self.multipliers) - self.attention_levels
-            total += self.blocks * attention(width) if last else 0
+            total += self.blocks * attention(width) if level in self.attention_levels else 0
             total += convolution(width, width) if level < len(self.multipliers) - 1 else 0
             before = width
         return total + 2 * before + convolution(before, self.latent)
@@ -48,8 +48,7 @@ class Pyramid:
         for level in reversed(range(len(self.multipliers))):
             width = self.base * self.multipliers[level]
             total += residual(before, width, codes) + self.blocks * residual(width, width, codes)
-            last = level >= len(self.multipliers) - self.attention_levels
-            total += (self.blocks + 1) * attention(width, codes) if last else 0
+            total += (self.blocks + 1) * attention(width, codes) if level in self.attention_levels else 0
             total += convolution(width, width) if level else 0
             before = width
         return total + norm(before, codes) + convolution(before, out)
@@ -59,8 +58,11 @@ class Pyramid:
         return 2 * residual(self.deepest, self.deepest, codes) + attention(self.deepest, codes)
 
 
-def pyramid(fields: Fields, attention_levels: int) -> Pyramid:
-    """Read the sizes of a tokenizer; raise `DataError` that names the field at fault."""
+def pyramid(fields: Fields, attention_levels: Collection[int]) -> Pyramid:
+    """Read the sizes of a tokenizer; raise `DataError` that names the field at fault.
+
+    ``attention_levels`` are those with attention behind each block, negative ones counted from the deepest.
+    """
     multipliers = fields.integers("channel_multiplier", (1, 1, 2, 2, 4))
     if not 0 < len(multipliers) <= 32 or min(multipliers) < 1 or max(multipliers) > 2**20:
         raise fields.fault("channel_multiplier", "is no list of factors")
@@ -71,7 +73,9 @@ def pyramid(fields: Fields, attention_levels: int) -> Pyramid:
         blocks=fields.integer("num_res_blocks", default=2),
         channels=fields.integer("in_channels", default=3),
         latent=double * fields.integer("latent_channels", default=256),
-        attention_levels=attention_levels,
+        attention_levels=frozenset(
+            level + len(multipliers) if level < 0 else level for level in attention_levels
+        ),
     )
 
 

@@ -1,10 +1,20 @@
-"""``--list-models``: the bundled models, with their size and where their numbers come from."""
+"""``--list-models`` and ``--list-devices``: what the tables hold."""
 
 import typer
 
 
+def list_devices(wanted: bool) -> None:
+    """Print the device table's names and end."""
+    if not wanted:
+        return
+    from vtprof_analyzer.devices.catalogue import catalogue
+
+    typer.echo("\n".join(device.name for device in catalogue()))
+    raise typer.Exit
+
+
 def list_models(wanted: bool) -> None:
-    """Print the bundled models and end."""
+    """Print the bundled models, their size and where their numbers come from, and end."""
     if not wanted:
         return
     from vtprof_analyzer.models.bundled import bundled_models
