@@ -1,6 +1,5 @@
 """What `vtprof estimate` answers: parameters, KV cache, and the cost, bound and floor time of each phase of a request."""
 
-import os
 from dataclasses import dataclass, replace
 
 from vtprof_analyzer.cost.capacity import (
@@ -18,11 +17,11 @@ from vtprof_analyzer.cost.parallel import Parallel, check_parallel, is_possible,
 from vtprof_analyzer.cost.parts import PartCost
 from vtprof_analyzer.cost.steps import ONE_DEVICE
 from vtprof_analyzer.cost.work import Precision
-from vtprof_analyzer.devices.device import CPU, Device
 from vtprof_analyzer.devices.measured import read_calibrations
-from vtprof_analyzer.devices.roofs import Roof, choose_roof
+from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof
+from vtprof_analyzer.devices.typed import Typed
 from vtprof_analyzer.models.spec import ModelSpec, Params
-from vtprof_analyzer.verdict import COMM_BOUND, COMPUTE_BOUND, HYBRID, MEMORY_BOUND, Thresholds
+from vtprof_analyzer.verdict import COMM_BOUND, COMPUTE_BOUND, HYBRID, LOW, MEMORY_BOUND, Thresholds
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,13 @@ class Question:
     precision: Precision
     compute_dtype: str
     """Data type of the arithmetic, by which the compute peak is chosen."""
-    device: Device | None = None
+    device: Typed | None = None
     parallel: Parallel = ONE_DEVICE
     full_attention: bool = False
     memory_ratio: float = DEFAULT_MEMORY_RATIO
     block_tokens: int = DEFAULT_BLOCK_TOKENS
     output_tokens: int = 0
     """Tokens to be generated, for which a request keeps cache besides its prompt."""
-    host: bool = False
-    """The device is the CPU of this machine, on the cores of this process."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +165,13 @@ def answer(spec: ModelSpec, question: Question) -> Answer:
 
 def _held(spec: ModelSpec, question: Question, tokens: int, visual_tokens: int) -> Capacity | None:
     """Return what fits into the device; None where its memory is not known or nothing is kept."""
-    device = question.device
-    if device is None or device.memory_bytes is None or not tokens + visual_tokens:
+    memory = question.device.device.memory_bytes if question.device else None
+    if memory is None or not tokens + visual_tokens:
         return None
     return capacity(
         spec,
         question.precision,
-        device.memory_bytes,
+        memory,
         tokens,
         visual_tokens,
         parallel=question.parallel,
@@ -187,8 +184,7 @@ def _memory_notes(spec: ModelSpec, question: Question, held: Capacity) -> list[s
     """Say what does not fit, and with how many ranks the weights do."""
     parallel, batch = question.parallel, question.workload.batch
     if held.kv_budget_bytes <= 0:
-        assert question.device is not None and question.device.memory_bytes is not None
-        memory = question.device.memory_bytes * question.memory_ratio
+        memory = held.memory_bytes / parallel.replica_devices * question.memory_ratio
         for ranks in range(2, _MOST_RANKS_TRIED + 1):
             wider = replace(parallel, tensor=ranks)
             needed = weights_bytes(spec, question.precision, wider)
@@ -209,18 +205,12 @@ def _roof(question: Question) -> tuple[Roof | None, list[str]]:
     if question.device is None:
         return None, []
     # Stages of a pipeline follow one another: only the tensor ranks work on a step at the same time.
-    device, dtype, calibrations = question.device, question.compute_dtype, read_calibrations()
-    # A CPU that was named is a whole one; only this machine's is cut to the cores that this process may use.
-    cores = len(os.sched_getaffinity(0)) if question.host else None
-    choice = choose_roof(
-        device.name,
-        dtype,
-        devices=question.parallel.tensor,
-        device_kind=CPU if question.host else None,
-        measured=calibrations.roof(device.name, dtype, cores),
-        cores=cores,
-    )
-    return choice.roof, [*choice.notes, *([calibrations.note] if calibrations.note else [])]
+    stored = read_calibrations()
+    choice = question.device.roofs(question.compute_dtype, question.parallel.tensor, stored)
+    notes = [*choice.notes, *([stored.note] if stored.note else [])]
+    if choice.roof is not None and choice.roof.kind == ATTAINABLE and choice.roof.confidence == LOW:
+        notes.append(choice.roof.doubt)
+    return choice.roof, notes
 
 
 def _phase(part: PartCost, roof: Roof | None) -> Phase:

@@ -6,8 +6,7 @@ from vtprof_analyzer.cost.estimate import Workload, sequence_tokens, square_item
 from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.steps import ONE_DEVICE
 from vtprof_analyzer.cost.work import Precision
-from vtprof_analyzer.devices.catalogue import Device, catalogue, find_typed, suggest
-from vtprof_analyzer.devices.host import this_host
+from vtprof_analyzer.devices.typed import typed_device
 from vtprof_analyzer.estimate import Question
 from vtprof_analyzer.models.find import find_model
 from vtprof_analyzer.models.registry import load_spec
@@ -16,7 +15,6 @@ from vtprof_analyzer.models.tokens.count import Counts, Item, count_items
 from vtprof_analyzer.models.weights import DTYPE_BYTES, canonical_dtype
 from vtprof_schemas.errors import ConfigError, DataError
 
-HOST_NAMES = ("host", "cpu")
 ASSUMED_DTYPE = "bfloat16"
 ASSUMED_TEXT_TOKENS = 100
 ASSUMED_IMAGE = (1024, 1024)
@@ -103,9 +101,9 @@ def request(asked: Asked) -> Request:
     )
     _check(asked, workload, spec)
     precision, dtype = _precision(asked, spec, notes)
-    device, taken = _device(asked.device)
-    if taken:
-        notes.append(taken)
+    device = typed_device(asked.device) if asked.device is not None else None
+    if device is not None and device.note:
+        notes.append(device.note)
     assumed = (*files.notes, *counts.notes, *notes, *spec.notes)
     if asked.strict and assumed:
         raise DataError(f"--strict: {files.name}: {'; '.join(assumed)}")
@@ -119,7 +117,6 @@ def request(asked: Asked) -> Request:
         memory_ratio=asked.memory_ratio,
         block_tokens=asked.block_tokens,
         output_tokens=asked.output_tokens,
-        host=_is_host(asked.device),
     )
     kv_dtype = canonical_dtype(asked.kv_dtype) or _activations(dtype)
     return Request(files.name, spec, question, counts, dtype, kv_dtype, (*files.notes, *counts.notes, *notes))
@@ -159,21 +156,3 @@ def _compute_dtype(spec: ModelSpec, asked: Asked, dtype: str) -> str:
     if spec.quantization is not None and asked.dtype in (None, "auto"):
         return spec.quantization.compute_dtype or _activations(dtype)
     return dtype if dtype in ("float8", "int8", "float4") else _activations(dtype)
-
-
-def _is_host(name: str | None) -> bool:
-    return name is not None and name.strip().lower() in HOST_NAMES
-
-
-def _device(name: str | None) -> tuple[Device | None, str | None]:
-    """Return the device that a flag names, and what was taken for it where the name fits several."""
-    if name is None:
-        return None, None
-    if _is_host(name):
-        return this_host(), None
-    found, taken = find_typed(name)
-    if found is not None:
-        return found, taken
-    near = suggest(name)
-    meant = f"did you mean {', '.join(near)}?" if near else f"there are {len(catalogue())};"
-    raise ConfigError(f"--device {name[:80]}: not one device of the table; {meant} --list-devices names all")

@@ -48,7 +48,7 @@ def as_document(request: Request, answer: Answer) -> dict[str, Any]:
         "context_window_tokens": answer.context_tokens,
         "context_share": answer.context_share,
         "images_in_context": answer.images_in_context,
-        "device": question.device.name if question.device else None,
+        "device": question.device.device.name if question.device else None,
         "roof": None
         if answer.roof is None
         else {
@@ -139,13 +139,14 @@ def _window(answer: Answer) -> str:
 
 
 def _device(request: Request, answer: Answer) -> list[str]:
-    device, roof, held, parallel = (
+    typed, roof, held, parallel = (
         request.question.device,
         answer.roof,
         answer.capacity,
         request.question.parallel,
     )
-    assert device is not None
+    assert typed is not None
+    device = typed.device
     shown = f"{parallel.devices} x {device.name}" if parallel.devices > 1 else device.name
     if roof is not None:
         ranks = f" on {parallel.tensor} ranks" if parallel.tensor > 1 else ""

@@ -178,7 +178,7 @@ def test_a_recorded_device_that_nobody_knows_is_a_note_and_a_typed_one_an_error(
     assert (code, out) == (2, "")
     assert err == (
         "vtprof: --device bogus: not one device of the table; it has NVIDIA H100 SXM 80GB, NVIDIA H200 SXM,"
-        " AMD Instinct MI300X and 50 more; `vtprof analyze --list-devices` names all\n"
+        " AMD Instinct MI300X and 50 more; --list-devices names all\n"
     )
 
 
@@ -499,7 +499,8 @@ def test_a_machine_that_nobody_measured_has_no_roof_and_one_line_that_says_what_
     path = write(tmp_path / "cpu.jsonl", document(*one_request(1), resource=ON_CPU))
     found = report(run, path, "--device", "host")["deployment"]
     assert found["roof"] is None
-    assert sum("run `vtprof calibrate` on that machine" in note for note in found["notes"]) == 1
+    assert sum("or run `vtprof calibrate` on that machine" in note for note in found["notes"]) == 1
+    assert not any("name one with --device" in note for note in found["notes"])
 
 
 def test_a_name_that_fits_several_devices_is_taken_as_one_and_noted(run: Run, traces: Path) -> None:

@@ -274,7 +274,7 @@ def test_another_file_of_the_user_is_never_overwritten(home: Path, tmp_path: Pat
         store([H200], precious / "below.json")
 
 
-@pytest.mark.parametrize("version", [2, 1.5, 10**400])
+@pytest.mark.parametrize("version", [2, 1.5, 10**400], ids=["2", "1.5", "huge"])
 def test_what_a_later_version_wrote_is_not_replaced(home: Path, tmp_path: Path, version: float) -> None:
     text = json.dumps({"schema_version": version, "entries": [{"more": 1}]})
     other = tmp_path / "other.json"

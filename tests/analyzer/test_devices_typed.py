@@ -94,8 +94,7 @@ def test_the_hosts_roof_is_what_was_measured_on_most_of_its_cores(
 
 def test_a_peak_far_below_a_teraflop_is_shown_in_gigaflops() -> None:
     name = "AMD EPYC 7763 64-Core Processor @ 2.45GHz"
-    # Two FMA units of 8 float32 values, a multiply-add each, at 2.45 GHz.
-    assert 2 * 32 * 2.45 == pytest.approx(157, abs=0.5)
+    # Two FMA units of 8 float32 values, a multiply-add each, at 2.45 GHz: 78.4 GFLOP/s a core.
     few, many = (choose_roof(name, "float32", device_kind="cpu", cores=cores).notes[0] for cores in (2, 48))
     assert f"{name}: 157 GFLOP/s in float32" in few
     assert f"{name}: 3.76 TFLOP/s in float32" in many

@@ -121,6 +121,13 @@ def test_a_setting_of_frames_in_the_processor_config_matters_to_videos_alone() -
     assert any("video_use_col_tokens" in note for note in count_items(files, [VIDEO]).notes)
 
 
+def test_a_budget_of_frames_matters_to_videos_alone() -> None:
+    budget = {"max_soft_tokens": 280, "patch_size": 16, "pooling_kernel_size": 3}
+    files = ModelFiles("m", {"model_type": "gemma4"}, budget)
+    assert image_notes(files) == ()
+    assert any("max_soft_tokens" in note for note in count_items(files, [VIDEO]).notes)
+
+
 @pytest.mark.parametrize(
     ("fields", "item", "what"),
     [

@@ -5,7 +5,6 @@ Bugs keep their traceback.
 
 import errno
 import io
-import logging
 import os
 import sys
 import traceback
@@ -37,7 +36,6 @@ def main() -> None:
 
     A bug prints its traceback and exits 2 as well: there is no report, and 1 would tell a script of a finding.
     """
-    logging.basicConfig(level=logging.WARNING, format="vtprof: %(levelname)s: %(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A report holds characters that LC_ALL=C or latin-1 have not, and paths that are no UTF-8.
         sys.stdout.reconfigure(errors="replace")

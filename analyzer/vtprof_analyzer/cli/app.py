@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated, Any, Final
 
 import typer
@@ -67,6 +66,8 @@ def run(words: Sequence[str]) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # slower to load than all of the command line
+
         typer.echo(f"vtprof {metadata.version('vtprof')}")
         raise typer.Exit
 

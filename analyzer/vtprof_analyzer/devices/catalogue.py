@@ -13,7 +13,7 @@ import difflib
 import functools
 import io
 import re
-from importlib import resources
+from pathlib import Path
 
 from vtprof_analyzer.devices import mig
 from vtprof_analyzer.devices.device import Device
@@ -54,7 +54,7 @@ def _device(row: dict[str, str]) -> Device:
 @functools.cache
 def catalogue() -> tuple[Device, ...]:
     """Return all devices, in the order of the table."""
-    text = resources.files("vtprof_analyzer.devices").joinpath("devices.csv").read_text("utf-8")
+    text = Path(__file__).with_name("devices.csv").read_text("utf-8")
     return tuple(_device(row) for row in csv.DictReader(io.StringIO(text)))
 
 

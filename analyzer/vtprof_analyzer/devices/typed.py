@@ -60,4 +60,4 @@ def _unknown(name: str) -> str:
         if close
         else f"it has {', '.join(NAMED_EXAMPLES)} and {others} more;"
     )
-    return f"--device {shown}: not one device of the table; {meant} `vtprof analyze --list-devices` names all"
+    return f"--device {shown}: not one device of the table; {meant} --list-devices names all"

@@ -4,12 +4,11 @@ One JSON file of `catalogue/` holds a group of models: name to the ids of its ch
 the fields of its config files that set sizes and token counts. Nothing is downloaded.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from vtprof_analyzer.models import names
@@ -42,8 +41,7 @@ class Bundled:
 @functools.cache
 def bundled_models() -> tuple[Bundled, ...]:
     """Return all bundled models, group by group in the order of their files."""
-    folder = resources.files("vtprof_analyzer.models").joinpath("catalogue")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda f: f.name)
+    files = sorted((Path(__file__).parent / "catalogue").glob("*.json"))
     return tuple(
         _bundled(name, values)
         for file in files
@@ -63,6 +61,9 @@ def find_bundled(name: str) -> Bundled | None:
     A checkpoint's organisation, its tuning (``-Instruct``, ``-it``), date and quantisation (``-AWQ``, ``-FP8``) may be
     there or not: token counts and numbers of parameters are the same.
     """
+    exact = exactly(name)
+    if exact is not None:
+        return exact
     said = names.bare(name)
     for plain in dict.fromkeys((said, names.unquantised(said))):
         for shorter in dict.fromkeys((plain, names.untuned(plain), names.undated(plain))):
@@ -70,6 +71,14 @@ def find_bundled(name: str) -> Bundled | None:
             if model is not None:
                 return model
     return None
+
+
+def exactly(name: str) -> Bundled | None:
+    """Return the model of this very name or checkpoint id, in any case: by far the cheapest to tell."""
+    said = name.strip().lower()
+    return next(
+        (m for m in bundled_models() if said in (m.name.lower(), *(id_.lower() for id_ in m.ids))), None
+    )
 
 
 def is_variant(name: str) -> bool:
@@ -143,6 +152,8 @@ _TELLING = 3
 
 def suggest_models(name: str, limit: int = 4) -> list[str]:
     """Return bundled names that may have been meant: the sizes of that series, else those most alike, best first."""
+    import difflib  # only for what is not found
+
     said = names.undated(names.unquantised(names.bare(name.rpartition("/")[2])))
     wanted = names.key(said)
     begin = " ".join(wanted.words)

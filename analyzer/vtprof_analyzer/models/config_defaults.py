@@ -8,7 +8,7 @@ defaults for every model type of transformers, generated from the library. Field
 import functools
 import json
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 _FLAT = ("hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -18,7 +18,7 @@ _DEEPEST = 6
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    file = resources.files("vtprof_analyzer.models").joinpath("config_defaults.json")
+    file = Path(__file__).with_name("config_defaults.json")
     loaded: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return loaded
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vtprof_analyzer.models.bundled import Bundled, find_bundled, is_variant, suggest_models
+from vtprof_analyzer.models.bundled import Bundled, exactly, find_bundled, is_variant, suggest_models
 from vtprof_analyzer.models.config_file import shown_path
 from vtprof_analyzer.models.files import ModelFiles, read_files
 from vtprof_schemas.errors import ConfigError
@@ -30,6 +30,8 @@ def find_model(name: str) -> ModelFiles:
 
 def _notes(name: str, found: Bundled) -> tuple[str, ...]:
     """Return what a reader should know of a name that says more than the bundled model has."""
+    if exactly(name) is not None:
+        return ()
     if not is_variant(name):
         owner = name.strip().rstrip("/").rpartition("/")[0].lower()
         owners = {known.rpartition("/")[0].lower() for known in found.ids}
