@@ -92,88 +92,135 @@ class Answer:
 def answer(spec: ModelSpec, question: Question) -> Answer:
     """Work the answer out; raise ConfigError for parallel sizes that contradict the model."""
     check_parallel(question.parallel, spec)
-    workload, precision, parallel = question.workload, question.precision, question.parallel
+    workload, language = question.workload, spec.language
+    kv_bytes, ranks = question.precision.kv_bytes, question.parallel.tensor
     roof, notes = _roof(question)
-    costs = estimate(spec, precision, workload, parallel=parallel, full_attention=question.full_attention)
-    encode = _phase(costs.encode, roof)
-    if not spec.encoder_flops_known and encode.flops:
-        encode = replace(
-            encode, flops=None, flops_attention=None, bytes=None, bytes_activations=None, intensity=None,
-            bound=None, floor_seconds=None,
-        )  # fmt: skip
-        notes.append(
-            "the encoder's layers are convolutions without a formula: its FLOPs and floor are not known"
-        )
-    cross = has_cross_attention(spec)
-    # Of cross-attention the cache holds every position beside the text, whatever it stands for.
-    visual = workload.visual_tokens + (workload.audio_tokens if cross else 0)
-    prompt = sequence_tokens(spec, workload)
-    cached = max(prompt + max(0, question.output_tokens - 1), workload.context_tokens or 0)
-    if workload.context_tokens is not None and workload.context_tokens < prompt:
-        notes.append(
-            f"--context {workload.context_tokens:,} is less than the prompt of {prompt:,} tokens: the decode step is that of"
-            " a shorter request, the KV cache this one's"
-        )
-    language, ranks = spec.language, parallel.tensor
-    cache = request_cache(language, precision.kv_bytes, cached, visual, question.block_tokens, ranks)
-    per_token = kv_bytes_per_token(language, precision.kv_bytes, ranks)
-    held = _held(spec, question, cached, visual)
-    if held is not None:
-        notes.extend(_memory_notes(spec, question, held))
-    copies = max((kv_replication(group.attention, ranks) for group in language.groups), default=1.0)
-    if copies > 1:
-        notes.append(
-            f"more ranks than KV heads: each KV value is kept in {copies:g} copies, counted in the KV bytes"
-        )
-    window = None if cross else language.context_tokens
-    if window is not None and cached > window:
-        notes.append(f"{cached:,} tokens are more than the model's context window of {window:,}")
-    if cross and visual:
-        notes.append(
-            "images stand beside the text, in cross-attention: they take no part of the context window"
-        )
+    costs = estimate(
+        spec,
+        question.precision,
+        workload,
+        parallel=question.parallel,
+        full_attention=question.full_attention,
+    )
+    phases = {
+        "encode": _encode(spec, costs.encode, roof),
+        "prefill": _phase(costs.prefill, roof),
+        "decode": _phase(costs.decode, roof),
+    }
+    kept = _kept(spec, question)
+    cache = request_cache(language, kv_bytes, kept.tokens, kept.visual_tokens, question.block_tokens, ranks)
+    held = _held(spec, question, kept)
+    per_token = kv_bytes_per_token(language, kv_bytes, ranks)
+    beside = cross_bytes_per_token(language, kv_bytes, ranks)
     sizes = {item.tokens + item.extra_tokens for item in workload.visual_items}
     alike = sizes.pop() if len(sizes) == 1 else 0
-    phases = {"encode": encode, "prefill": _phase(costs.prefill, roof), "decode": _phase(costs.decode, roof)}
-    encoded = workload.visual_items or workload.audio_items
-    first = [
-        phases["prefill"].floor_seconds,
-        *([encode.floor_seconds] if encoded and encode.flops != 0 else []),
-    ]
     return Answer(
         params=spec.params,
         kv_bytes_per_token=per_token,
-        kv_fixed_bytes=kv_fixed_bytes(language, precision.kv_bytes, ranks),
-        kv_bytes_per_visual_token=cross_bytes_per_token(language, precision.kv_bytes, ranks)
-        if cross
-        else per_token,
+        kv_fixed_bytes=kv_fixed_bytes(language, kv_bytes, ranks),
+        kv_bytes_per_visual_token=beside or per_token,
         kv_bytes_per_request=cache.bytes,
         kv_visual_bytes_per_request=cache.visual_bytes,
         phases=phases,
         capacity=held,
         context_tokens=language.context_tokens,
-        context_share=context_share(visual, 1, window) if window else None,
-        images_in_context=items_that_fit(alike, window, workload.text_tokens, question.output_tokens)
-        if alike and window
+        context_share=context_share(kept.visual_tokens, 1, kept.window) if kept.window else None,
+        images_in_context=items_that_fit(alike, kept.window, workload.text_tokens, question.output_tokens)
+        if alike and kept.window
         else None,
-        ttft_floor_seconds=None if None in first else sum(seconds or 0.0 for seconds in first),
+        ttft_floor_seconds=_sum(phases["encode"], phases["prefill"]),
         tpot_floor_seconds=phases["decode"].floor_seconds,
         roof=roof,
-        notes=(*spec.notes, *notes),
+        notes=(*spec.notes, *notes, *_notes(spec, question, kept, held, phases["encode"])),
     )
 
 
-def _held(spec: ModelSpec, question: Question, tokens: int, visual_tokens: int) -> Capacity | None:
+@dataclass(frozen=True)
+class _Kept:
+    """What the cache of one request holds at its fullest."""
+
+    prompt_tokens: int
+    tokens: int
+    """Positions of the sequence."""
+    visual_tokens: int
+    """Of them, or beside them where the model has cross-attention."""
+    window: int | None
+    """Context window that the visual tokens share; None where it is not known or they stand beside it."""
+
+
+def _kept(spec: ModelSpec, question: Question) -> _Kept:
+    workload, cross = question.workload, has_cross_attention(spec)
+    prompt = sequence_tokens(spec, workload)
+    return _Kept(
+        prompt,
+        # The last token that is generated is never read.
+        max(prompt + max(0, question.output_tokens - 1), workload.context_tokens or 0),
+        # Of cross-attention the cache holds every position beside the text, whatever it stands for.
+        workload.visual_tokens + (workload.audio_tokens if cross else 0),
+        None if cross else spec.language.context_tokens,
+    )
+
+
+def _notes(
+    spec: ModelSpec, question: Question, kept: _Kept, held: Capacity | None, encode: Phase
+) -> list[str]:
+    """Say what a reader would stumble over: what does not fit, is not known, or contradicts itself."""
+    notes, given = [], question.workload.context_tokens
+    if encode.flops is None:
+        notes.append(
+            "the encoder's layers are convolutions without a formula: its FLOPs and floor are not known"
+        )
+    if given is not None and given < kept.prompt_tokens:
+        notes.append(
+            f"--context {given:,} is less than the prompt of {kept.prompt_tokens:,} tokens: the decode step is that of a"
+            " shorter request, the KV cache this one's"
+        )
+    if held is not None:
+        notes += _memory_notes(spec, question, held)
+    groups = spec.language.groups
+    copies = max((kv_replication(group.attention, question.parallel.tensor) for group in groups), default=1.0)
+    if copies > 1:
+        notes.append(
+            f"more ranks than KV heads: each KV value is kept in {copies:g} copies, counted in the KV bytes"
+        )
+    if kept.window is not None and kept.tokens > kept.window:
+        notes.append(f"{kept.tokens:,} tokens are more than the model's context window of {kept.window:,}")
+    if has_cross_attention(spec) and kept.visual_tokens:
+        notes.append(
+            "media stand beside the text, in cross-attention: they take no part of the context window"
+        )
+    return notes
+
+
+def _encode(spec: ModelSpec, part: PartCost, roof: Roof | None) -> Phase:
+    """Return the encoder's phase; of convolutions without a formula what is counted would look like all of it."""
+    phase = _phase(part, roof)
+    if spec.encoder_flops_known or not phase.flops:
+        return phase
+    return replace(
+        phase, flops=None, flops_attention=None, bytes=None, bytes_activations=None, intensity=None, bound=None,
+        floor_seconds=None,
+    )  # fmt: skip
+
+
+def _sum(encode: Phase, prefill: Phase) -> float | None:
+    """Return the floors of both, of prefill alone where nothing is encoded; None where one is not known."""
+    parts = [prefill.floor_seconds] if encode.flops == 0 else [encode.floor_seconds, prefill.floor_seconds]
+    known = [seconds for seconds in parts if seconds is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _held(spec: ModelSpec, question: Question, kept: _Kept) -> Capacity | None:
     """Return what fits into the device; None where its memory is not known or nothing is kept."""
     memory = question.device.device.memory_bytes if question.device else None
-    if memory is None or not tokens + visual_tokens:
+    if memory is None or not kept.tokens + kept.visual_tokens:
         return None
     return capacity(
         spec,
         question.precision,
         memory,
-        tokens,
-        visual_tokens,
+        kept.tokens,
+        kept.visual_tokens,
         parallel=question.parallel,
         memory_ratio=question.memory_ratio,
         block_tokens=question.block_tokens,
