@@ -31,7 +31,9 @@ class Question:
     workload: Workload
     precision: Precision
     compute_dtype: str
-    """Data type of the arithmetic, by which the compute peak is chosen."""
+    """Data type of the language model's arithmetic, by which the compute peak is chosen."""
+    encode_dtype: str
+    """Likewise of the encoders, which quantisation may leave alone."""
     device: Typed | None = None
     parallel: Parallel = ONE_DEVICE
     full_attention: bool = False
@@ -94,7 +96,13 @@ def answer(spec: ModelSpec, question: Question) -> Answer:
     check_parallel(question.parallel, spec)
     workload, language = question.workload, spec.language
     kv_bytes, ranks = question.precision.kv_bytes, question.parallel.tensor
-    roof, notes = _roof(question)
+    roof, notes = _roof(question, question.compute_dtype)
+    encoders, more = (
+        (roof, [])
+        if question.encode_dtype == question.compute_dtype
+        else _roof(question, question.encode_dtype)
+    )
+    notes += [note for note in more if note not in notes]
     costs = estimate(
         spec,
         question.precision,
@@ -103,7 +111,7 @@ def answer(spec: ModelSpec, question: Question) -> Answer:
         full_attention=question.full_attention,
     )
     phases = {
-        "encode": _encode(spec, costs.encode, roof),
+        "encode": _encode(spec, costs.encode, encoders),
         "prefill": _phase(costs.prefill, roof),
         "decode": _phase(costs.decode, roof),
     }
@@ -248,12 +256,12 @@ def _memory_notes(spec: ModelSpec, question: Question, held: Capacity) -> list[s
 _MOST_RANKS_TRIED = 64
 
 
-def _roof(question: Question) -> tuple[Roof | None, list[str]]:
+def _roof(question: Question, dtype: str) -> tuple[Roof | None, list[str]]:
     if question.device is None:
         return None, []
     # Stages of a pipeline follow one another: only the tensor ranks work on a step at the same time.
     stored = read_calibrations()
-    choice = question.device.roofs(question.compute_dtype, question.parallel.tensor, stored)
+    choice = question.device.roofs(dtype, question.parallel.tensor, stored)
     notes = [*choice.notes, *([stored.note] if stored.note else [])]
     if choice.roof is not None and choice.roof.kind == ATTAINABLE and choice.roof.confidence == LOW:
         notes.append(choice.roof.doubt)

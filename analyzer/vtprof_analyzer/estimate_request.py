@@ -111,6 +111,9 @@ def request(asked: Asked) -> Request:
         workload=workload,
         precision=precision,
         compute_dtype=_compute_dtype(spec, asked, dtype),
+        encode_dtype=_activations(dtype)
+        if spec.quantization is not None and "vision" in spec.quantization.kept
+        else _compute_dtype(spec, asked, dtype),
         device=device,
         parallel=asked.parallel,
         full_attention=asked.full_attention,
@@ -123,6 +126,8 @@ def request(asked: Asked) -> Request:
 
 
 def _check(asked: Asked, workload: Workload, spec: ModelSpec) -> None:
+    if not 0 < asked.memory_ratio <= 1:
+        raise ConfigError(f"--memory-ratio {asked.memory_ratio:g}: must be over 0 and at most 1")
     sequence = sequence_tokens(spec, workload)
     if asked.cached_tokens and asked.cached_tokens >= max(1, sequence):
         raise ConfigError(

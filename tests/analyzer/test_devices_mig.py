@@ -1,4 +1,4 @@
-"""MIG devices: a slice has its share of compute and of memory, and an unknown slice has nothing."""
+"""MIG devices: a slice has its share of compute (by SMs where they are known) and of memory, an unknown one nothing."""
 
 import pytest
 
@@ -15,26 +15,26 @@ def found(name: str) -> Device:
 @pytest.mark.parametrize(
     ("name", "whole", "compute", "memory"),
     [
-        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA H100 SXM 80GB", 3 / 7, 4 / 8),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H100 SXM 80GB", 1 / 7, 1 / 8),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.20gb", "NVIDIA H100 SXM 80GB", 1 / 7, 2 / 8),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", "NVIDIA H100 SXM 80GB", 1 / 7, 1 / 8),
-        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA A100 SXM 40GB", 3 / 7, 4 / 8),
-        ("NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb", "NVIDIA A100 SXM 40GB", 1 / 7, 4 / 8),
-        ("NVIDIA A100-PCIE-40GB MIG 3G.20GB", "NVIDIA A100 PCIe 40GB", 3 / 7, 4 / 8),
-        ("NVIDIA A100-SXM4-80GB MIG 7g.80gb", "NVIDIA A100 SXM 80GB", 1, 1),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA H100 SXM 80GB", 60 / 132, 4 / 8),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H100 SXM 80GB", 16 / 132, 1 / 8),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.20gb", "NVIDIA H100 SXM 80GB", 16 / 132, 2 / 8),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb+me", "NVIDIA H100 SXM 80GB", 16 / 132, 1 / 8),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA A100 SXM 40GB", 42 / 108, 4 / 8),
+        ("NVIDIA A100-SXM4-40GB MIG 1c.3g.20gb", "NVIDIA A100 SXM 40GB", 14 / 108, 4 / 8),
+        ("NVIDIA A100-PCIE-40GB MIG 3G.20GB", "NVIDIA A100 PCIe 40GB", 42 / 108, 4 / 8),
+        ("NVIDIA A100-SXM4-80GB MIG 7g.80gb", "NVIDIA A100 SXM 80GB", 98 / 108, 1),
         ("NVIDIA A30 MIG 2g.12gb", "NVIDIA A30", 2 / 4, 2 / 4),
         ("NVIDIA A30 MIG 1g.6gb", "NVIDIA A30", 1 / 4, 1 / 4),
-        ("NVIDIA H200 MIG 1g.18gb", "NVIDIA H200 SXM", 1 / 7, 1 / 8),
-        ("NVIDIA H200 MIG 4g.71gb", "NVIDIA H200 SXM", 4 / 7, 4 / 8),
-        ("NVIDIA H200 NVL MIG 2g.35gb", "NVIDIA H200 NVL", 2 / 7, 2 / 8),
-        ("NVIDIA H100 NVL MIG 3g.47gb", "NVIDIA H100 NVL", 3 / 7, 4 / 8),
-        ("NVIDIA GH200 480GB MIG 1g.12gb", "NVIDIA GH200 96GB HBM3", 1 / 7, 1 / 8),
+        ("NVIDIA H200 MIG 1g.18gb", "NVIDIA H200 SXM", 16 / 132, 1 / 8),
+        ("NVIDIA H200 MIG 4g.71gb", "NVIDIA H200 SXM", 64 / 132, 4 / 8),
+        ("NVIDIA H200 NVL MIG 2g.35gb", "NVIDIA H200 NVL", 32 / 132, 2 / 8),
+        ("NVIDIA H100 NVL MIG 3g.47gb", "NVIDIA H100 NVL", 60 / 132, 4 / 8),
+        ("NVIDIA GH200 480GB MIG 1g.12gb", "NVIDIA GH200 96GB HBM3", 16 / 132, 1 / 8),
         ("NVIDIA H20 MIG 3g.48gb", "NVIDIA H20 96GB", 3 / 7, 4 / 8),
         ("NVIDIA B200 MIG 1g.23gb", "NVIDIA B200 SXM", 1 / 7, 1 / 8),
         ("NVIDIA B200 MIG 3g.90gb", "NVIDIA B200 SXM", 3 / 7, 4 / 8),
         ("NVIDIA GB200 MIG 2g.47gb", "NVIDIA GB200", 2 / 7, 2 / 8),
-        ("h100 sxm 2g.20gb", "NVIDIA H100 SXM 80GB", 2 / 7, 2 / 8),
+        ("h100 sxm 2g.20gb", "NVIDIA H100 SXM 80GB", 32 / 132, 2 / 8),
     ],
 )
 def test_a_slice_has_its_shares(name: str, whole: str, compute: float, memory: float) -> None:
@@ -83,5 +83,5 @@ def test_an_unknown_slice_says_why_and_is_never_taken_for_the_whole_gpu(name: st
 def test_the_roof_of_a_slice_is_its_own() -> None:
     roof = choose_roof("NVIDIA H100 80GB HBM3 MIG 3g.40gb", "bfloat16").roof
     assert roof is not None
-    assert roof.peak_flops_per_s == pytest.approx(989e12 * 3 / 7)
+    assert roof.peak_flops_per_s == pytest.approx(989e12 * 60 / 132)
     assert roof.bandwidth_bytes_per_s == pytest.approx(3350e9 / 2)

@@ -98,3 +98,13 @@ def test_a_peak_far_below_a_teraflop_is_shown_in_gigaflops() -> None:
     few, many = (choose_roof(name, "float32", device_kind="cpu", cores=cores).notes[0] for cores in (2, 48))
     assert f"{name}: 157 GFLOP/s in float32" in few
     assert f"{name}: 3.76 TFLOP/s in float32" in many
+
+
+def test_another_data_type_than_the_measured_ones_is_said() -> None:
+    stored = Calibrations((measured(8, 2e11),))
+    choice = typed_device("host").roofs("bfloat16", 1, stored)
+    assert choice.roof is None
+    assert choice.notes == [
+        "Frobnicator 9 was measured in float32 and not in bfloat16: no roofline; `vtprof calibrate --dtype bfloat16`,"
+        " or --dtype float32"
+    ]

@@ -186,6 +186,28 @@ def test_at_best_the_first_token_takes_encode_and_prefill(small: Path) -> None:
     assert found["tpot_floor_seconds"] == decode
 
 
+def test_an_encoder_that_is_not_quantised_computes_at_its_own_peak(tmp_path: Path) -> None:
+    packed = {
+        "quant_method": "fp8", "activation_scheme": "dynamic", "modules_to_not_convert": ["visual", "lm_head"],
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(QWEN2_5_VL_7B | {"quantization_config": packed}))
+    found = document(
+        tmp_path / "config.json", "--text", "4000", "--image", "2000x2000", "--device", "H100 SXM"
+    )
+    encode, prefill = found["phases"]["encode"], found["phases"]["prefill"]
+    assert encode["floor_seconds"] == pytest.approx(encode["flops"] / 989e12)
+    assert prefill["floor_seconds"] == pytest.approx(prefill["flops"] / 1979e12)
+
+
+def test_a_window_as_long_as_the_context_is_none(small: Path) -> None:
+    config = QWEN2_5_VL_7B | {
+        "max_position_embeddings": 4096, "use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0,
+    }  # fmt: skip
+    small.write_text(json.dumps(config))
+    found = document(small, "--text", "9")
+    assert (found["kv_bytes_per_token"], found["kv_fixed_bytes"]) == (57_344, 0)
+
+
 def test_what_does_not_fit_says_what_would(large: Path) -> None:
     notes = document(large, "--text", "9", "--device", "H100 SXM")["notes"]
     # 146.8 GB of weights; 0.9 of one device's 85.5 GB are 76.9 GB.
@@ -282,8 +304,8 @@ def test_experts_are_read_as_they_are_touched(mixtral: Path) -> None:
         (("--dtype", "posit8"), "unknown data type"),
         (("--kv-dtype", "int3"), "unknown data type"),
         (("--device", "H999"), "not one device"),
-        (("--tp", "5"), "use one of 1, 2, 4, 28"),
-        (("--tp", "7"), "use one of 1, 2, 4, 28"),
+        (("--tp", "5"), "by its heads 1, 2, 4, 28 would do"),
+        (("--tp", "7"), "by its heads 1, 2, 4, 28 would do"),
         (("--tp", "0"), "must be from 1"),
         (("--pp", "29"), "only 28 layers"),
         (("--dp", "-1"), "must be from 1"),
@@ -291,6 +313,8 @@ def test_experts_are_read_as_they_are_touched(mixtral: Path) -> None:
         (("--visual", "5", "--image", "9x9"), "give either"),
         (("--text", "10", "--cached", "10"), "at least one is computed"),
         (("--text", "-1"), "--text"),
+        (("--memory-ratio", "nan"), "at most 1"),
+        (("--memory-ratio", "0"), "--memory-ratio"),
         (("--batch", "0"), "--batch"),
         (("--image", "0x0"), "both sides"),
         (("--audio", "3"), "takes no audio"),

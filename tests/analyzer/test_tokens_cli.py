@@ -152,3 +152,24 @@ def test_a_clip_that_the_processor_cuts_is_said() -> None:
     assert whole["total_tokens"] == cut["total_tokens"] == 750
     assert not any("cuts" in note for note in whole["notes"])
     assert any("60 s: the processor cuts it at 30 s" in note for note in cut["notes"])
+
+
+@pytest.mark.parametrize("model", ["Gemma-4-E4B", "Gemma-3n-E2B"])
+def test_gemma_says_that_it_cuts_a_clip(model: str) -> None:
+    assert any("cuts it at 30 s" in note for note in document(model, "--audio", "100")["notes"])
+
+
+def test_a_size_of_a_family_without_an_audio_tower_hears_nothing() -> None:
+    done = vtprof("tokens", "Gemma-4-31B", "--audio", "10")
+    assert done.returncode == 2
+    assert "takes no audio" in done.stderr
+
+
+def test_omni_hears_five_minutes() -> None:
+    # 25 tokens a second: of 33.3 s, 3,330 frames of 10 ms, halved twice.
+    assert document("Qwen2.5-Omni-7B", "--audio", "33.3")["total_tokens"] == 832
+
+
+@pytest.mark.parametrize("model", ["DeepSeek-OCR", "Pixtral-12B", "Qwen3-VL-8B", "InternVL3-8B"])
+def test_a_bundled_model_assumes_nothing(model: str) -> None:
+    assert document(model, "--image", "448x448")["notes"] == []

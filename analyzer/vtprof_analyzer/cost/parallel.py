@@ -86,7 +86,7 @@ def _check_heads(tensor: int, kind: Attention) -> None:
     fitting = [str(size) for size in range(1, min(heads, _MOST_OFFERED) + 1) if _fits(size, heads, shared)]
     raise ConfigError(
         f"--tp {tensor}: the model's {heads} attention heads and {shared} KV heads do not spread evenly over so many"
-        f" ranks; use one of {', '.join(fitting[:12])}"
+        f" ranks; by its heads {', '.join(fitting[:12])} would do"
     )
 
 

@@ -16,7 +16,7 @@ from vtprof_analyzer.devices.catalogue import find_device
 from vtprof_analyzer.devices.device import CPU, GPU
 from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof, plausible
 from vtprof_analyzer.devices.shared_file import locked, replace_text
-from vtprof_analyzer.models.weights import canonical_dtype
+from vtprof_analyzer.models.weights import DTYPE_BYTES, canonical_dtype
 from vtprof_schemas.errors import BackendError, ConfigError
 
 SCHEMA_VERSION = 1
@@ -104,6 +104,10 @@ class Calibrations:
         if 2 * measured >= cores:
             return best.roof
         return replace(best.roof, confidence="low", doubt=f"it was measured on {measured} of {cores} cores")
+
+    def dtypes(self, device_name: str) -> list[str]:
+        """Return the data types that were measured on this very device."""
+        return sorted({entry.dtype for dtype in DTYPE_BYTES for entry in self._of(device_name, dtype)})
 
     def _of(self, device_name: str | None, dtype: str | None) -> list[Entry]:
         canonical = canonical_dtype(dtype)

@@ -17,7 +17,8 @@ MIG user guide, by memory slices of 8 (of 4 on an A30 or RTX PRO 6000 Blackwell)
     A30 24 GB (of 4)                1g.6gb     2g.12gb              4g.24gb
     RTX PRO 6000 96 GB (of 4)       1g.24gb    2g.48gb              4g.96gb
 
-Shares of compute are upper bounds: seven slices of an A100 are 98 of its 108 SMs.
+A slice is no even part of the compute: three of an H100 are 60 of its 132 SMs, seven of an A100 98 of 108. Where the
+guide's SM counts are not known, slices stand for them.
 """
 
 import re
@@ -37,6 +38,12 @@ _MEMORY_SLICES: dict[int, dict[int, tuple[int, ...]]] = {
     4: {1: (1,), 2: (2,), 4: (4,)},
 }
 """Compute slices of a board, then those of an instance, to the memory slices that it can have."""
+_SMS: tuple[tuple[re.Pattern[str], dict[int, int], int], ...] = (
+    (re.compile(r"\b(A100|A800)\b"), {1: 14, 2: 28, 3: 42, 4: 56, 7: 98}, 108),
+    (re.compile(r"\b(H100 SXM|H800 SXM|H100 NVL|H200|GH200)\b"), {1: 16, 2: 32, 3: 60, 4: 64, 7: 132}, 132),
+    (re.compile(r"\bA30\b"), {1: 14, 2: 28, 4: 56}, 56),
+)
+"""SMs of an instance by its compute slices, and those of the board (device attributes in NVIDIA's MIG user guide)."""
 _TOLERANCE = 0.1
 """The name rounds the memory to GB, and boards differ in what they keep for themselves."""
 
@@ -83,7 +90,7 @@ def cut(device: Device, mig: MigName) -> Device | str:
     )
     if memory is None or not 1 <= mig.compute <= mig.slices:
         return f"MIG {mig.profile} is no profile of {device.name}"
-    share = mig.compute / board
+    share, counted = _share(device.name, mig, board)
     return replace(
         device,
         name=f"{device.name} MIG {mig.profile}",
@@ -94,7 +101,17 @@ def cut(device: Device, mig: MigName) -> Device | str:
         power_mw=None,
         link_bytes_per_s=None,
         link_source=None,
-        source=f"{mig.compute}/{board} of the compute and {memory}/{total} of the memory (NVIDIA MIG user guide) of"
+        source=f"{counted} of the compute and {memory}/{total} of the memory (NVIDIA MIG user guide) of"
         f" {device.name}: {device.source}",
         confidence="low" if device.confidence == "low" else "medium",
     )
+
+
+def _share(name: str, mig: MigName, board: int) -> tuple[float, str]:
+    """Return the share of the board's compute, and how it was counted: by SMs, else by slices."""
+    for pattern, sms, whole in _SMS:
+        if pattern.search(name) and mig.slices in sms:
+            # A compute instance has its part of the SMs of its GPU instance.
+            held = sms[mig.slices] * mig.compute / mig.slices
+            return held / whole, f"{held:g}/{whole} SMs"
+    return mig.compute / board, f"{mig.compute}/{board}"

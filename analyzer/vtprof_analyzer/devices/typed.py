@@ -1,6 +1,6 @@
 """The device that a user names with ``--device``: a row of the table, a slice of one, or this machine's CPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtprof_analyzer.devices import mig
 from vtprof_analyzer.devices.catalogue import catalogue, find_typed, look_up, suggest
@@ -30,7 +30,13 @@ class Typed:
         if self.cores is None:
             return choose_roof(name, dtype, devices=ranks, measured=stored.roof(name, dtype))
         measured = stored.host_roof(name, dtype, self.cores)
-        return choose_roof(name, dtype, devices=ranks, device_kind=CPU, measured=measured, cores=self.cores)
+        choice = choose_roof(name, dtype, devices=ranks, device_kind=CPU, measured=measured, cores=self.cores)
+        others = stored.dtypes(name)
+        if choice.roof is None and others and dtype is not None:
+            remedy = f"`vtprof calibrate --dtype {dtype}`, or --dtype {others[0]}"
+            note = f"{name} was measured in {', '.join(others)} and not in {dtype}: no roofline; {remedy}"
+            return replace(choice, notes=[note])
+        return choice
 
 
 def typed_device(name: str) -> Typed:

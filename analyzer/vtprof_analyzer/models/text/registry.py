@@ -2,6 +2,7 @@
 
 import importlib
 import reprlib
+from dataclasses import replace
 from typing import Protocol, cast
 
 from vtprof_analyzer.models.fields import Fields
@@ -152,4 +153,19 @@ def language_model(fields: Fields, tied: bool | None = None) -> LanguageModel:
         raise fields.fault("model_type", f"is {reprlib.repr(kind)}, a decoder without a cost model yet")
     if tied is None:
         tied = fields.flag("tie_word_embeddings", False)
-    return cast(Decoder, importlib.import_module(f"{_TEXT}.{DECODERS[kind]}")).language_model(fields, tied)
+    decoder = cast(Decoder, importlib.import_module(f"{_TEXT}.{DECODERS[kind]}"))
+    return _without_idle_windows(decoder.language_model(fields, tied))
+
+
+def _without_idle_windows(language: LanguageModel) -> LanguageModel:
+    """Return the language model without windows that its context never fills: those layers see and keep everything."""
+    context = language.context_tokens
+    if context is None or not any((g.attention.window_tokens or 0) >= context for g in language.groups):
+        return language
+    groups = tuple(
+        replace(group, attention=replace(group.attention, window_tokens=None))
+        if (group.attention.window_tokens or 0) >= context
+        else group
+        for group in language.groups
+    )
+    return replace(language, groups=groups)

@@ -6,8 +6,19 @@ Their feature extractors frame a clip each in its own way; none pads to a window
 import math
 
 from vtprof_analyzer.models.files import ModelFiles
-from vtprof_analyzer.models.tokens.clips import HOP_SAMPLES, SAMPLING_RATE, Rule, halved, samples, sequences
+from vtprof_analyzer.models.tokens.clips import (
+    HOP_SAMPLES,
+    SAMPLING_RATE,
+    Rule,
+    cut,
+    halved,
+    samples,
+    sequences,
+)
 from vtprof_analyzer.models.tokens.item import ItemTokens, PatchGrid
+
+_MOST_SAMPLES = 480_000
+"""Of Gemma's feature extractors: 30 s at their sampling rate."""
 
 
 def granite_speech(files: ModelFiles) -> Rule:
@@ -54,7 +65,7 @@ def gemma3n(files: ModelFiles) -> Rule:
     tokens = files.processor_fields().integer("audio_seq_length", default=188, minimum=0)
 
     def count(seconds: float) -> ItemTokens:
-        padded = math.ceil(min(samples(seconds, rate), 480_000) / 128) * 128
+        padded = math.ceil(cut(files, seconds, rate, _MOST_SAMPLES) / 128) * 128
         frames = max(0, (padded - frame - 1) // hop + 1)
         return ItemTokens(tokens, 4, (PatchGrid(1, 1, frames),) if frames else ())
 
@@ -69,11 +80,11 @@ def gemma4(files: ModelFiles) -> Rule:
     frame = fields.integer("frame_length", default=320)
 
     def count(seconds: float) -> ItemTokens:
-        cut = min(samples(seconds, rate), 480_000)
-        padded = math.ceil(cut / 128) * 128
+        heard = cut(files, seconds, rate, _MOST_SAMPLES)
+        padded = math.ceil(heard / 128) * 128
         # Half a frame of silence goes before the clip; a frame is one sample longer than its window.
         frames = max(0, (padded + frame // 2 - frame - 1) // hop + 1)
-        valid = min(frames, max(0, math.ceil((cut + frame // 2 - frame) / hop)))
+        valid = min(frames, max(0, math.ceil((heard + frame // 2 - frame) / hop)))
         return ItemTokens(halved(halved(valid)), 2, (PatchGrid(1, 1, frames),) if frames else ())
 
     return count

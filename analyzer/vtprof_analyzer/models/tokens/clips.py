@@ -25,6 +25,14 @@ def samples(seconds: float, sampling_rate: int, least: int = 1) -> int:
     return count
 
 
+def cut(files: ModelFiles, seconds: float, sampling_rate: int, most: int) -> int:
+    """Return the samples of a clip, ``most`` at most; a cut that the processor makes is noted."""
+    count = samples(seconds, sampling_rate)
+    if count > most:
+        files.assumed.append(f"audio of {seconds:g} s: the processor cuts it at {most / sampling_rate:g} s")
+    return min(count, most)
+
+
 class Clock:
     """Sampling rate and frame step of a feature extractor, and the samples of its window."""
 
@@ -46,12 +54,7 @@ class Clock:
 
     def cut(self, seconds: float, most: int) -> int:
         """Return the samples of a clip, ``most`` at most; a cut that the processor makes is noted."""
-        count = samples(seconds, self.rate)
-        if count > most:
-            self.files.assumed.append(
-                f"audio of {seconds:g} s: the processor cuts it at {most / self.rate:g} s"
-            )
-        return min(count, most)
+        return cut(self.files, seconds, self.rate, most)
 
     def frames(self, count: int) -> int:
         """Return the frames that the mask of a padded clip leaves valid."""

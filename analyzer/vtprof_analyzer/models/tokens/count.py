@@ -60,7 +60,12 @@ def count_items(files: ModelFiles, items: Sequence[Item]) -> Counts:
     """
     published = None
     # The original LLaVA projects say everything in config.json: a processor config of another form would tell nothing.
-    if files.config is not None and not files.has_processor and not is_original(files.config):
+    if (
+        files.config is not None
+        and not files.has_processor
+        and not files.bundled
+        and not is_original(files.config)
+    ):
         published = published_processor(files.config)
     if published is not None:
         given = published.files

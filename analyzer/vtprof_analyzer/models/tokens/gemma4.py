@@ -49,6 +49,8 @@ class Gemma4Counter(Unsupported):
     files: ModelFiles
     merged: bool
     """Gemma 4 Unified: patches are merged before they enter the model, which has no encoder."""
+    hears: bool = True
+    """The larger models have no audio tower: their config says null."""
 
     def image(self, height: int, width: int, images: int = 1) -> ItemTokens:
         """Count one image of ``height`` x ``width`` pixels, begin and end tag around it."""
@@ -71,6 +73,8 @@ class Gemma4Counter(Unsupported):
         from vtprof_analyzer.models.tokens.audio import rule
         from vtprof_analyzer.models.tokens.clips import samples
 
+        if not self.hears:
+            return super().audio(seconds)
         if not self.merged:
             return rule(self.files, "gemma4")(seconds)
         fields = self.files.audio_fields()
@@ -88,7 +92,14 @@ def counter(files: ModelFiles) -> Gemma4Counter:
     images, frames = _budget(files.image_fields(), 280), _budget(_video_fields(files), 70)
     kind = str(model_fields(files).text("model_type"))
     return Gemma4Counter(
-        model=kind, images=images, frames=frames, files=files, merged=kind == "gemma4_unified"
+        model=kind,
+        images=images,
+        frames=frames,
+        files=files,
+        merged=kind == "gemma4_unified",
+        hears=files.config is None
+        or "audio_config" not in files.config
+        or files.config["audio_config"] is not None,
     )
 
 

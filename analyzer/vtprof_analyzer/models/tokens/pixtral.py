@@ -55,7 +55,13 @@ def counter(files: ModelFiles) -> PixtralCounter:
     vision = section(config, "vision_config")
     image, processor = files.image_fields(), files.processor_fields()
     patch = _patch(processor, vision)
-    merge = either(processor, "spatial_merge_size", config, "spatial_merge_size", 1)
+    # A LLaVA on Pixtral's tower (Pixtral-12B itself) merges nothing, and its files have no field for it.
+    named = any(fields.first("spatial_merge_size") is not None for fields in (processor, config))
+    merge = (
+        either(processor, "spatial_merge_size", config, "spatial_merge_size", 1)
+        if named or kind != "llava"
+        else 1
+    )
     limit = vision.integer("image_size", default=1024)
     plain = kind == "lighton_ocr"
     # LightOnOCR's processor leaves the resizing to the image processor's own patch; the others override it.
