@@ -233,7 +233,12 @@ def windows(config: dict[str, Any]) -> dict[int | None, int]:
         (MISTRAL_7B, {4096: 32}),
         ({**MISTRAL_7B, "sliding_window": None}, {None: 32}),
         (QWEN2_7B, {None: 28}),
-        ({**QWEN2_7B, "use_sliding_window": True, "max_window_layers": 20}, {None: 20, 131072: 8}),
+        (
+            {**QWEN2_7B, "use_sliding_window": True, "max_window_layers": 20, "max_position_embeddings": 262144},
+            {None: 20, 131072: 8},
+        ),
+        # A window as long as the context is none.
+        ({**QWEN2_7B, "use_sliding_window": True, "max_window_layers": 20}, {None: 28}),
         ({**QWEN2_7B, "use_sliding_window": True, "max_window_layers": 99}, {None: 28}),
         (GEMMA_2_9B, {None: 21, 4096: 21}),
         # Every sixth of 26 layers sees everything: the 6th, 12th, 18th and 24th.
@@ -242,7 +247,10 @@ def windows(config: dict[str, Any]) -> dict[int | None, int]:
         ({**GEMMA_3_1B, "layer_types": ["sliding_attention"] * 25 + ["full_attention"]}, {None: 1, 512: 25}),
         ({"model_type": "cohere2"}, {None: 10, 4096: 30}),
         (
-            {"model_type": "exaone4", "num_hidden_layers": 64, "sliding_window": 4096, "sliding_window_pattern": "LLLG"},
+            {
+                "model_type": "exaone4", "num_hidden_layers": 64, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
+                "max_position_embeddings": 131072,
+            },
             {None: 16, 4096: 48},
         ),
         # Gemma 3n: every fifth of 30 layers; layers that share a cache have their kind's window too.
