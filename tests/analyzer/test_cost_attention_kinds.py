@@ -295,11 +295,12 @@ def test_weights_that_are_held_are_all_of_them_each_in_its_own_format() -> None:
     group = LayerGroup(3, plain(), LINEAR, NORMS, 0, experts=Experts(4, 1, 1000, other_params=6))
     tied = LanguageModel(HIDDEN, VOCABULARY, (group,), 7, True, table_params=9)
     spec = ModelSpec("test", TOWER, tied, "bfloat16")
-    four_bit = Precision(0.5, 2.0, 2.0, vision_bytes=2.0, head_bytes=2.0)
-    packed, plain_ = 3 * (LINEAR + 4 * 1000), 3 * (NORMS + 4 * 6) + 7 + 9 + HIDDEN * VOCABULARY
-    assert weights_bytes(spec, four_bit) == 0.5 * packed + 2 * plain_ + 2 * TOWER.params
+    four_bit = Precision(0.5, 2.0, 2.0, vision_bytes=2.0, head_bytes=1.0)
+    packed, plain_ = 3 * (LINEAR + 4 * 1000), 3 * (NORMS + 4 * 6) + 7 + 9
+    table = HIDDEN * VOCABULARY
+    assert weights_bytes(spec, four_bit) == 0.5 * packed + 2 * plain_ + table + 2 * TOWER.params
     untied = replace(spec, language=replace(tied, tied_embeddings=False))
-    assert weights_bytes(untied, four_bit) - weights_bytes(spec, four_bit) == 2 * HIDDEN * VOCABULARY
+    assert weights_bytes(untied, four_bit) - weights_bytes(spec, four_bit) == table
     copied = weights_bytes(spec, four_bit, Parallel(tensor=3, encoder="data"))
     assert copied - weights_bytes(spec, four_bit) == 2 * 2 * TOWER.params
 
