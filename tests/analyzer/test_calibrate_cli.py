@@ -15,7 +15,7 @@ from vtprof_analyzer.calibrate import machine
 from vtprof_analyzer.calibrate.show import as_text
 from vtprof_analyzer.cli import app
 from vtprof_analyzer.devices.host import host_cores
-from vtprof_analyzer.devices.measured import Entry, find_measured, read_calibrations
+from vtprof_analyzer.devices.measured import Entry, read_calibrations
 
 pytestmark = pytest.mark.torch
 SCHEMA = json.loads(resources.files("vtprof_schemas").joinpath("calibration.schema.json").read_text("utf-8"))
@@ -55,7 +55,7 @@ def test_the_document_is_valid_and_analyze_finds_what_it_says(run: Run) -> None:
     jsonschema.validate(stored, SCHEMA)
     assert stored["entries"] == found["entries"]
     for entry in found["entries"]:
-        roof = find_measured(entry["device"], entry["dtype"], entry["cores"])
+        roof = read_calibrations().roof(entry["device"], entry["dtype"], entry["cores"])
         assert roof is not None
         assert roof.peak_flops_per_s == entry["peak_flops_per_s"]
         # Any computer of this century, and none of this one: a factor of a million would be a unit mistaken.

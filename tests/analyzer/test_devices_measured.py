@@ -28,7 +28,6 @@ from vtprof_analyzer.devices.measured import (
     as_document,
     calibration_file,
     check_place,
-    find_measured,
     read_calibrations,
     store,
 )
@@ -83,11 +82,11 @@ def test_tests_see_no_calibration_of_this_machine() -> None:
 
 
 def test_what_is_stored_is_found_again(home: Path) -> None:
-    assert find_measured("NVIDIA H200", "bfloat16") is None
+    assert read_calibrations().roof("NVIDIA H200", "bfloat16") is None
     assert store([H200, EPYC], home) is None
     jsonschema.validate(json.loads(home.read_text()), SCHEMA)
     assert read_calibrations() == Calibrations((H200, EPYC))
-    roof = find_measured("NVIDIA H200", "torch.bfloat16")
+    roof = read_calibrations().roof("NVIDIA H200", "torch.bfloat16")
     assert roof is not None
     assert (roof.kind, roof.peak_flops_per_s, roof.bandwidth_bytes_per_s) == (ATTAINABLE, 700e12, 4.2e12)
     assert "vtprof calibrate of 2026-11-20, torch 2.13.0" in roof.source

@@ -125,11 +125,6 @@ class Calibrations:
         ]
 
 
-def find_measured(device_name: str, dtype: str, cores: int | None = None) -> Roof | None:
-    """Return what was measured on this machine for a device and data type, or None."""
-    return read_calibrations().roof(device_name, dtype, cores)
-
-
 def calibration_file() -> Path | None:
     """Return where calibrations are kept, or None for a user without a home."""
     configured = os.environ.get("XDG_CONFIG_HOME", "")

@@ -14,6 +14,7 @@ from typing import Any
 from vtprof_analyzer.models import names
 from vtprof_analyzer.models.config_defaults import complete
 from vtprof_analyzer.models.files import ModelFiles
+from vtprof_analyzer.models.original_llava import is_original
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,11 @@ def published_processor(config: Mapping[str, Any]) -> Bundled | None:
     """Return a bundled model of the same type whose processor config can stand in for one that is missing.
 
     Released models of a family differ in their limits: one with the same tower and width is taken before one of the type
-    alone, and one whose images have another size not at all.
+    alone, and one whose images have another size not at all. The original LLaVA projects say everything in config.json:
+    a processor config of another form would tell nothing of them.
     """
+    if is_original(config):
+        return None
     wanted = _sizes(config)
     best: tuple[int, Bundled] | None = None
     for model in bundled_models():

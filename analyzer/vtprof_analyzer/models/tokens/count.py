@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from vtprof_analyzer.models.bundled import published_processor
 from vtprof_analyzer.models.files import ModelFiles
-from vtprof_analyzer.models.original_llava import is_original
 from vtprof_analyzer.models.registry import load_counter
 from vtprof_analyzer.models.tokens.item import (
     ItemTokens,
@@ -59,13 +58,7 @@ def count_items(files: ModelFiles, items: Sequence[Item]) -> Counts:
     Raises ConfigError for a size that no medium has or that the processor refuses, DataError for files at fault.
     """
     published = None
-    # The original LLaVA projects say everything in config.json: a processor config of another form would tell nothing.
-    if (
-        files.config is not None
-        and not files.has_processor
-        and not files.bundled
-        and not is_original(files.config)
-    ):
+    if files.config is not None and not files.has_processor and not files.bundled:
         published = published_processor(files.config)
     if published is not None:
         given = published.files
