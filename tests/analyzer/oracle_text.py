@@ -15,6 +15,19 @@ def decoder(config: dict[str, Any], tied: bool | None = None) -> LanguageModel:
     return language_model(Fields(complete(config)), tied)
 
 
+def check_published(config: dict[str, Any], total: float, active: float, left_out: int) -> None:
+    """Compare billions of parameters with those published, to the digits they have.
+
+    ``left_out`` says how many of embedding and head the published active number does not count.
+    """
+    model = decoder(config)
+    for ours, published in (
+        (model.params, total),
+        (model.active_params - left_out * model.head_params, active),
+    ):
+        assert round(ours / 1e9, len(str(published).partition(".")[2])) == published
+
+
 def tiny(config: dict[str, Any], architecture: str) -> Any:
     """Build a real model with random weights whose experts compute only the tokens that are routed to them."""
     import torch

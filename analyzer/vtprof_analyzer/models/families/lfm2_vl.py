@@ -7,23 +7,14 @@ from typing import Any
 from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
-from vtprof_analyzer.models.vision.registry import encoder
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """Turn a config into a spec; raise `DataError` that names the field which is missing or wrong."""
-    top, vision = Fields(config), parts.vision_section(config)
-    text = parts.text_section(config)
-    language = parts.language_model(top, text)
-    return ModelSpec(
-        model_type=str(config["model_type"]),
-        vision=_with_projector(encoder(vision), top, language.hidden_size),
-        language=language,
-        dtype=parts.dtype(top, text),
-    )
+    return parts.composite(config, _with_projector)
 
 
-def _with_projector(tower: Tower, top: Fields, out: int) -> Tower:
+def _with_projector(tower: Tower, top: Fields, _: Fields, out: int) -> Tower:
     merged = top.integer("downsample_factor", default=2) ** 2
     width = tower.hidden_size * merged
     inner = top.integer("projector_hidden_size", default=2560)

@@ -7,23 +7,14 @@ from typing import Any
 from vtprof_analyzer.models.families import parts
 from vtprof_analyzer.models.fields import Fields
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
-from vtprof_analyzer.models.vision.registry import encoder
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:
     """Turn a config into a spec; raise `DataError` that names the field which is missing or wrong."""
-    top, vision = Fields(config), parts.vision_section(config)
-    text = parts.text_section(config)
-    language = parts.language_model(top, text)
-    return ModelSpec(
-        model_type=str(config["model_type"]),
-        vision=_with_adapter(encoder(vision), vision, language.hidden_size),
-        language=language,
-        dtype=parts.dtype(top, text),
-    )
+    return parts.composite(config, _with_adapter)
 
 
-def _with_adapter(tower: Tower, vision: Fields, out: int) -> Tower:
+def _with_adapter(tower: Tower, _: Fields, vision: Fields, out: int) -> Tower:
     ratio = vision.number("pixel_shuffle_ratio", default=0.5)
     if not 1 / 64 <= ratio <= 1.0:
         raise vision.fault("pixel_shuffle_ratio", f"is {ratio:g}; it must be over 0 and at most 1")

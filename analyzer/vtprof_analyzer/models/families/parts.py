@@ -1,13 +1,14 @@
 """What most families read alike from a composite config: its sections in either form, its data type, the decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from vtprof_analyzer.models.config_defaults import complete
 from vtprof_analyzer.models.fields import Fields
-from vtprof_analyzer.models.spec import LanguageModel, Tower, TowerGroup
+from vtprof_analyzer.models.spec import LanguageModel, ModelSpec, Tower, TowerGroup
 from vtprof_analyzer.models.text import registry as text_registry
+from vtprof_analyzer.models.vision.registry import encoder
 from vtprof_analyzer.models.weights import canonical_dtype
 
 _DECODERS = {"kimi_k2": "deepseek_v3"}
@@ -93,4 +94,20 @@ def beside(tower: Tower, ratio: float) -> Tower:
         groups=groups,
         adapter=adapter,
         patches_per_token=tower.patches_per_token / ratio,
+    )
+
+
+def composite(config: Mapping[str, Any], adapt: Callable[[Tower, Fields, Fields, int], Tower]) -> ModelSpec:
+    """Return the spec of a model of one tower and one decoder, each of a type of its own, and an adapter between.
+
+    ``adapt`` gets the tower, the top of the config, its vision section and the decoder's width. Raises `DataError` that
+    names the field at fault.
+    """
+    top, vision, text = Fields(config), vision_section(config), text_section(config)
+    language = language_model(top, text)
+    return ModelSpec(
+        model_type=str(config["model_type"]),
+        vision=adapt(encoder(vision), top, vision, language.hidden_size),
+        language=language,
+        dtype=dtype(top, text),
     )
