@@ -38,8 +38,9 @@ def ring_resource(
     ``extra`` are attributes of the agent's own, such as measured peaks; they do not replace what the process says.
     """
     values = {**(extra or {}), **info}
-    # The model's name belongs to requests.
-    values.pop(names.REQUEST_MODEL, None)
+    # The model's name belongs to requests, and how the probe is doing to `status`.
+    for key in (names.REQUEST_MODEL, names.FAMILY, names.PROBE_HOOKS):
+        values.pop(key, None)
     values.setdefault(names.SERVICE_NAME, DEFAULT_SERVICE_NAME)
     values.setdefault(names.HOST_NAME, socket.gethostname())
     values.setdefault(names.ROLE, identity.role or "all")

@@ -6,14 +6,18 @@ Off, nothing is patched. On, a hook costs some microseconds a call and a record 
 import atexit
 import importlib
 import os
+import sys
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional
 
 from vtprof_probe import request_context
-from vtprof_probe.engines.registry import ENGINES
+from vtprof_probe.engines.registry import ENGINES, EngineEntry
 from vtprof_probe.hooks.patches import Patches
 from vtprof_probe.hooks.post_import import ImportWatcher
+from vtprof_probe.process_identity import read_process_identity
 from vtprof_probe.recorder import Recorder
 from vtprof_schemas import names
+
+MAX_FAMILY_CHARACTERS = 64
 
 
 class _Installed(NamedTuple):
@@ -51,14 +55,17 @@ def enable(
         environ[names.ENV_RING_DIR] = str(ring_dir)
     if ring_records is not None:
         environ[names.ENV_RING_RECORDS] = str(ring_records)
-    recorder = Recorder(open_ring or (lambda: _open_ring(environ)), detail=detail)
+    recorder = Recorder(
+        open_ring or (lambda: _open_ring(environ, recorder.role, recorder.rank)), detail=detail
+    )
+    recorder.add_info({names.FAMILY: _family(environ)})
     patches = Patches(recorder.fault, spent=recorder.spent)
     watcher = ImportWatcher(recorder.fault)
     _installed.append(_Installed(recorder, patches, watcher))
     request_context.turn(True)
     for entry in ENGINES.values():
         if engines is None or entry.name in engines:
-            watcher.when_imported(entry.trigger, _starter(entry.module, patches, watcher, recorder))
+            watcher.when_imported(entry.trigger, _starter(entry, patches, watcher, recorder))
     atexit.register(recorder.close)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=recorder.after_fork)
@@ -79,15 +86,27 @@ def disable() -> bool:
 
 
 def _starter(
-    module: str, patches: Patches, watcher: ImportWatcher, recorder: Recorder
+    entry: EngineEntry, patches: Patches, watcher: ImportWatcher, recorder: Recorder
 ) -> Callable[[Any], None]:
     def start(_engine: Any) -> None:
-        importlib.import_module(module).install(patches, watcher, recorder, disable)
+        # A server's own hooks see all that matters; those of a library below it would only cost.
+        if not any(server in sys.modules for server in entry.not_below):
+            importlib.import_module(entry.module).install(patches, watcher, recorder, disable)
 
     return start
 
 
-def _open_ring(environ: Mapping[str, str]) -> Any:
+def _open_ring(environ: Mapping[str, str], role: str, rank: int) -> Any:
     from vtprof_probe.ring_writer import RingWriter
 
-    return RingWriter.from_environment(environ, "all", 0, {})
+    return RingWriter.from_environment(environ, role, rank, {})
+
+
+def _family(environ: Mapping[str, str]) -> str:
+    """Return the name of the server that this process belongs to, and leave it to its children."""
+    family = environ.get(names.ENV_FAMILY, "")
+    if not family.isprintable() or not 0 < len(family) <= MAX_FAMILY_CHARACTERS:
+        identity = read_process_identity()
+        family = "%d-%d" % (identity.pid, identity.start_ticks)
+        os.environ[names.ENV_FAMILY] = family
+    return family

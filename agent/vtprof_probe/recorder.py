@@ -7,10 +7,10 @@ Detail levels: 0 requests and their phases (steps that hold prefill or encode); 
 import itertools
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Set, Tuple
 
 from vtprof_probe.clock import Spent
-from vtprof_schemas import records
+from vtprof_schemas import names, records
 
 DETAIL_DECODE_STEPS = 1
 DETAIL_GPU_TIME = 2
@@ -49,6 +49,8 @@ class Recorder:
         self.detail = records.DETAIL_DEFAULT if detail is None else detail
         self.active = True
         """False after a detach: hooks that are still on somebody's stack write nothing more."""
+        self._roles: Set[str] = set()
+        self.role, self.rank = "all", 0
         self.request_numbers = itertools.count(1)
         self.step_numbers = itertools.count(1)
 
@@ -61,6 +63,24 @@ class Recorder:
         self._info.update(info)
         if self.active:
             (self._ring or self._ring_opened()).set_info(dict(self._info))
+
+    def add_info(self, info: Dict[str, Any]) -> None:
+        """Add resource attributes that are no reason to open a ring: they are in it if one is opened."""
+        self._info.update(info)
+        if self.active and self._ring is not None:
+            self._ring.set_info(dict(self._info))
+
+    def identify(self, role: str, rank: int = 0) -> None:
+        """Say what this process does (api, engine, worker), before its first record; ``rank`` is a worker's or engine's.
+
+        An engine that runs its worker itself is an engine; with the API server in it, it is all.
+        """
+        if role in self._roles:
+            return
+        self._roles.add(role)
+        self.rank = rank
+        self.role = _role(self._roles)
+        self.add_info({names.ROLE: self.role, names.RANK: rank})
 
     def poll_control(self, now: int) -> bool:
         """Read the control word, refresh the header when due; return whether the agent asks to detach.
@@ -121,3 +141,9 @@ class Recorder:
                     ring.set_info(dict(self._info))
                 self._ring, self.write = ring, ring.write
         return self._ring
+
+
+def _role(roles: Set[str]) -> str:
+    if len(roles) == 1:
+        return next(iter(roles))
+    return "engine" if roles == {"engine", "worker"} else "all"

@@ -6,6 +6,7 @@ they exist (semantic conventions 1.44 for ``service.*``, ``host.*``, ``process.*
 1.37, before they moved to a repository of their own). These names stay: add, do not rename.
 """
 
+from hashlib import blake2b
 from typing import Dict, NamedTuple, Tuple
 
 INT = "int"
@@ -98,6 +99,13 @@ VISUAL_STRATA: Tuple[Tuple[str, int], ...] = (
 )
 """Label and largest count of visual tokens of each stratum; above the last one the label is ``more``."""
 VISUAL_STRATUM_MORE = "more"
+
+
+def request_number(internal_id: str) -> int:
+    """Return the number of a request in the rings of a server: 64 bits of blake2b over the engine's internal id."""
+    return int.from_bytes(
+        blake2b(internal_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def visual_stratum(visual_tokens: int) -> str:
@@ -217,6 +225,15 @@ INFO_TRUNCATED = _attribute(
     "values left out of the ring's header: it was full",
     "1",
 )
+FAMILY = _attribute(
+    "vtprof.family", STRING, "", "probe",
+    "names the server that a process belongs to: its rings share request and step numbers", "4242-99812",
+)  # fmt: skip
+PROBE_HOOKS = _attribute(
+    "vtprof.probe.hooks", STRING, "", "probe",
+    "JSON object: each hook's name and `set`, `waiting` (its module is not imported) or why it was skipped",
+    '{"vllm.schedule": "set"}',
+)  # fmt: skip
 HW_ID = _attribute("hw.id", STRING, "", "resource", "UUID of the GPU", "GPU-6b3b7c3a")
 HW_NAME = _attribute(
     "hw.name", STRING, "", "resource", "name of the device that runs the model", "NVIDIA H200"
@@ -504,6 +521,8 @@ ENV_ENABLE = "VTPROF_ENABLE"
 ENV_RING_DIR = "VTPROF_RING_DIR"
 ENV_RING_RECORDS = "VTPROF_RING_RECORDS"
 ENV_RING_GROUP = "VTPROF_RING_GROUP"
+ENV_FAMILY = "VTPROF_FAMILY"
+"""Set by the first process of a server that the probe meets, inherited by its children: see ``FAMILY``."""
 ENV_RING_DIR_FIXED = "VTPROF_RING_DIR_FIXED"
 """Set to 1: the folder is somebody's who removes it at the end, so the probe does not make it again."""
 DEFAULT_RING_DIR = "/dev/shm/vtprof"

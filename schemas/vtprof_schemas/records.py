@@ -16,6 +16,16 @@ sequence 0 was never written. A reader knows a complete record by the number it 
 neither a torn write nor a weakly ordered CPU can pass a bad one.
 
 The mutable blocks carry their own crc32: a reader that meets a half-written one reads again.
+A server of several processes writes several rings, one *family* (``names.FAMILY``). Within a family a request has one
+number in all rings, ``names.request_number`` of the engine's internal id, and a step one number in the scheduler's ring
+and in its workers'. Who writes what:
+
+    api      REQUEST_ARRIVED, _LABEL, _PARENT, _INPUT, SEQUENCE, PREPROCESS (arrival to hand-over), FIRST_TOKEN,
+             REQUEST_FINISHED
+    engine   QUEUE (from the scheduler's first sight of a request; the reader lets the first one begin at the hand-over),
+             ENCODE with items 0 (hits of the encoder cache), PREFILL, STEP, PREEMPTED, LEFT
+    worker   ENCODE (each rank; the lowest one counts), GPU_TIME
+
 Times are CLOCK_MONOTONIC nanoseconds. ``UNKNOWN`` (-1 in signed fields) marks what the engine does not tell.
 """
 
@@ -188,4 +198,17 @@ REQUEST_MODEL = _kind(
     _REQUEST, ("length", "H", "bytes of text that count"), ("text", "96s", "UTF-8"),
 )  # fmt: skip
 
+SEQUENCE = _kind(
+    17, "sequence", "a request runs as several (n > 1), which the scheduler's records name and which count for it",
+    ("sequence", "Q", "number that stands in the `request` field of records of this sequence"), _REQUEST,
+)  # fmt: skip
+LEFT = _kind(
+    18, "left", "the scheduler let go of a request or sequence: it is in no later step; written behind its last step",
+    _REQUEST, _STEP, _TIME, ("output_tokens", "q", "tokens generated for it"),
+)  # fmt: skip
+
 TRANSFER_KINDS: Tuple[str, ...] = ("embedding", "kv")
+
+STEP_RANK_SHIFT = 48
+"""A step number is ``data-parallel rank << 48 | the scheduler's own count``: unique among the engines of one server."""
+STEP_COUNT_MASK = (1 << STEP_RANK_SHIFT) - 1

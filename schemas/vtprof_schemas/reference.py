@@ -32,6 +32,7 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
     ("step", "Steps and windows"),
     ("gpu", "Counters, on phases, steps and windows; also metrics of the same name"),
     ("agent", "The agent, of itself"),
+    ("probe", "The probe, in the ring's header only"),
 )
 
 _PROMETHEUS: Tuple[Tuple[str, str, str], ...] = (

@@ -23,7 +23,7 @@ _OUR_LIMITS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _KNOWN_INFO = {
     key: attribute
     for key, attribute in names.ATTRIBUTES.items()
-    if attribute.where == "resource" or key == names.REQUEST_MODEL
+    if attribute.where in ("resource", "probe") or key == names.REQUEST_MODEL
 }
 
 

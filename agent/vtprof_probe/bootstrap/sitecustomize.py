@@ -10,7 +10,7 @@ import os
 import sys
 
 TRIGGERS = frozenset(
-    ["transformers"]
+    ["sglang", "transformers", "vllm"]
 )  # the engines' own top-level modules, as in vtprof_probe.engines.registry
 
 

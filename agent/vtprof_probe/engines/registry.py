@@ -8,15 +8,23 @@ class EngineEntry(NamedTuple):
 
     name: str
     module: str
-    """Module of ours with ``install(patches, watcher, recorder) -> None``, imported when the engine is."""
+    """Module of ours with ``install(patches, watcher, recorder, detach) -> None``, imported when the engine is."""
     trigger: str
     """The engine's own top-level module: its import loads ours."""
     versions: Tuple[str, str]
     """Read and tested: from this version, below that one. Elsewhere each hook is set only where its target exists."""
+    not_below: Tuple[str, ...] = ()
+    """Servers built on this library: where one of them is imported, its own hooks do."""
 
 
 ENGINES: Dict[str, EngineEntry] = {
     "transformers": EngineEntry(
-        "transformers", "vtprof_probe.engines.transformers_vlm", "transformers", ("5.20", "6")
+        "transformers",
+        "vtprof_probe.engines.transformers_vlm",
+        "transformers",
+        ("5.20", "6"),
+        not_below=("vllm", "sglang"),
     ),
+    "vllm": EngineEntry("vllm", "vtprof_probe.engines.vllm_server", "vllm", ("0.10.2", "0.34")),
+    "sglang": EngineEntry("sglang", "vtprof_probe.engines.sglang_server", "sglang", ("0.5.0", "0.6")),
 }

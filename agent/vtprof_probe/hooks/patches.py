@@ -5,6 +5,7 @@ What the probe does around it is guarded: a fault of ours is counted and the hos
 """
 
 import functools
+import inspect
 from typing import Any, Callable, List, Optional, Tuple
 
 from vtprof_probe.clock import Spent, monotonic_ns
@@ -66,6 +67,61 @@ def around(
     return wrapper
 
 
+def around_async(
+    original: Callable[..., Any], begin: Begin, end: End, fault: Callable[[], None], spent: Spent
+) -> Callable[..., Any]:
+    """Build the like of ``around`` for a coroutine function: ``end`` runs when the original has been awaited."""
+    clock = monotonic_ns
+
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        entered_ns = clock()
+        try:
+            token = begin(self, args, kwargs)
+        except Exception:
+            fault()
+            token = None
+        spent.ns += clock() - entered_ns
+        if token is None:
+            return await original(self, *args, **kwargs)
+        try:
+            result = await original(self, *args, **kwargs)
+        except BaseException as error:
+            try:
+                end(token, None, error)
+            except Exception:
+                fault()
+            raise
+        returned_ns = clock()
+        try:
+            end(token, result, None)
+        except Exception:
+            fault()
+        spent.ns += clock() - returned_ns
+        return result
+
+    functools.update_wrapper(wrapper, original)
+    setattr(wrapper, _MARK, True)
+    return wrapper
+
+
+def around_function(
+    original: Callable[..., Any], begin: Begin, end: End, fault: Callable[[], None], spent: Spent
+) -> Callable[..., Any]:
+    """Build the like of ``around`` for a plain function, which may be called by keywords alone: ``self`` is None."""
+
+    def as_method(_self: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    method = around(as_method, begin, end, fault, never, spent)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return method(None, *args, **kwargs)
+
+    functools.update_wrapper(wrapper, original)
+    setattr(wrapper, _MARK, True)
+    return wrapper
+
+
 def never() -> bool:
     """Return False: the default ``bypass``."""
     return False
@@ -88,7 +144,11 @@ class Patches:
         """Attributes that were not there or not plain functions."""
 
     def wrap(self, owner: Any, name: str, begin: Begin, end: End) -> bool:
-        """Wrap the method ``name`` that ``owner`` itself defines; False (and counted) if there is none to wrap."""
+        """Wrap the method ``name`` that ``owner`` itself defines; False (and counted) if there is none to wrap.
+
+        A coroutine function stays one, and ``end`` follows its await. Of a module a plain function is wrapped, and
+        ``begin`` gets None for ``self``.
+        """
         original = vars(owner).get(name, _MISSING)
         if getattr(original, _MARK, False):
             return True
@@ -99,7 +159,12 @@ class Patches:
         ):
             self.skipped += 1
             return False
-        wrapper = around(original, begin, end, self._fault, self.bypass, self._spent)
+        if inspect.iscoroutinefunction(original):
+            wrapper = around_async(original, begin, end, self._fault, self._spent)
+        elif inspect.ismodule(owner):
+            wrapper = around_function(original, begin, end, self._fault, self._spent)
+        else:
+            wrapper = around(original, begin, end, self._fault, self.bypass, self._spent)
         setattr(owner, name, wrapper)
         self._done.append((owner, name, original, wrapper))
         return True

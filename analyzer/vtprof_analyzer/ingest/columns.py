@@ -20,7 +20,7 @@ RESOURCE_ATTRIBUTES: Final = tuple(a for a in names.ATTRIBUTES.values() if a.whe
 SPAN_ATTRIBUTES: Final = tuple(
     a
     for a in names.ATTRIBUTES.values()
-    if a.where not in ("resource", "agent", "gpu") or any(a.key.startswith(c) for c in COUNTERS)
+    if a.where not in ("resource", "probe", "agent", "gpu") or any(a.key.startswith(c) for c in COUNTERS)
 )
 METRIC_NAMES: Final = tuple(
     a.key for a in names.ATTRIBUTES.values() if a.where in ("gpu", "agent") and a.type != names.STRING
