@@ -502,6 +502,70 @@ AGENT_HOOK_ERRORS = _attribute(
     "0",
 )
 
+# --- What an engine says of itself on its /metrics page (metrics, one resource for each engine and rank) -------
+# One name has one meaning in all engines; where two engines measure different things they have two names.
+
+
+def _engine(key: str, type_: str, unit: str, meaning: str, example: str) -> str:
+    return _attribute("vtprof.engine." + key, type_, unit, "engine", meaning + " (metric)", example)
+
+
+ENGINE_KV_USED_RATIO = _engine(
+    "kv_used_ratio", DOUBLE, "1", "share of the KV cache held by requests being served", "0.42"
+)
+ENGINE_RUNNING = _engine("running", INT, "requests", "requests being served", "7")
+ENGINE_WAITING = _engine("waiting", INT, "requests", "requests in the scheduler's waiting queue", "3")
+ENGINE_PREEMPTIONS = _engine(
+    "preemptions", INT, "times", "times a request lost its KV and went back to the queue", "2"
+)
+ENGINE_PROMPT_TOKENS = _engine(
+    "prompt_tokens", INT, "tokens",
+    "prompt tokens of all modalities, cached ones included; vLLM adds them at the first token, SGLang at the end", "90210",
+)  # fmt: skip
+ENGINE_CACHED_TOKENS = _engine(
+    "cached_tokens", INT, "tokens", "the part of prompt_tokens that was found in a prefix cache", "1280"
+)
+ENGINE_OUTPUT_TOKENS = _engine("output_tokens", INT, "tokens", "generated tokens", "5120")
+ENGINE_PREFIX_QUERIED_TOKENS = _engine(
+    "prefix_cache.queried_tokens", INT, "tokens", "vLLM: tokens looked up in the prefix cache, at scheduling", "90210"
+)  # fmt: skip
+ENGINE_PREFIX_HIT_TOKENS = _engine(
+    "prefix_cache.hit_tokens", INT, "tokens", "vLLM: the part of queried_tokens that was found", "1280"
+)
+ENGINE_MM_QUERIED_ITEMS = _engine(
+    "mm_cache.queried_items",
+    INT,
+    "items",
+    "vLLM: media items looked up in the cache of preprocessed items",
+    "64",
+)
+ENGINE_MM_HIT_ITEMS = _engine(
+    "mm_cache.hit_items", INT, "items", "vLLM: the part of queried_items that was found", "8"
+)
+ENGINE_ENCODER_QUERIED_ITEMS = _engine(
+    "encoder_cache.queried_items", INT, "items",
+    "SGLang's separate encoder: media items looked up in the cache of encoder outputs", "64",
+)  # fmt: skip
+ENGINE_ENCODER_HIT_ITEMS = _engine(
+    "encoder_cache.hit_items", INT, "items", "SGLang's separate encoder: the part of queried_items that was found", "8"
+)  # fmt: skip
+_ENGINE_TIMES: Tuple[Tuple[str, str], ...] = (
+    ("ttft", "arrival at the API server to first token"),
+    ("e2e", "arrival at the API server to last token"),
+    ("queue", "in the scheduler's waiting queue"),
+    ("scheduled_to_first_token", "vLLM's prefill: first scheduling to first token, encode and others' steps included"),
+    ("prefill_forward", "SGLang's prefill: first scheduling to end of its forward, encode and others' steps included"),
+    ("first_to_last_token", "vLLM's decode: first to last token"),
+)  # fmt: skip
+ENGINE_TIMES: Dict[str, Tuple[str, str]] = {
+    name: (
+        _engine(name + ".seconds", DOUBLE, "s", "summed over requests: " + meaning, "12.5"),
+        _engine(name + ".requests", INT, "requests", "requests in " + name + ".seconds", "40"),
+    )
+    for name, meaning in _ENGINE_TIMES
+}
+"""The engine's histograms as sum and count: a mean, without the shape."""
+
 # --- Prometheus names of the agent's /metrics ------------------------------------------------------------
 
 PROM_TTFT = "vtprof_ttft_seconds"

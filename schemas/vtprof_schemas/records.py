@@ -18,7 +18,8 @@ neither a torn write nor a weakly ordered CPU can pass a bad one.
 The mutable blocks carry their own crc32: a reader that meets a half-written one reads again.
 A server of several processes writes several rings, one *family* (``names.FAMILY``). Within a family a request has one
 number in all rings, ``names.request_number`` of the engine's internal id, and a step one number in the scheduler's ring
-and in its workers'. Who writes what:
+and in its workers'. Only processes of a server (engine vllm or sglang) are read as one; any other numbers its own from 1,
+and is alone even where it inherited a family. Who writes what:
 
     api      REQUEST_ARRIVED, _LABEL, _PARENT, _INPUT, SEQUENCE, PREPROCESS (arrival to hand-over), FIRST_TOKEN,
              REQUEST_FINISHED

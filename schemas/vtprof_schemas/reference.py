@@ -31,6 +31,7 @@ _GROUPS: Tuple[Tuple[str, str], ...] = (
     (names.DECODE, "Phase decode"),
     ("step", "Steps and windows"),
     ("gpu", "Counters, on phases, steps and windows; also metrics of the same name"),
+    ("engine", "Engines, of themselves: metrics that the agent reads on their /metrics page"),
     ("agent", "The agent, of itself"),
     ("probe", "The probe, in the ring's header only"),
 )

@@ -9,7 +9,7 @@ CREATE TABLE spans (
     span_id VARCHAR,                 -- 16 hex digits
     parent_span_id VARCHAR,          -- 16 hex digits; NULL for a root
     name VARCHAR,                    -- span name
-    dialect VARCHAR,                 -- vtprof, vllm, or NULL for a span nobody knows
+    dialect VARCHAR,                 -- vtprof, vllm, sglang, or NULL for a span nobody knows
     resource_id UBIGINT,             -- row of `resources`
     start_ns BIGINT,                 -- begin
     end_ns BIGINT,                   -- end; NULL when the span never ended
@@ -100,7 +100,16 @@ CREATE TABLE spans (
     vllm_e2e_s DOUBLE,               -- llm_request: arrival to last token [s]
     vllm_queue_s DOUBLE,             -- llm_request: time waiting to be scheduled [s]
     vllm_prefill_s DOUBLE,           -- llm_request: first scheduling to first token, encode and other requests' steps included [s]
-    vllm_decode_s DOUBLE             -- llm_request: first to last token [s]
+    vllm_decode_s DOUBLE,            -- llm_request: first to last token [s]
+    sglang_rid VARCHAR,              -- SGLang's request span: its request id, with the id of the API worker before
+    sglang_request_id VARCHAR,       -- the same: its request id (since 0.5.10, as all below)
+    sglang_model VARCHAR,            -- the same: name of the served model
+    sglang_finish_reasons VARCHAR,   -- the same: why it ended, a list as JSON: stop, length or abort
+    sglang_prompt_tokens BIGINT,     -- the same: prompt tokens, all modalities [tokens]
+    sglang_completion_tokens BIGINT, -- the same: generated tokens [tokens]
+    sglang_cached_tokens BIGINT,     -- the same: prompt tokens found in the KV prefix cache [tokens]
+    sglang_ttft_s DOUBLE,            -- the same: arrival to first token [s]
+    sglang_e2e_s DOUBLE              -- the same: arrival to last token [s]
 );
 
 -- One row: one resource (a process, mostly) that sent spans or metrics.
@@ -173,3 +182,9 @@ CREATE TABLE ingest_notes (
 CREATE VIEW span_links AS
 SELECT trace_id, span_id, link."traceId" AS linked_trace_id, link."spanId" AS linked_span_id
 FROM (SELECT trace_id, span_id, unnest(links) AS link FROM spans);
+
+-- One row: one value that an engine told of itself on its metrics page, read by the agent (names: vtprof.engine.*).
+CREATE VIEW engine_samples AS
+SELECT m.resource_id, r.service_instance_id AS instance, r.engine_name, r.engine_version, m.name, m.ts_ns, m.value
+FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
+WHERE starts_with(m.name, 'vtprof.engine.');

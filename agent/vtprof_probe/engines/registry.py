@@ -2,6 +2,8 @@
 
 from typing import Dict, NamedTuple, Tuple
 
+from vtprof_schemas.engine_versions import TESTED
+
 
 class EngineEntry(NamedTuple):
     """One engine."""
@@ -22,9 +24,9 @@ ENGINES: Dict[str, EngineEntry] = {
         "transformers",
         "vtprof_probe.engines.transformers_vlm",
         "transformers",
-        ("5.20", "6"),
+        TESTED["transformers"],
         not_below=("vllm", "sglang"),
     ),
-    "vllm": EngineEntry("vllm", "vtprof_probe.engines.vllm_server", "vllm", ("0.10.2", "0.34")),
-    "sglang": EngineEntry("sglang", "vtprof_probe.engines.sglang_server", "sglang", ("0.5.0", "0.6")),
+    "vllm": EngineEntry("vllm", "vtprof_probe.engines.vllm_server", "vllm", TESTED["vllm"]),
+    "sglang": EngineEntry("sglang", "vtprof_probe.engines.sglang_server", "sglang", TESTED["sglang"]),
 }

@@ -6,7 +6,8 @@ import platform
 import sys
 from typing import Any, Dict
 
-from vtprof_schemas import SCHEMA_VERSION, names, records
+from vtprof_probe.engines.process_info import process_info
+from vtprof_schemas import names, records
 
 MAX_CONFIG_BYTES = records.INFO_MAX_BYTES - 8192
 """What the model's configuration may take of the info block."""
@@ -19,9 +20,7 @@ def describe(model: Any) -> Dict[str, Any]:
     """Return the resource attributes of a process that runs ``model``; keys of ``names``."""
     config = model.config
     info: Dict[str, Any] = {
-        names.RESOURCE_SCHEMA_VERSION: SCHEMA_VERSION,
-        names.ENGINE_NAME: "transformers",
-        names.ENGINE_VERSION: str(getattr(sys.modules.get("transformers"), "__version__", "")),
+        **process_info("transformers", str(getattr(sys.modules.get("transformers"), "__version__", ""))),
         names.ROLE: "all",
         names.RANK: 0,
         names.PARALLEL_TP: 1,
@@ -34,12 +33,8 @@ def describe(model: Any) -> Dict[str, Any]:
         names.ENGINE_CONFIG: json.dumps(
             {"attn_implementation": str(getattr(config, "_attn_implementation", None) or "eager")}
         ),
-        names.HOST_NAME: platform.node(),
     }
-    service = os.environ.get("OTEL_SERVICE_NAME")
-    if service:
-        info[names.SERVICE_NAME] = service
-    info.update(_device(model.device))
+    info.update(device_info(model.device))
     return info
 
 
@@ -78,7 +73,8 @@ def _without_paths(tree: Any) -> Any:
     return tree
 
 
-def _device(device: Any) -> Dict[str, Any]:
+def device_info(device: Any) -> Dict[str, Any]:
+    """Return the kind, name, cores and, of a GPU, the UUID of a torch device; keys of ``names``."""
     torch = sys.modules.get("torch")
     if device.type != "cuda" or torch is None:
         return {

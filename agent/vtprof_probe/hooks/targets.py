@@ -8,7 +8,6 @@ import functools
 import importlib
 import inspect
 import json
-import re
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -16,10 +15,10 @@ from vtprof_probe.hooks.patches import Begin, End, Patches
 from vtprof_probe.hooks.post_import import ImportWatcher
 from vtprof_probe.recorder import Recorder
 from vtprof_schemas import names
+from vtprof_schemas.engine_versions import version_key
 
 SET = "set"
 WAITING = "waiting"
-_NUMBER = re.compile(r"\d+")
 
 
 class Target(NamedTuple):
@@ -47,12 +46,6 @@ class Hook(NamedTuple):
     """Processes in which it works: api, engine, worker."""
     optional: bool = False
     """True: that the version has no such target is no misfit worth a line."""
-
-
-def version_key(version: str) -> Tuple[int, ...]:
-    """Return the release numbers of a version text, ``0.32.0+cpu`` as (0, 32, 0); empty when there are none."""
-    release = re.split(r"[^0-9.]", version, maxsplit=1)[0]
-    return tuple(int(part) for part in _NUMBER.findall(release))
 
 
 def fits(target: Target, version: str) -> bool:
