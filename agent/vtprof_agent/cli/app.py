@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vtprof_agent.cli import doctor, exec_command, run, stage, status
+from vtprof_agent.cli import attach, detach, doctor, exec_command, run, stage, status
 
 app = typer.Typer(
     name="vtprof-agent",
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("exec", context_settings={"allow_interspersed_args": False})(exec_command.exec_)
+app.command("attach")(attach.attach)
+app.command("detach")(detach.detach)
 app.command("stage")(stage.stage)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,107 @@
+"""The Python text that runs in the target, and its answer. It never prints, never raises into the host.
+
+The folder of the answer is the licence to act: a text that comes to run when the agent has given up does nothing, and of
+two that carry the same order one does.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from vtprof_agent.attach.refusal import Refused
+
+ATTACH, DETACH = "attach", "detach"
+ANSWER = "answer"
+"""Name of the file that the target answers in."""
+_MOST_ANSWER_BYTES = 1 << 16
+_POLL_S = 0.005
+_SOURCE: Final = """
+def run(order):
+    answer = {}
+    try:
+        import json, os, sys
+        os.close(os.open(order["answer"] + ".begun", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except BaseException:
+        return
+    try:
+        probe = sys.modules.get("vtprof_probe")
+        if order["action"] == "detach":
+            answer["changed"] = probe is not None and probe.disable()
+        elif probe is not None and probe.enabled():
+            answer["changed"] = False
+        else:
+            os.environ[order["family_variable"]] = order["family"]
+            if order["folder"] not in sys.path:
+                sys.path.append(order["folder"])
+            import vtprof_probe
+            answer["changed"] = vtprof_probe.enable(ring_dir=order["ring_dir"])
+    except BaseException as error:
+        answer["error"] = "%s: %s" % (type(error).__name__, error)
+    try:
+        with open(order["answer"] + ".new", "x") as file:
+            file.write(json.dumps(answer))
+        os.rename(order["answer"] + ".new", order["answer"])
+    except BaseException:
+        pass
+run(order)
+"""
+
+
+class NoAnswer(Refused):
+    """The target has not answered in time."""
+
+
+def text(order: Mapping[str, str]) -> str:
+    """Return one statement that carries out an order; nothing of it stays in the host's ``__main__``."""
+    names = {"__name__": "vtprof_attach", "order": dict(order)}
+    return f"__import__('builtins').exec({_SOURCE!r}, {names!r})"
+
+
+def wait_for_answer(path: Path, alive: Callable[[], bool], timeout_s: float) -> dict[str, Any]:
+    """Return what the target wrote. Raises Refused when it failed there, ended, or did not answer in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        living = alive()
+        content = _read(path)
+        if content is not None:
+            break
+        if not living:
+            raise Refused("it ended meanwhile")
+        if time.monotonic() > deadline:
+            raise NoAnswer(_no_answer(path, timeout_s))
+        time.sleep(_POLL_S)
+    try:
+        answer = json.loads(content)
+    except ValueError as error:
+        raise Refused("its answer is damaged") from error
+    if isinstance(answer, dict) and "error" in answer:
+        raise Refused(f"the probe failed in it: {answer['error']}".replace("\n", " "))
+    if not isinstance(answer, dict) or "changed" not in answer:
+        raise Refused("its answer is damaged")
+    return answer
+
+
+def _no_answer(path: Path, timeout_s: float) -> str:
+    if path.with_name(path.name + ".begun").exists():
+        return (
+            f"the probe was not ready within {timeout_s:g} s and may still become so: see `vtprof-agent status`, or"
+            " run `vtprof-agent detach`"
+        )
+    return (
+        f"its interpreter was not free within {timeout_s:g} s (native code holds it), nothing was done: try again, or"
+        " give a longer --timeout"
+    )
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.read(file, _MOST_ANSWER_BYTES)
+    finally:
+        os.close(file)
