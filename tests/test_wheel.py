@@ -57,6 +57,7 @@ def test_image_of_the_agent_needs_only_the_agents_own_packages(bare_python: Path
     result = subprocess.run([str(bare_python), "-c", snippet], capture_output=True, text=True, check=True)
     packages = {re.split(r"[<>=]", line)[0] for line in result.stdout.split()}
     assert packages == {
+        "grpcio",
         "numpy",
         "typer",
         "nvidia-ml-py",

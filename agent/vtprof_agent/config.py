@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vtprof_schemas import names
 from vtprof_schemas.errors import ConfigError
@@ -33,6 +33,16 @@ class Config:
     """Base URL of an OTLP/HTTP receiver, such as http://collector:4318."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus page; port 0 takes a free one."""
+    otlp_receive: bool = False
+    """Take OTLP traces that engines send, at the standard ports of this machine: gRPC 4317, HTTP 4318."""
+    otlp_receive_grpc: str | None = None
+    """HOST:PORT of this machine for OTLP over gRPC."""
+    otlp_receive_http: str | None = None
+    """HOST:PORT of this machine for OTLP over HTTP."""
+    engine_metrics: tuple[str, ...] = ()
+    """URLs of engines' metrics pages."""
+    engine_metrics_s: float = 5.0
+    """How often they are read."""
     calibrate_host: bool = False
     """Measure this machine's attainable compute and bandwidth before the run."""
     rotate_bytes: int = 64 * 1024 * 1024
@@ -112,7 +122,11 @@ def _known(key: str, where: str) -> None:
 
 def _convert(key: str, value: Any, where: str) -> Any:
     hint = get_type_hints(Config)[key]
-    wanted = next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    wanted = (
+        tuple
+        if get_origin(hint) is tuple
+        else next((kind for kind in get_args(hint) if kind is not type(None)), hint)
+    )
     try:
         converted = _CONVERTERS[wanted](value)
     except (ValueError, TypeError, OverflowError) as error:
@@ -131,13 +145,14 @@ def _convert(key: str, value: Any, where: str) -> Any:
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _POSITIVE = frozenset(
     ("rotate_bytes", "rotate_age_s", "poll_min_s", "poll_max_s", "scan_s", "batch_spans", "otlp_queue_batches",
-     "max_open_requests", "otlp_timeout_s")
+     "max_open_requests", "otlp_timeout_s", "engine_metrics_s")
 )  # fmt: skip
 _DAY_S, _BYTES = 86_400, 1 << 50
 _AT_MOST = {
     "rotate_bytes": _BYTES, "keep_bytes": _BYTES, "rotate_age_s": 366 * _DAY_S, "poll_min_s": 10, "poll_max_s": 60,
     "scan_s": 3600, "flush_s": 3600, "batch_spans": 100_000, "sample_s": _DAY_S, "gpu_time_hold_s": 3600,
     "max_open_requests": 1 << 20, "otlp_timeout_s": 3600, "otlp_queue_batches": 100_000, "stop_s": 3600,
+    "engine_metrics_s": _DAY_S,
 }  # fmt: skip
 """Beyond these a setting is a slip: the agent would never write, or need more memory than there is."""
 
@@ -188,11 +203,27 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    """Read a list of texts; in the environment they stand apart by commas."""
+    many = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(many, list | tuple):
+        raise TypeError(value)
+    return tuple(_str(one) for one in many)
+
+
 _CONVERTERS: dict[type, Callable[[Any], Any]] = {
     bool: _bool,
     int: _int,
     float: _float,
     str: _str,
     Path: _path,
+    tuple: _texts,
 }
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    tuple: "a list of texts",
+}

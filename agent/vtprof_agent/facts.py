@@ -3,7 +3,8 @@
 ``attributes`` are keyed by the constants of ``names``; a value that the engine does not tell is absent, never -1.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Value = int | float | str
 
@@ -23,6 +24,8 @@ class RequestRef:
 
     sequence: int
     caller: Caller | None = None
+    ring: int = 0
+    """Within a family of rings: the one that told of its arrival, whose identity its ids derive from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class FinishedRequest:
     first_token_ns: int | None
     attributes: dict[str, Value]
     phases: tuple[PhaseSpan, ...]
+    served_by: int = 0
+    """The ring of the engine that served it, else its own: whose resource its spans carry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,9 @@ class StepFact:
     """Step attributes that add up over iterations."""
     levels: dict[str, int]
     """Step attributes of which a span states the time mean."""
+    ring: int = 0
+    needs: Mapping[int, int] = field(default_factory=dict)
+    """By ring the lowest sequence from which this fact can be made again."""
 
 
 @dataclass(frozen=True, slots=True)

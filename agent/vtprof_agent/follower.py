@@ -1,4 +1,4 @@
-"""Follows one ring: reads records, assembles and folds them, and gives the spans of what is finished."""
+"""Follows one ring: reads its records, gives them to its family, and keeps account of what was read and lost."""
 
 import logging
 from collections.abc import Mapping
@@ -7,24 +7,18 @@ from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from vtprof_agent.align import Alignment
-from vtprof_agent.assembly import Assembly, AssemblySettings
+from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.facts import FinishedRequest, Value
-from vtprof_agent.identifiers import Origin
+from vtprof_agent.family import Families, Family
 from vtprof_agent.inbox.gaps import Gaps
 from vtprof_agent.inbox.ring_header import RingState
 from vtprof_agent.inbox.ring_reader import Batch, RingReader
-from vtprof_agent.request_state import KvCosts
-from vtprof_agent.resource import RingResource, ring_resource
-from vtprof_agent.spans import SpanBuilder
-from vtprof_agent.windows import Folding
+from vtprof_agent.member import ROLE_API, ROLE_WORKER, Member
+from vtprof_agent.resource import RingResource
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
 logger = logging.getLogger(__name__)
-DEVICE_CPU = "cpu"
-_STALE_WINDOW_NS = 200_000_000
-"""How long after its second an idle window is closed: records may be that late."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +45,9 @@ class RingFollower:
         settings: AssemblySettings,
         host_peaks: Mapping[str, Value],
         progress: Progress | None = None,
+        families: Families | None = None,
     ) -> None:
-        """Begin at record 1, or go on from an earlier agent's ``progress``."""
+        """Begin at record 1, or go on from an earlier agent's ``progress``; ``families`` are those of the other rings."""
         self.reader = reader
         self._earlier = progress or Progress()
         if progress is not None:
@@ -63,16 +58,15 @@ class RingFollower:
         self._gaps = Gaps()
         self.finished: list[FinishedRequest] = []
         """Requests finished by the last ``spans`` call, for the metrics."""
-        self._host_peaks = host_peaks
-        self._assembly = Assembly(settings)
-        self._folding = Folding(self._earlier.exported_through)
-        identity = reader.identity
-        origin = Origin(identity.boot_id, identity.pid, identity.start_ticks, identity.created_ns)
-        self._resource = ring_resource({}, identity)
-        self._builder = SpanBuilder(origin, self._resource, Alignment(0))
-        self._aligned = False
+        self._settings, self._host_peaks = settings, host_peaks
+        self._families = Families() if families is None else families
+        self._member = Member(reader.identity, self._earlier.exported_through, self._earlier.passed)
+        self._member.next_sequence = reader.cursor
+        self._family = Family(settings, host_peaks, joined=False)
+        self._family.join(self._member)
+        self._placed = self._waits = False
+        self._now_ns = 0
         self._info_version = 0
-        self._levels: dict[str, int] = {}
         self.refresh()
 
     @property
@@ -83,7 +77,27 @@ class RingFollower:
     @property
     def resource(self) -> RingResource:
         """Return the resource of the ring's spans and metric points."""
-        return self._resource
+        return self._member.resource
+
+    @property
+    def order(self) -> int:
+        """Return the place of the ring in a turn: who tells of arrivals first, the schedulers last."""
+        return {ROLE_API: 0, ROLE_WORKER: 1}.get(self._member.role, 2)
+
+    @property
+    def held(self) -> int:
+        """Return how many records were read and wait for other rings."""
+        return len(self._member.held)
+
+    @property
+    def at_end(self) -> bool:
+        """Tell whether the last ``read`` left nothing behind that it could have read."""
+        return not self._waits and not self._member.held
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether a ring that is read no more may go: nothing of its family needs its records again."""
+        return not self._family.joined or self._family.cursor(self._member) >= self._member.next_sequence
 
     def refresh(self) -> None:
         """Take over what the process says anew of itself and of its clocks. Raises BackendError."""
@@ -91,23 +105,31 @@ class RingFollower:
         self._refresh_info()
         anchor = self.reader.anchor()
         if anchor is not None:
-            now = self._builder.alignment if self._aligned else None
-            fresh = Alignment.from_anchor(anchor.monotonic_ns, anchor.wall_ns)
-            self._builder.alignment = (
-                fresh if now is None else now.refreshed(anchor.monotonic_ns, anchor.wall_ns)
-            )
-            self._aligned = True
+            self._family.anchored(anchor)
 
     def read(self, max_records: int, now_ns: int, writer_gone: bool = False) -> Batch:
-        """Read and digest at most so many records; return them. Raises BackendError."""
+        """Read and digest at most so many records; return them. Raises BackendError.
+
+        None are read while those read before wait for other rings of the family, or it is far ahead of theirs.
+        """
+        self._now_ns = now_ns
+        family, member = self._family, self._member
+        family.feed_held(member, now_ns)
+        if not family.may_read(member):
+            self._waits = True
+            return Batch(b"", self.reader.cursor, self.reader.cursor - 1, 0, 0, 0)
+        self._waits = False
         batch = self.reader.read(max_records, writer_gone)
         # After the records and before their use: what the process said of itself before it wrote one is known then.
         self._refresh_info()
-        feed = self._assembly.feed
-        for record in self.reader.decoded(batch):
-            feed(record.kind.code, record.sequence, record.values, now_ns)
+        family = self._family
+        self._placed = self._placed or batch.count > 0
+        lost = batch.lost + batch.torn + batch.voided
+        member.next_sequence = self.reader.cursor
+        at_end = batch.passed < max_records
+        family.take(member, self.reader.decoded(batch), now_ns, at_end=at_end, lost=lost > 0)
         before = self.records_lost
-        self._lost += batch.lost + batch.torn + batch.voided
+        self._lost += lost
         self._gaps.add(batch.gaps)
         if self.records_lost > before:
             logger.warning("%s: %d records lost", self.reader.path.name, self.records_lost - before)
@@ -115,9 +137,8 @@ class RingFollower:
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: holds run out, an idle window closes."""
-        self._assembly.advance(now_ns)
-        self._fold()
-        self._folding.close_stale(now_ns - _STALE_WINDOW_NS)
+        self._now_ns = now_ns
+        self._family.advance(now_ns)
 
     def finish(self, process_gone: bool) -> None:
         """End all that can be: the agent stops, or the process is gone and its open requests are aborted.
@@ -128,16 +149,14 @@ class RingFollower:
         with suppress(BackendError):
             self.state = self.reader.state()
             self._refresh_info()
-        if process_gone:
-            self._assembly.close()
-        else:
-            self._assembly.settle_steps()
-        self._fold()
-        self._folding.close()
+        self._family.end(self._member, self._now_ns, process_gone=process_gone)
 
     def close(self) -> None:
         """Close the file, and say what the probe and we could not do; the counts and spans remain."""
         self.reader.close()
+        if not self._member.ended:
+            self._family.leave(self._member)
+            self._family.assembly.requests.cut(self._member.index, self._now_ns)
         if self.state.dropped or self.state.hook_errors:
             logger.warning(
                 "%s: the probe could not write %d records, and %d errors in its hooks were swallowed",
@@ -145,16 +164,21 @@ class RingFollower:
                 self.state.dropped,
                 self.state.hook_errors,
             )
-        if left_over := self._assembly.left_over:
+        left_over = self._family.assembly.left_over if not self._family.living else {}
+        if left_over:
             listed = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in left_over.items())
             logger.warning("%s: not everything read could be used: %s", self.reader.path.name, listed)
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans of what was finished since the last call, and keep the requests in ``finished``."""
-        requests = self._assembly.take_requests()
-        self.finished = requests
-        spans = [span for request in requests for span in self._builder.request(request)]
-        spans += [self._builder.step(step) for step in self._folding.take()]
+        family, member = self._family, self._member
+        self.finished = family.take_requests()
+        spans = [
+            span
+            for request in self.finished
+            for span in family.members[request.served_by].builder.request(request)
+        ]
+        spans += [member.builder.step(step) for step in member.folding.take()]
         return spans
 
     @property
@@ -176,56 +200,52 @@ class RingFollower:
 
     def progress(self) -> Progress:
         """Return where the next agent must go on, once the spans handed out so far are exported."""
-        needed = self._assembly.needed_sequence(self.reader.cursor)
-        window = self._folding.open_sequence
-        cursor = needed if window is None else min(needed, window)
+        cursor = self._family.cursor(self._member)
         still_ahead = max(0, self._earlier.lost_ahead - self._lost)
         lost_ahead = self._gaps.from_number(cursor) + still_ahead
-        return Progress(cursor, self._folding.exported_through, self._passed, self.records_lost, lost_ahead)
+        exported_through = self._member.folding.exported_through
+        return Progress(cursor, exported_through, self._passed, self.records_lost, lost_ahead)
 
     @property
     def open_requests(self) -> int:
-        """Return how many requests have not ended."""
-        return self._assembly.open_requests
+        """Return how many requests that this ring told of have not ended."""
+        return self._family.assembly.requests.open_requests(self._member.index)
 
     @property
     def unusable_requests(self) -> int:
         """Return how many requests could not be exported because their arrival was lost."""
-        return self._assembly.counts.requests_without_arrival
+        return self._family.assembly.requests.unusable.get(self._member.index, 0)
 
     def kv_bytes(self) -> tuple[int, int] | None:
         """Return the KV bytes held now by visual and by other tokens, None when the bytes of a token are unknown."""
-        if self.open_requests == 0:
+        requests, levels = self._family.assembly.requests, self._member.levels
+        if requests.open_requests() == 0:
             return 0, 0
-        per_token = self._assembly.kv.bytes_per_token
-        if per_token is None:
+        per_token = requests.kv[self._member.index].bytes_per_token
+        if per_token is None or (self._family.joined and not levels):
             return None
-        visual = self._levels.get(names.STEP_KV_VISUAL_TOKENS, 0)
-        other = max(0, self._levels.get(names.STEP_KV_USED_TOKENS, 0) - visual)
+        visual = levels.get(names.STEP_KV_VISUAL_TOKENS, 0)
+        other = max(0, levels.get(names.STEP_KV_USED_TOKENS, 0) - visual)
         return visual * per_token, other * per_token
-
-    def _fold(self) -> None:
-        for fact in self._assembly.take_steps():
-            self._levels = fact.levels
-            self._folding.add(fact)
 
     def _refresh_info(self) -> None:
         # Costs a read of 12 bytes while the version is the same.
         info = self.reader.info()
         if info is not None and info.version != self._info_version:
             self._info_version = info.version
-            self._take_info(info.values)
+            self._member.info = info.values
+            self._place()
+            self._family.told(self._member)
 
-    def _take_info(self, values: Mapping[str, Value]) -> None:
-        on_cpu = values.get(names.DEVICE_KIND) == DEVICE_CPU
-        extra = self._host_peaks if on_cpu else {}
-        self._resource = self._builder.resource = ring_resource(values, self.reader.identity, extra)
-        per_token, fixed = values.get(names.KV_BYTES_PER_TOKEN), values.get(names.KV_FIXED_BYTES)
-        self._assembly.kv = KvCosts(
-            per_token if isinstance(per_token, int) and per_token >= 0 else None,
-            fixed if isinstance(fixed, int) and fixed >= 0 else 0,
-        )
-        model = values.get(names.REQUEST_MODEL)
-        self._assembly.model = model if isinstance(model, str) else None
-        # Without CUDA no GPU time will come, and nothing need be held for it.
-        self._assembly.expects_gpu_time = not on_cpu
+    def _place(self) -> None:
+        """Join the rings of the same server, which the process must have named before its first record is used."""
+        name = self._member.server
+        if self._placed or name is None:
+            return
+        self._placed = True
+        boot_id = self.reader.identity.boot_id
+        self._family = self._families.of(boot_id, name, self._settings, self._host_peaks)
+        self._family.join(self._member)
+        anchor = self.reader.anchor()
+        if anchor is not None:
+            self._family.anchored(anchor)

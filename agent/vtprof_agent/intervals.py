@@ -6,6 +6,7 @@ free          |----|     |---|
 """
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 
 
 class Timeline:
@@ -41,3 +42,11 @@ class Timeline:
         for fragment in free:
             insort(self._taken, fragment)
         return free
+
+
+def union_ns(intervals: Iterable[tuple[int, int]], start_ns: int, end_ns: int) -> int:
+    """Return how much of ``start_ns..end_ns`` the intervals cover, overlaps counted once, ns."""
+    line = Timeline(start_ns, end_ns)
+    return sum(
+        free_end - free_start for interval in intervals for free_start, free_end in line.take(*interval)
+    )

@@ -5,7 +5,6 @@ One thread; the clock and the wait are injected. Everything that was read is wri
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,14 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.export.destination import Batch, Destination
+from vtprof_agent.delivery import Delivery
+from vtprof_agent.export.destination import Destination
 from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.facts import Value
+from vtprof_agent.family import Families
 from vtprof_agent.faults import Faults
-from vtprof_agent.follower import Progress, RingFollower
+from vtprof_agent.feed import Feeds
+from vtprof_agent.follower import RingFollower
 from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring, remove_temporary
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.metric_points import Point, metrics_data
@@ -73,22 +75,24 @@ class Agent:
         page: PrometheusPage | None = None,
         sampling: Sampling | None = None,
         host_peaks: Mapping[str, Value] | None = None,
+        feeds: Feeds | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Prepare; nothing is read yet."""
         self._directory = RingDirectory(ring_dir)
         self._store = ProgressStore(ring_dir)
-        self._destinations = destinations
         self._node = node
         self._settings = settings
         self._assembly = assembly
         self._page = page
         self._sampling = sampling
         self._host_peaks = host_peaks or {}
+        self._feeds = feeds or Feeds()
         self._clock_ns = clock_ns
         self._unix_ns = unix_ns
         self._started_unix_ns = unix_ns()
+        self._families = Families()
         self._rings: dict[Path, RingFollower] = {}
         self._drained: dict[Path, RingFollower] = {}
         """Rings whose process ended and whose records are all read; removed once their spans are delivered."""
@@ -100,15 +104,12 @@ class Agent:
         """Files that are not followed: faulty, or records that we failed on."""
         self._retired = RingTotals()
         self._faults = Faults()
+        self._delivery = Delivery(destinations, self._store, settings.batch_spans, self._faults)
         self._full = False
         self.living: list[int] = []
         """PIDs of the processes that still recorded at the stop."""
         self._spans: list[ReadableSpan] = []
         self._points: list[Point] = []
-        self._batches = 0
-        self._unsettled: deque[tuple[int, dict[str, Progress]]] = deque()
-        self._stored: dict[str, Progress] = {}
-        self._store_failed = False
         self._next_scan = self._next_flush = self._next_sample = 0
         if self._store.problem:
             logger.warning("%s", self._store.problem)
@@ -140,7 +141,7 @@ class Agent:
             self._faults.guard("looking for rings", self._scan)
         read = 0
         share = min(READ_RECORDS, max(LEAST_RECORDS, TURN_RECORDS // max(1, len(self._rings))))
-        for path, ring in list(self._rings.items()):
+        for path, ring in self._in_order():
             read += self._read(path, ring, share)
         if self._sampling is not None and self._settings.sample_s and now >= self._next_sample:
             self._next_sample = now + int(self._settings.sample_s * NS_PER_S)
@@ -158,38 +159,46 @@ class Agent:
         deadline = self._clock_ns() + int((LAST_DRAIN_S if last else DRAIN_S) * NS_PER_S)
         self._faults.guard("looking for rings", self._scan)
         while self._rings:
-            for path, ring in list(self._rings.items()):
-                self._drain(path, ring, deadline, last)
+            self._drain(deadline)
+            for path, ring in self._in_order():
+                if process_alive(ring.reader.identity) is Liveness.ALIVE:
+                    self.living.append(ring.pid)
+                self._end(path, ring, process_gone=last)
             if self._clock_ns() < deadline:
                 # There may be more than could be followed at a time.
                 self._faults.guard("looking for rings", self._scan)
         left = 0 if last else sum(ring.open_requests for ring in self._drained.values())
         if left:
             logger.info("%d requests in flight are left to the next agent", left)
+        self._feeds.close()
         self._flush()
-        for destination in self._destinations:
-            self._faults.guard("closing a destination", partial(destination.close, self._settings.stop_s))
+        self._delivery.close(self._settings.stop_s)
         self._faults.guard("storing the progress", self._settle)
         self._faults.guard("the metrics page", self._refresh_page)
         if self._sampling is not None:
             self._sampling.close()
 
-    def _drain(self, path: Path, ring: RingFollower, deadline_ns: int, last: bool) -> None:
-        budget = DRAIN_LAPS * ring.reader.capacity
-        while (
-            budget > 0 and self._clock_ns() < deadline_ns and (read := self._read(path, ring, READ_RECORDS))
-        ):
-            budget -= read
-            if path not in self._rings:
-                return
-        if self._clock_ns() >= deadline_ns:
-            logger.warning("%s: may not be read to its end: the agent stops", path.name)
-        if path in self._rings:
-            if process_alive(ring.reader.identity) is Liveness.ALIVE:
-                self.living.append(ring.pid)
-            self._end(path, ring, process_gone=last)
+    def _drain(self, deadline_ns: int) -> None:
+        """Read the rings followed now to their ends, those of a family by turns: they wait for each other."""
+        budgets = {path: DRAIN_LAPS * ring.reader.capacity for path, ring in self._in_order()}
+        busy = True
+        while busy:
+            busy = False
+            for path, ring in self._in_order():
+                if self._clock_ns() >= deadline_ns:
+                    logger.warning("%s: may not be read to its end: the agent stops", path.name)
+                    busy = False
+                elif budgets[path] > 0:
+                    held = ring.held
+                    read = self._read(path, ring, READ_RECORDS)
+                    budgets[path] -= read
+                    busy = busy or read > 0 or ring.held < held
 
     # --- Rings ---------------------------------------------------------------------------------------------
+
+    def _in_order(self) -> list[tuple[Path, RingFollower]]:
+        """Return the rings in the order in which they are read: who tells of arrivals before who names them."""
+        return sorted(self._rings.items(), key=lambda item: item[1].order)
 
     def _scan(self) -> None:
         found = self._directory.scan()
@@ -237,7 +246,7 @@ class Agent:
             return
         try:
             progress = self._store.get(reader.identity.instance_id)
-            ring = RingFollower(reader, self._assembly, self._host_peaks, progress)
+            ring = RingFollower(reader, self._assembly, self._host_peaks, progress, self._families)
         except Exception as error:
             reader.close()
             self._aside.add(path)
@@ -267,7 +276,7 @@ class Agent:
         except Exception as error:
             self._put_aside(path, ring, error)
             return 0
-        if batch.passed == 0 and path in self._ended:
+        if batch.passed == 0 and path in self._ended and ring.at_end:
             self._end(path, ring, process_gone=True)
         return min(batch.passed, most)
 
@@ -301,6 +310,8 @@ class Agent:
     def _retire(self) -> None:
         """Forget rings whose file is gone; remove those of dead processes once everything of them is delivered."""
         for path, ring in list(self._drained.items()):
+            if not ring.settled and path.exists():
+                continue
             removed = remove_ring(path)
             if not removed and path.exists():
                 continue
@@ -344,41 +355,16 @@ class Agent:
                 self._take(ring)  # progress is only true of a ring whose spans are all here
             except Exception as error:
                 self._put_aside(path, ring, error)
+        self._feeds.take(self._spans, self._points)
         rings = (*self._rings.values(), *self._drained.values())
-        size = self._settings.batch_spans
-        chunks = [self._spans[at : at + size] for at in range(0, len(self._spans), size)]
-        points, self._spans, self._points = self._points, [], []
-        metrics = metrics_data(points, self._started_unix_ns)
-        if metrics is not None and not chunks:
-            chunks = [[]]
-        for position, chunk in enumerate(chunks):
-            self._batches += 1
-            batch = Batch(self._batches, chunk, metrics if position == 0 else None)
-            for destination in self._destinations:
-                self._faults.guard("exporting", partial(destination.submit, batch))
-        progress = {ring.reader.identity.instance_id: ring.progress() for ring in rings}
-        self._unsettled.append((self._batches, progress))
+        spans, points, self._spans, self._points = self._spans, self._points, [], []
+        self._delivery.submit(spans, metrics_data(points, self._started_unix_ns))
+        self._delivery.reached({ring.reader.identity.instance_id: ring.progress() for ring in rings})
         self._faults.guard("storing the progress", self._settle)
         self._faults.guard("the metrics page", self._refresh_page)
 
     def _settle(self) -> None:
-        """Store the newest progress that every destination has settled."""
-        settled = min((d.outbox.settled() for d in self._destinations), default=self._batches)
-        reached: dict[str, Progress] | None = None
-        while self._unsettled and self._unsettled[0][0] <= settled:
-            reached = self._unsettled.popleft()[1]
-        if reached is None:
-            return
-        try:
-            if reached != self._stored:
-                self._store.save(reached)
-                self._stored = reached
-            self._store_failed = False
-        except BackendError as error:
-            if not self._store_failed:
-                logger.error("%s", error)
-            self._store_failed = True
-        if not self._unsettled:
+        if self._delivery.settle():
             self._retire()
 
     def _refresh_page(self) -> None:
@@ -389,6 +375,7 @@ class Agent:
             page,
             list(self._rings.values()),
             self._retired.plus((*self._rings.values(), *self._drained.values())),
-            [destination.outbox for destination in self._destinations],
+            [destination.outbox for destination in self._delivery.destinations],
             self._faults.count + (self._sampling.faults if self._sampling else 0),
+            self._feeds.counts(),
         )

@@ -19,7 +19,9 @@ from vtprof_agent.samplers.sampler import Sample
 from vtprof_agent.spans import SCOPE
 from vtprof_schemas import names
 
-_UCUM = {"B": "By", "tokens": "{token}", "records": "{record}", "errors": "{error}", "cores": "{core}"}
+_UCUM = {"B": "By", "tokens": "{token}", "records": "{record}", "errors": "{error}", "cores": "{core}",
+    "requests": "{request}", "items": "{item}", "times": "{time}",
+}  # fmt: skip
 """The vocabulary's units in the form that OTLP metrics use, where they differ."""
 
 
@@ -30,6 +32,8 @@ class Point:
     resource: Resource
     sample: Sample
     time_unix_ns: int
+    start_unix_ns: int | None = None
+    """Since when a running total counts: 0 when that is not known, None when the agent keeps it."""
 
 
 def metrics_data(points: Iterable[Point], start_unix_ns: int) -> MetricsData | None:
@@ -61,7 +65,7 @@ def _metric(key: str, points: list[Point], start_unix_ns: int) -> Metric:
     data_points = [
         NumberDataPoint(
             attributes=_attributes(point.sample),
-            start_time_unix_nano=start_unix_ns if point.sample.cumulative else 0,
+            start_time_unix_nano=_start(point, start_unix_ns),
             time_unix_nano=point.time_unix_ns,
             value=float(point.sample.value) if attribute.type == names.DOUBLE else int(point.sample.value),
         )
@@ -70,6 +74,12 @@ def _metric(key: str, points: list[Point], start_unix_ns: int) -> Metric:
     cumulative = points[0].sample.cumulative
     data = Sum(data_points, AggregationTemporality.CUMULATIVE, True) if cumulative else Gauge(data_points)
     return Metric(key, attribute.meaning, _UCUM.get(attribute.unit, attribute.unit), data)
+
+
+def _start(point: Point, start_unix_ns: int) -> int:
+    if not point.sample.cumulative:
+        return 0
+    return start_unix_ns if point.start_unix_ns is None else point.start_unix_ns
 
 
 def _attributes(sample: Sample) -> Mapping[str, str]:

@@ -1,6 +1,8 @@
 """One open request: what its records said so far, and the finished object made of it at its end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from vtprof_agent.facts import Caller, FinishedRequest, PhaseSpan, RequestRef, Value
 from vtprof_agent.intervals import Timeline
@@ -12,6 +14,8 @@ MAX_PIECES = 4096
 INT64_MAX = 2**63 - 1
 _RANK = {quality: rank for rank, quality in enumerate((names.QUALITY_MEASURED, names.QUALITY_ATTRIBUTED))}
 _PHASE_ORDER = {phase: order for order, phase in enumerate(names.PHASES)}
+_SERVED_FIRST = (*(phase for phase in names.PHASES if phase != names.QUEUE), names.QUEUE)
+"""Precedence for a request of several sequences: it waits only while none of them is served."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,34 @@ class RequestState:
     """What is known of one request between its first record and its export."""
 
     __slots__ = (
-        "arrival_ns", "caller", "counts", "decode", "decode_from_ns", "finished_ns", "finished_seen_ns",
-        "first_token_ns", "held", "input_tokens", "label", "model", "number", "output_tokens", "pieces", "preemptions",
-        "sequence", "status", "unsettled_steps", "visual_tokens",
+        "arrival_ns", "caller", "children", "counts", "decode", "decode_from_ns", "decoding", "finished_ns",
+        "finished_round", "finished_seen_ns", "first_token_ns", "gone", "held", "input_tokens", "label", "left",
+        "left_tokens", "live", "model", "needs", "number", "output_tokens", "pieces", "preemptions", "ring", "sequence",
+        "served_by", "status", "unsettled_steps", "visual_tokens",
     )  # fmt: skip
 
-    def __init__(self, number: int, sequence: int, arrival_ns: int | None) -> None:
+    def __init__(self, number: int, sequence: int, arrival_ns: int | None, ring: int = 0) -> None:
         """Open a request; without an arrival it only counts as a member of batches and is never exported."""
         self.number = number
         self.sequence = sequence
         self.arrival_ns = arrival_ns
+        self.ring = ring
+        self.needs: dict[int, int] = {ring: sequence}
+        """By ring the lowest sequence of a record of its own."""
+        self.children: list[int] = []
+        """Numbers of its sequences, where it runs as several."""
+        self.live: set[int] = set()
+        """Its sequences that the scheduler has seen and not let go of; only where the scheduler says so."""
+        self.decoding = 0
+        """How many of its sequences decode."""
+        self.served_by: int | None = None
+        """Ring of the engine that served it."""
+        self.gone: int | None = None
+        """The ring whose end cut the request short."""
+        self.left = 0
+        """How many of its sequences the scheduler let go of."""
+        self.left_tokens = UNKNOWN
+        self.finished_round = 0
         self.caller: Caller | None = None
         self.label: str | None = None
         self.model: str | None = None
@@ -106,7 +128,18 @@ class RequestState:
     @property
     def ref(self) -> RequestRef:
         """Return the name by which spans link to this request."""
-        return RequestRef(self.sequence, self.caller)
+        return RequestRef(self.sequence, self.caller, self.ring)
+
+    def need(self, ring: int, sequence: int) -> None:
+        """Note a record of the request: it must be read again for as long as the request is not exported."""
+        known = self.needs.get(ring)
+        if known is None or sequence < known:
+            self.needs[ring] = sequence
+
+    def arrive(self, number: int, sequence: int, arrival_ns: int | None, ring: int) -> None:
+        """Take over the arrival, which came after records of the engine."""
+        self.number, self.sequence, self.arrival_ns, self.ring = number, sequence, arrival_ns, ring
+        self.need(ring, sequence)
 
     def add(self, piece: Piece) -> bool:
         """Keep a piece; False when the request has too many."""
@@ -115,15 +148,16 @@ class RequestState:
         self.pieces.append(piece)
         return True
 
-    def decode_step(self, start_ns: int, end_ns: int) -> Piece:
-        """Count one decode iteration and return the stretch it belongs to."""
+    def decode_step(self, start_ns: int, end_ns: int, *, again: bool = False) -> Piece:
+        """Count one decode iteration and return the stretch it belongs to; ``again``: for a further sequence."""
         if self.decode is None:
             begin = start_ns if self.decode_from_ns is None else min(self.decode_from_ns, start_ns)
             counts = {names.DECODE_STEPS: 0, names.DECODE_PREEMPTIONS: self.preemptions}
             self.decode = Piece(names.DECODE, begin, max(begin, end_ns), counts)
             self.preemptions = 0
             self.add(self.decode)
-        self.decode.counts[names.DECODE_STEPS] += 1
+        if not again:
+            self.decode.counts[names.DECODE_STEPS] += 1
         self.decode.end_ns = max(self.decode.end_ns, end_ns)
         return self.decode
 
@@ -138,7 +172,43 @@ class RequestState:
             self.decode.counts[names.DECODE_PREEMPTIONS] += 1
         else:
             self.preemptions += 1
-        self.pause_decode(None)
+        if self.decoding == 0:
+            self.pause_decode(None)
+
+    def absorb(self, other: "RequestState") -> None:
+        """Take over what the engine said of a sequence of ours before we knew that it was."""
+        self.pieces += other.pieces
+        self.live |= other.live
+        self.left += other.left
+        self.preemptions += other.preemptions
+        self.unsettled_steps += other.unsettled_steps
+        self.decode = self.decode or other.decode
+        self.decode_from_ns = other.decode_from_ns if self.decode_from_ns is None else self.decode_from_ns
+        self.served_by = other.served_by if self.served_by is None else self.served_by
+        for ring, sequence in other.needs.items():
+            self.need(ring, sequence)
+
+    @property
+    def has_left(self) -> bool:
+        """Tell whether the scheduler let go of all of it: everything that it says of the request was read."""
+        return not self.live and self.left >= max(1, len(self.children))
+
+    def wait_from_hand_over(self) -> None:
+        """Let the first queue piece begin where the request was handed over: the scheduler saw it later."""
+        assert self.arrival_ns is not None
+        queues = [piece for piece in self.pieces if piece.phase == names.QUEUE]
+        if not queues:
+            return
+        first = min(queues, key=attrgetter("start_ns"))
+        preprocessed = [piece.end_ns for piece in self.pieces if piece.phase == names.PREPROCESS]
+        hand_over_ns = max([self.arrival_ns, *preprocessed])
+        served = any(
+            piece.start_ns < first.start_ns
+            for piece in self.pieces
+            if piece.phase not in (names.PREPROCESS, names.QUEUE)
+        )
+        if not served:  # else the piece that was the first is lost
+            first.start_ns = min(first.start_ns, hand_over_ns)
 
     def infer_decode(self, end_ns: int) -> None:
         """Say that it decoded to its end where no step says so: low detail, or their records were lost."""
@@ -165,14 +235,15 @@ def finish(state: RequestState, end_ns: int, status: str, kv: KvCosts, model: st
         end_ns=end_ns,
         first_token_ns=first_token_ns,
         attributes=_request_attributes(state, start_ns, first_token_ns, status, kv, model),
-        phases=_phases(state.pieces, start_ns, end_ns),
+        phases=_phases(state.pieces, start_ns, end_ns, _SERVED_FIRST if state.children else names.PHASES),
+        served_by=state.ring if state.served_by is None else state.served_by,
     )
 
 
-def _phases(pieces: list[Piece], start_ns: int, end_ns: int) -> tuple[PhaseSpan, ...]:
+def _phases(pieces: list[Piece], start_ns: int, end_ns: int, order: Sequence[str]) -> tuple[PhaseSpan, ...]:
     line = Timeline(start_ns, end_ns)
     spans: list[PhaseSpan] = []
-    for phase in names.PHASES:
+    for phase in order:
         kept: list[Piece] = []
         for piece in sorted((p for p in pieces if p.phase == phase), key=lambda p: (p.start_ns, p.end_ns)):
             fragments = line.take(piece.start_ns, piece.end_ns)
@@ -209,8 +280,9 @@ def _request_attributes(
     if state.model or model:
         values[names.REQUEST_MODEL] = state.model or model or ""
     values.update((key, count) for key, count in state.counts.items() if count >= 0)
-    if state.output_tokens >= 0:
-        values[names.OUTPUT_TOKENS] = state.output_tokens
+    output_tokens = state.output_tokens if state.output_tokens >= 0 else state.left_tokens
+    if output_tokens >= 0:
+        values[names.OUTPUT_TOKENS] = output_tokens
     if first_token_ns is not None:
         values[names.TTFT_NS] = first_token_ns - start_ns
     values.update(_kv_attributes(state, kv))

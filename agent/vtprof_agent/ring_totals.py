@@ -1,6 +1,6 @@
 """Sums over rings: what the agent read and lost of them, and what their probes say of themselves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vtprof_agent.export.destination import Outbox
@@ -40,8 +40,9 @@ def show(
     totals: RingTotals,
     outboxes: Sequence[Outbox],
     faults: int,
+    feeds: Mapping[str, int],
 ) -> None:
-    """Bring the metrics page up to date: what the rings followed now hold, and all totals."""
+    """Bring the metrics page up to date: what the rings followed now hold, all totals, and the counts of feeds."""
     held = [kv for kv in (ring.kv_bytes() for ring in followed) if kv is not None]
     if held or not followed:
         page.set_kv_bytes(sum(visual for visual, _ in held), sum(other for _, other in held))
@@ -59,5 +60,6 @@ def show(
             page.spans_exported: sum(outbox.spans_delivered for outbox in outboxes),
             page.spans_dropped: sum(outbox.spans_dropped for outbox in outboxes),
             page.faults: faults,
+            **{counter: feeds.get(name, 0) for name, counter in page.feed_counts.items()},
         }
     )

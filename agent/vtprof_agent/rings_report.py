@@ -1,6 +1,7 @@
 """What the rings of a folder say, without following them: for `status` and `doctor`."""
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.progress_store import ProgressStore
 from vtprof_schemas import names
+from vtprof_schemas.engine_versions import TESTED, is_tested
 from vtprof_schemas.errors import BackendError, ConfigError
+
+_HOOK_SET, _HOOK_WAITING = "set", "waiting"
+"""States of a hook in ``names.PROBE_HOOKS``; any other text is why it was skipped."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,37 @@ class RingLine:
     records_dropped: int
     """Records that the probe itself could not write."""
     hook_errors: int
+    family: str | None = None
+    """Names the server, whose processes share it."""
+    engine_tested: bool | None = None
+    """Whether the version lies in the range that the hooks were tested with."""
+    hooks: dict[str, str] = field(default_factory=dict)
+    """By hook ``set``, ``waiting`` (its module is not imported) or why it was skipped."""
+
+    def text(self) -> str:
+        """Return the ring in lines for people."""
+        parts = ["closed"] * self.closed + ["read to the end"] * self.read_to_end
+        if self.records_read is not None:
+            parts += [f"{self.records_read} read", f"{self.records_lost} lost"]
+        elif not self.read_to_end:
+            parts.append("not followed yet")
+        engine = f"{self.engine or 'engine unknown'} {self.engine_version or ''}".rstrip()
+        if self.engine_tested is False and self.engine is not None:
+            since, until = TESTED[self.engine]
+            engine += f" (untested: the hooks know {since} up to, without, {until})"
+        who = f"PID {self.pid} ({self.process}) {self.role} rank {self.rank}: {engine}, {self.model or 'model unknown'}"
+        counted = f"{self.records_dropped} not written, {self.hook_errors} hook errors"
+        lines = [f"{who}; {', '.join(parts)}; {counted}"]
+        if self.hooks:
+            states = list(self.hooks.values())
+            told = f"  hooks: {states.count(_HOOK_SET)} set, {states.count(_HOOK_WAITING)} waiting for their modules"
+            lines.append(told + (f"; server {self.family}" if self.family else ""))
+        lines += [
+            f"  hook {name} is off: {state}"
+            for name, state in self.hooks.items()
+            if state not in (_HOOK_SET, _HOOK_WAITING)
+        ]
+        return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
         """Return the line as a JSON object."""
@@ -80,14 +116,18 @@ def _line(reader: RingReader, progress: Progress | None) -> RingLine:
         value = values.get(key)
         return value if isinstance(value, str) else None
 
+    engine, version, rank = text(names.ENGINE_NAME), text(names.ENGINE_VERSION), values.get(names.RANK)
     return RingLine(
         file=str(reader.path),
         pid=identity.pid,
         process=process.value,
-        role=identity.role,
-        rank=identity.rank,
-        engine=text(names.ENGINE_NAME),
-        engine_version=text(names.ENGINE_VERSION),
+        role=text(names.ROLE) or identity.role,
+        rank=rank if isinstance(rank, int) else identity.rank,
+        engine=engine,
+        engine_version=version,
+        family=text(names.FAMILY),
+        engine_tested=is_tested(engine, version) if engine and version else None,
+        hooks=_hooks(text(names.PROBE_HOOKS)),
         model=text(names.REQUEST_MODEL),
         closed=state.closed,
         read_to_end=(state.closed or process is Liveness.DEAD) and _at_end(reader, progress),
@@ -96,6 +136,15 @@ def _line(reader: RingReader, progress: Progress | None) -> RingLine:
         records_dropped=state.dropped,
         hook_errors=state.hook_errors,
     )
+
+
+def _hooks(text: str | None) -> dict[str, str]:
+    """Read the states of the hooks; what another process wrote may be anything."""
+    try:
+        states = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {str(name): str(state) for name, state in states.items()} if isinstance(states, dict) else {}
 
 
 def _at_end(reader: RingReader, progress: Progress | None) -> bool:

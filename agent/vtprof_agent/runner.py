@@ -11,14 +11,17 @@ from pathlib import Path
 
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.config import DEFAULT_OUT_DIR, Config
+from vtprof_agent.engine_metrics.scraper import EngineScraper, page_url
 from vtprof_agent.export.destination import Destination
 from vtprof_agent.export.files import FileDestination
 from vtprof_agent.export.otlp_http import HttpDestination
 from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.export.rotating import Rotation
 from vtprof_agent.facts import Value
+from vtprof_agent.feed import Feed, Feeds
 from vtprof_agent.loop import Agent, LoopSettings
 from vtprof_agent.progress_store import claim
+from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.sampling import Sampling
 from vtprof_schemas.units import NS_PER_S
@@ -42,6 +45,7 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             url, stop = page.serve(config.metrics)
             stack.callback(stop)
             logger.warning("metrics at %s", url)
+        feeds = _feeds(config, stack)
         destinations = _destinations(config, instance)
         yield Agent(
             config.ring_dir,
@@ -55,7 +59,21 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             page=page,
             sampling=Sampling.start() if config.sample_s else None,
             host_peaks=host_peaks,
+            feeds=feeds,
         )  # fmt: skip
+
+
+def _feeds(config: Config, stack: ExitStack) -> Feeds:
+    """Open what comes from engines without the probe; all of it is closed with the stack."""
+    feeds: list[Feed] = []
+    urls = dict.fromkeys(map(page_url, config.engine_metrics))
+    if Receiver.asked_for(config):
+        feeds.append(Receiver(config))
+        stack.callback(feeds[-1].close)
+    for url in urls:
+        feeds.append(EngineScraper(url, config.engine_metrics_s))
+        stack.callback(feeds[-1].close)
+    return Feeds(feeds)
 
 
 def most_rings() -> int:

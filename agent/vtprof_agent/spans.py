@@ -24,15 +24,25 @@ SCOPE = InstrumentationScope("vtprof", str(SCHEMA_VERSION))
 
 
 class SpanBuilder:
-    """Builds the spans of one ring."""
+    """Builds the spans of one ring: its steps, and the requests that it served or took in."""
 
-    def __init__(self, origin: Origin, resource: Resource, alignment: Alignment) -> None:
-        """Start with the ring's identity; resource and alignment may be replaced as the ring tells more."""
+    def __init__(
+        self,
+        origin: Origin,
+        resource: Resource,
+        alignment: Alignment,
+        origins: Mapping[int, Origin] | None = None,
+    ) -> None:
+        """Start with the ring's identity; resource and alignment may be replaced as the ring tells more.
+
+        ``origins`` are those of its family, by ring: of whom requests took in elsewhere have their ids.
+        """
         self.resource = resource
         self.alignment = alignment
         self.dropped = 0
         """Attributes and links beyond the limits."""
         self._origin = origin
+        self._origins = {} if origins is None else origins
         self._request_context = lru_cache(maxsize=4096)(self._make_request_context)
 
     def request(self, finished: FinishedRequest) -> list[ReadableSpan]:
@@ -54,7 +64,7 @@ class SpanBuilder:
         for part, phase in enumerate(finished.phases, start=1):
             child = SpanContext(
                 context.trace_id,
-                self._origin.span_id(REQUEST, finished.ref.sequence, part),
+                self._home(finished.ref).span_id(REQUEST, finished.ref.sequence, part),
                 False,
                 context.trace_flags,
             )
@@ -78,8 +88,12 @@ class SpanBuilder:
         return self._span(step.name, context, parent, (step.start_ns, step.end_ns), step.attributes, links)
 
     def _make_request_context(self, ref: RequestRef) -> SpanContext:
-        trace_id = self._origin.trace_id(REQUEST, ref.sequence) if ref.caller is None else ref.caller.trace_id
-        return SpanContext(trace_id, self._origin.span_id(REQUEST, ref.sequence), False, _SAMPLED)
+        home = self._home(ref)
+        trace_id = home.trace_id(REQUEST, ref.sequence) if ref.caller is None else ref.caller.trace_id
+        return SpanContext(trace_id, home.span_id(REQUEST, ref.sequence), False, _SAMPLED)
+
+    def _home(self, ref: RequestRef) -> Origin:
+        return self._origins.get(ref.ring, self._origin)
 
     def _span(
         self,

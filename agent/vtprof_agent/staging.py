@@ -1,6 +1,11 @@
-"""Copies the probe, the schemas and the bootstrap into a folder, from which PYTHONPATH brings them into any Python."""
+"""Copies the probe, the schemas and the bootstrap into a folder, from which PYTHONPATH brings them into any Python.
+
+The folder says of itself what an installed distribution says: engines that look for plugins find the probe there, also
+where another `sitecustomize` keeps the bootstrap from running.
+"""
 
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +13,8 @@ from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
 PACKAGES = ("vtprof_probe", "vtprof_schemas")
+PLUGIN_GROUPS = ("vllm.general_plugins", "sglang.srt.plugins")
+PLUGIN = "vtprof = vtprof_probe.plugin:load"
 BOOTSTRAP = Path("vtprof_probe") / "bootstrap" / "sitecustomize.py"
 
 
@@ -18,6 +25,7 @@ def stage(folder: Path) -> None:
         for package in PACKAGES:
             _copy_package(package, folder / package)
         shutil.copyfile(folder / BOOTSTRAP, folder / BOOTSTRAP.name)
+        _write_dist_info(folder)
     except OSError as error:
         raise BackendError(
             f"{folder}: the probe cannot be staged there: {error.strerror or error}"
@@ -48,3 +56,20 @@ def _copy_package(package: str, target: Path) -> None:
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def _write_dist_info(folder: Path) -> None:
+    """Write what `importlib.metadata` reads of a distribution: its name, its version and its entry points."""
+    try:
+        release = version("vtprof")
+    except PackageNotFoundError:
+        release = "0"
+    for stale in folder.glob("vtprof_probe-*.dist-info"):
+        shutil.rmtree(stale)
+    target = folder / f"vtprof_probe-{release}.dist-info"
+    target.mkdir()
+    target.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vtprof-probe\nVersion: {release}\n", encoding="utf-8"
+    )
+    entries = "\n".join(f"[{group}]\n{PLUGIN}\n" for group in PLUGIN_GROUPS)
+    target.joinpath("entry_points.txt").write_text(entries, encoding="utf-8")

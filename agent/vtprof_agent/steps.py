@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtprof_agent.attribution import split_step
-from vtprof_agent.facts import RequestRef, StepFact
+from vtprof_agent.decoding import Decoding, lowest
+from vtprof_agent.facts import StepFact
+from vtprof_agent.intervals import union_ns
 from vtprof_agent.request_state import Piece, RequestState
 from vtprof_schemas import names, records
 
@@ -29,23 +31,47 @@ _LEVELS = (
 class EncodePart:
     """The encoder's work for one request within a step."""
 
-    __slots__ = ("pairs", "patches", "piece", "state")
+    __slots__ = ("number", "pairs", "patches", "piece", "rank", "rings", "state")
 
-    def __init__(self, state: RequestState, piece: Piece, patches: int, pairs: int) -> None:
-        """Keep the piece that the step's GPU time will be shared to."""
-        self.state, self.piece, self.patches, self.pairs = state, piece, patches, pairs
+    def __init__(
+        self, number: int, state: RequestState, piece: Piece, patches: int, pairs: int, ring: int, rank: int
+    ) -> None:
+        """Keep the piece that the step's GPU time will be shared to; ``rank`` is that of the ring that told."""
+        self.number, self.state, self.piece, self.patches, self.pairs = number, state, piece, patches, pairs
+        self.rings, self.rank = [ring], rank
+
+    @property
+    def only_hits(self) -> bool:
+        """Tell whether nothing ran: all was in the encoder cache."""
+        counts = self.piece.counts
+        return counts[names.ENCODE_ITEMS] == 0 and counts[names.ENCODE_CACHE_HITS] > 0
+
+    def join(self, other: "EncodePart") -> None:
+        """Take another rank's word on the same work: all of its time, the counts of the lowest rank."""
+        self.piece.start_ns = min(self.piece.start_ns, other.piece.start_ns)
+        self.piece.end_ns = max(self.piece.end_ns, other.piece.end_ns)
+        self.rings += other.rings
+        if other.rank < self.rank:
+            self.rank, self.patches, self.pairs = other.rank, other.patches, other.pairs
+            self.piece.counts = other.piece.counts
 
 
 class PrefillPart:
     """One chunk of a prompt within a step; its piece exists once the step's times are known."""
 
-    __slots__ = ("counts", "last", "pairs", "piece", "state", "visual_pairs")
+    __slots__ = ("counts", "last", "number", "pairs", "piece", "state", "visual_pairs")
 
     def __init__(
-        self, state: RequestState, counts: dict[str, int], pairs: int, visual_pairs: int, last: int
+        self,
+        number: int,
+        state: RequestState,
+        counts: dict[str, int],
+        pairs: int,
+        visual_pairs: int,
+        last: int,
     ) -> None:
-        """Keep the counts until the step's record comes."""
-        self.state, self.counts = state, counts
+        """Keep the counts until the step's record comes; ``number`` is that of the sequence."""
+        self.number, self.state, self.counts = number, state, counts
         self.pairs, self.visual_pairs, self.last = pairs, visual_pairs, last
         self.piece: Piece | None = None
 
@@ -55,15 +81,41 @@ class PrefillPart:
 
 
 class StepParts:
-    """The encode and prefill records of a step, which come before its own."""
+    """The encode and prefill records of a step, which come before its own, and GPU time that came as early."""
 
-    __slots__ = ("encodes", "prefills", "sequence")
+    __slots__ = ("encodes", "gpu", "needs", "prefills", "ring")
 
-    def __init__(self, sequence: int) -> None:
-        """Begin with the ring sequence of the first record of the step."""
-        self.sequence = sequence
+    def __init__(self, ring: int, sequence: int) -> None:
+        """Begin with ring and sequence of the first record of the step."""
+        self.ring = ring
+        self.needs = {ring: sequence}
+        """By ring the lowest sequence of the step's records."""
         self.encodes: list[EncodePart] = []
         self.prefills: list[PrefillPart] = []
+        self.gpu: tuple[int, int, int, bool] | None = None
+        """GPU time, the encoder's, whose word that is (a rank), and whether no lower rank will tell."""
+
+    def twin(self, part: EncodePart) -> EncodePart | None:
+        """Return what another rank told of the same work."""
+        for known in self.encodes:
+            if (
+                known.number == part.number
+                and known.only_hits == part.only_hits
+                and part.rings[0] not in known.rings
+            ):
+                return known
+        return None
+
+    def fold_hits(self) -> None:
+        """Count hits of the encoder cache with what the same step encoded for the request."""
+        for part in [part for part in self.encodes if part.only_hits]:
+            worked = [other for other in self.encodes if other.state is part.state and not other.only_hits]
+            if worked:
+                counts, hits = worked[0].piece.counts, max(part.piece.counts[names.ENCODE_CACHE_HITS], 0)
+                counts[names.ENCODE_CACHE_HITS] = max(counts[names.ENCODE_CACHE_HITS], 0) + hits
+                self.encodes.remove(part)
+                if part.piece in part.state.pieces:
+                    part.state.pieces.remove(part.piece)
 
     def encode_end_ns(self, state: RequestState, start_ns: int, end_ns: int) -> int:
         """Return where a request's prefill begins in a step: behind its last encode, else at the step's start."""
@@ -77,16 +129,18 @@ class OpenStep:
     """A step whose GPU time may still come."""
 
     __slots__ = (
-        "decode_pieces", "decode_requests", "decoders", "encode_gpu_ns", "end_ns", "gpu_ns", "index", "parts",
-        "seen_ns", "sequence", "start_ns", "values",
+        "decode_pieces", "decode_requests", "decoders", "decoding", "encode_gpu_ns", "end_ns", "gpu_ns", "gpu_rank",
+        "index", "parts", "ring", "seen_ns", "sequence", "start_ns", "timed", "values",
     )  # fmt: skip
 
     def __init__(
         self,
+        ring: int,
         sequence: int,
         values: Sequence[Any],
         end_ns: int,
         parts: StepParts,
+        decoding: Decoding,
         decoders: tuple[RequestState, ...],
         seen_ns: int,
     ) -> None:
@@ -94,15 +148,43 @@ class OpenStep:
         self.index: int = values[0]
         self.start_ns: int = values[1]
         self.end_ns = end_ns
+        self.ring = ring
         self.sequence = sequence
         self.values = values
         self.parts = parts
-        self.decoders = decoders
+        self.decoding = decoding
         self.decode_requests: int = values[_FIELDS["decode_requests"]]
-        self.decode_pieces = [state.decode_step(self.start_ns, end_ns) for state in decoders]
+        self.decoders = decoders
+        if decoding.by_left:  # then one request may decode in several sequences
+            self.decode_pieces = [
+                state.decode_step(
+                    self.start_ns, end_ns, again=bool(state.children) and state in decoders[:place]
+                )
+                for place, state in enumerate(decoders)
+            ]
+        else:
+            self.decode_pieces = [state.decode_step(self.start_ns, end_ns) for state in decoders]
         self.seen_ns = seen_ns
         self.gpu_ns: int | None = None
         self.encode_gpu_ns: int | None = None
+        self.gpu_rank = 0
+        self.timed = False
+        """True once its GPU time is there for good."""
+
+    def take_gpu_time(self, gpu_ns: int, encode_gpu_ns: int, rank: int, *, last_word: bool) -> None:
+        """Take a rank's GPU time; of several the lowest rank's stands. ``last_word``: no lower rank will tell."""
+        if gpu_ns >= 0 and (self.gpu_ns is None or rank <= self.gpu_rank):
+            self.gpu_ns, self.gpu_rank, self.timed = gpu_ns, rank, last_word
+            self.encode_gpu_ns = encode_gpu_ns if encode_gpu_ns >= 0 else None
+
+    @property
+    def encode_ns(self) -> int:
+        """Return the encoder's wall time: what the record says, else what its parts cover; -1 unknown."""
+        told: int = self.values[_FIELDS["encode_ns"]]
+        worked = [part.piece for part in self.parts.encodes if not part.only_hits]
+        if told >= 0 or not worked:
+            return told
+        return union_ns([(piece.start_ns, piece.end_ns) for piece in worked], self.start_ns, self.end_ns)
 
     def states(self) -> list[RequestState]:
         """Return the requests in the step, each once."""
@@ -111,9 +193,30 @@ class OpenStep:
         found.update((id(part.state), part.state) for part in self.parts.encodes)
         return list(found.values())
 
+    def place_encodes(self) -> None:
+        """Give the encodes the device's time in the step: on a GPU the host's call returns before the work is done.
+
+        With async scheduling the call may even come before the step before it has ended.
+        """
+        worked = [part for part in self.parts.encodes if not part.only_hits]
+        if not worked or not self.encode_gpu_ns:
+            return
+        called_ns = min(part.piece.start_ns for part in worked)
+        returned_ns = max(part.piece.end_ns for part in worked)
+        start_ns = min(max(called_ns, self.start_ns), self.end_ns)
+        # Where the host is the slower one, nothing follows on the device before the call returns.
+        end_ns = min(max(start_ns + self.encode_gpu_ns, returned_ns), self.end_ns)
+        for part in worked:
+            part.piece.start_ns, part.piece.end_ns = start_ns, end_ns
+        encoded = {id(part.state) for part in worked}
+        for prefill in self.parts.prefills:
+            if prefill.piece is not None and id(prefill.state) in encoded:
+                prefill.piece.start_ns = end_ns
+
     def share_gpu_time(self) -> None:
         """Add to every piece in the step its share of the GPU time; without one, mark that it is missing."""
-        encodes, prefills = self.parts.encodes, self.parts.prefills
+        encodes = [part for part in self.parts.encodes if not part.only_hits]
+        prefills = self.parts.prefills
         holders = [part.piece for part in prefills if part.piece is not None] + self.decode_pieces
         if self.gpu_ns is None:
             for piece in [*holders, *(part.piece for part in encodes)]:
@@ -123,7 +226,7 @@ class OpenStep:
         strangers = max(0, self.decode_requests - len(self.decode_pieces))
         tokens = [part.counts[names.PREFILL_TOKENS] for part in prefills if part.piece is not None]
         tokens += [1] * len(self.decode_pieces) + [strangers] * (strangers > 0)
-        wall_ns, encode_ns = self.end_ns - self.start_ns, self.values[_FIELDS["encode_ns"]]
+        wall_ns, encode_ns = self.end_ns - self.start_ns, self.encode_ns
         shares = split_step(
             self.gpu_ns,
             self.encode_gpu_ns,
@@ -137,10 +240,13 @@ class OpenStep:
         for piece, share in zip(holders, shares.token_ns[: len(holders)], strict=True):
             piece.add_gpu_time(share, shares.quality)
 
-    def fact(self, decoding: tuple[RequestRef, ...]) -> StepFact:
-        """Make the finished fact; ``decoding`` names the known decoders."""
+    def fact(self, *, joined: bool) -> StepFact:
+        """Make the finished fact; ``joined``: with what has to be read again to make it anew."""
+        decoding = self.decoding.refs(self.decoders)
         encodes, prefills = self.parts.encodes, self.parts.prefills
         sums = {key: self.values[position] for key, position in _SUMS if self.values[position] >= 0}
+        if encodes and (encode_ns := self.encode_ns) >= 0:
+            sums[names.STEP_ENCODE_NS] = encode_ns
         mixed = bool(encodes or prefills) or sums.get(names.STEP_PREFILL_TOKENS, 0) > 0
         mixed = mixed or sums.get(names.STEP_ENCODE_NS, 0) > 0
         requests = decoding
@@ -165,6 +271,10 @@ class OpenStep:
                 sums[names.STEP_ENCODE_GPU_TIME_NS] = self.encode_gpu_ns
         return StepFact(
             sequence=self.sequence,
+            ring=self.ring,
+            needs=lowest((self.parts.needs, self.decoding.needs(self.decoders)))
+            if joined
+            else self.parts.needs,
             index=self.index,
             start_ns=self.start_ns,
             end_ns=self.end_ns,

@@ -5,6 +5,8 @@ Steps with prefill or encode work stand alone as ``vtprof.step``; decode-only on
 repeated run folds alike.
 """
 
+from collections.abc import Mapping
+
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
 from vtprof_schemas import names
 from vtprof_schemas.records import UNKNOWN
@@ -24,6 +26,7 @@ class _Window:
     def __init__(self, fact: StepFact) -> None:
         self.first = fact
         self.last = fact
+        self.needs = dict(fact.needs)
         self.count = 0
         self.sums: dict[str, int] = {}
         self.seen: dict[str, int] = {}
@@ -35,6 +38,8 @@ class _Window:
     def add(self, fact: StepFact) -> None:
         self.last = fact
         self.count += 1
+        if len(fact.needs) > len(self.needs):
+            self.needs = {**fact.needs, **self.needs}
         for key, value in fact.sums.items():
             self.sums[key] = self.sums.get(key, 0) + value
         for key in _COMPLETE_OR_ABSENT:
@@ -137,9 +142,9 @@ class Folding:
         return done
 
     @property
-    def open_sequence(self) -> int | None:
-        """Return the ring sequence of the first step of the open window."""
-        return None if self._window is None else self._window.first.sequence
+    def open_needs(self) -> Mapping[int, int]:
+        """Return by ring the lowest sequence that the open window needs."""
+        return {} if self._window is None else self._window.needs
 
     def _links(self, requests: tuple[RequestRef, ...], start_ns: int) -> tuple[RequestRef, ...]:
         """Return who joined or left since the previous span; at most once a second everybody."""

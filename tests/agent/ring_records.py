@@ -80,6 +80,14 @@ def preempted(request: int, index: int, at: int) -> Row:
     return make(records.PREEMPTED, request=request, step=index, time_ns=at)
 
 
+def sequence(child: int, request: int) -> Row:
+    return make(records.SEQUENCE, sequence=child, request=request)
+
+
+def left(request: int, index: int, at: int, output: int = -1) -> Row:
+    return make(records.LEFT, request=request, step=index, time_ns=at, output_tokens=output)
+
+
 def finished(request: int, at: int, output: int, status: str = names.STATUS_OK) -> Row:
     return make(
         records.REQUEST_FINISHED,
@@ -103,6 +111,11 @@ def assemble(
         machine.take_steps(),
         machine,
     )
+
+
+def needed(assembly: Assembly, next_sequence: int) -> int:
+    """Return from which record of its one ring on an assembly must be fed again."""
+    return min((needs[0] for needs in assembly.needed() if 0 in needs), default=next_sequence)
 
 
 def shape(request: FinishedRequest) -> list[tuple[str, int, int]]:

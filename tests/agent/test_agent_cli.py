@@ -56,8 +56,8 @@ def test_exec_in_which_nothing_was_recorded_says_so_and_leaves_no_folder(tmp_pat
     )
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == (
-        "vtprof-agent: nothing was recorded: no process of this command ran a transformers model"
-        " with an image, video or audio encoder"
+        "vtprof-agent: nothing was recorded: no process of this command served a request with vLLM or SGLang,"
+        " nor ran a transformers model with an image, video or audio encoder"
     )
     # Counters of a GPU on this machine are the one thing that may have been written.
     assert not list(tmp_path.rglob("*.traces.jsonl"))
@@ -195,6 +195,7 @@ def test_stage_copies_the_probe_without_byte_code_and_twice_is_the_same(tmp_path
     assert done.returncode == 0, done.stderr
     first = files()
     assert {"sitecustomize.py", "vtprof_probe/__init__.py", "vtprof_schemas/names.py"} <= first.keys()
+    assert [name for name in first if name.endswith(".dist-info/entry_points.txt")]
     assert not [name for name in first if name.endswith(".pyc")]
     assert f"PYTHONPATH={tmp_path}" in done.stdout.splitlines()
     assert "VTPROF_ENABLE=1" in done.stdout.splitlines()

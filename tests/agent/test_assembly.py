@@ -11,6 +11,7 @@ from ring_records import (
     first_token,
     gpu_time,
     make,
+    needed,
     only,
     preempted,
     prefill,
@@ -45,7 +46,7 @@ def test_a_single_request_has_its_phases_where_the_records_say() -> None:
 
 def test_kv_bytes_count_every_token_but_the_last_generated_one() -> None:
     machine = Assembly(AssemblySettings(), expects_gpu_time=False)
-    machine.kv = KvCosts(bytes_per_token=100, fixed_bytes=7)
+    machine.requests.kv[0] = KvCosts(bytes_per_token=100, fixed_bytes=7)
     requests, _, _ = assemble(SINGLE, assembly=machine)
     # (30 + 3 - 1) x 100 + 7, and 20 visual tokens x 100
     assert requests["1"].attributes[names.KV_BYTES] == 3207
@@ -238,9 +239,9 @@ def test_the_cursor_waits_for_the_first_record_of_an_open_request() -> None:
     rows = [arrived(1, 0), arrived(2, 1), finished(1, 2, 0), prompt(2, 4)]
     for sequence, (code, values) in enumerate(rows, start=1):
         machine.feed(code, sequence, values, 0)
-    assert machine.needed_sequence(5) == 1
+    assert needed(machine, 5) == 1
     machine.advance(1_000_000_000)
-    assert machine.needed_sequence(5) == 2
+    assert needed(machine, 5) == 2
 
 
 _SMALL = st.integers(-2, 60)
@@ -275,8 +276,8 @@ def test_any_order_of_records_gives_disjoint_phases_within_their_request(
         machine.feed(code, sequence, values, sequence * 1_000_000_000)
         machine.advance(sequence * 1_000_000_000)
         requests += machine.take_requests()
-        assert 0 < machine.needed_sequence(sequence + 1) <= sequence + 1
-        assert machine.open_requests <= 4
+        assert 0 < needed(machine, sequence + 1) <= sequence + 1
+        assert machine.requests.open_requests() <= 4
     machine.close()
     for request in [*requests, *machine.take_requests()]:
         position = request.start_ns

@@ -23,7 +23,7 @@ def kv(tokens: int, visual: int, per_token: int, fixed: int) -> Row:
 def attributes(*extra: Row) -> dict[str, object]:
     rows = [arrived(1, 0), prompt(1, 10, 20), *extra, finished(1, 50, output=5)]
     machine = Assembly(AssemblySettings())
-    machine.kv = PROCESS
+    machine.requests.kv[0] = PROCESS
     requests, _, _ = assemble(rows, assembly=machine)
     (request,) = requests.values()
     return dict(request.attributes)

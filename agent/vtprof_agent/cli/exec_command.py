@@ -8,12 +8,23 @@ from typing import Annotated
 
 import typer
 
-from vtprof_agent.cli.options import CalibrateHost, ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+from vtprof_agent.cli.options import (
+    CalibrateHost,
+    ConfigFile,
+    EngineMetrics,
+    Metrics,
+    OtlpEndpoint,
+    OtlpReceive,
+    OtlpReceiveGrpc,
+    OtlpReceiveHttp,
+    Out,
+    RingDir,
+)
 
 logger = logging.getLogger(__name__)
 NOTHING_RECORDED = (
-    "nothing was recorded: no process of this command ran a transformers model"
-    " with an image, video or audio encoder"
+    "nothing was recorded: no process of this command served a request with vLLM or SGLang,"
+    " nor ran a transformers model with an image, video or audio encoder"
 )
 STILL_RUNNING = "processes of this command still run (PID %s): what they record from now on is not kept"
 
@@ -28,6 +39,10 @@ def exec_(
     metrics: Metrics = None,
     config: ConfigFile = None,
     calibrate_host: CalibrateHost = None,
+    otlp_receive: OtlpReceive = None,
+    otlp_receive_grpc: OtlpReceiveGrpc = None,
+    otlp_receive_http: OtlpReceiveHttp = None,
+    engine_metrics: EngineMetrics = None,
 ) -> None:
     """Run a command with the probe in its Python processes, follow it, and return its exit code."""
     import dataclasses
@@ -46,7 +61,18 @@ def exec_(
     from vtprof_agent.runner import agent
     from vtprof_agent.staging import child_environment, stage
 
-    merged = settings(out, otlp_endpoint, ring_dir, metrics, config, calibrate_host)
+    merged = settings(
+        out,
+        otlp_endpoint,
+        ring_dir,
+        metrics,
+        config,
+        calibrate_host,
+        otlp_receive,
+        otlp_receive_grpc,
+        otlp_receive_http,
+        engine_metrics,
+    )
     chosen = merged.config
     start_logging(chosen.log_level)
     leave_on_signals()

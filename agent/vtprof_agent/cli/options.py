@@ -20,6 +20,32 @@ Metrics = Annotated[
     typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus page; without HOST this machine only."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+OtlpReceive = Annotated[
+    bool | None,
+    typer.Option(
+        "--otlp-receive/--no-otlp-receive",
+        help="Take OTLP traces that engines on this machine send: gRPC at port 4317, HTTP at 4318.",
+    ),
+]
+OtlpReceiveGrpc = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-receive-grpc", metavar="HOST:PORT", help="Take OTLP traces over gRPC at this address."
+    ),
+]
+OtlpReceiveHttp = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-receive-http", metavar="HOST:PORT", help="Take OTLP traces over HTTP at this address."
+    ),
+]
+EngineMetrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-metrics", metavar="URL",
+        help="Metrics page of a vLLM or SGLang server, such as http://127.0.0.1:8000/metrics; may be repeated.",
+    ),
+]  # fmt: skip
 CalibrateHost = Annotated[
     bool | None,
     typer.Option(
@@ -36,6 +62,10 @@ def settings(
     metrics: str | None = None,
     config: Path | None = None,
     calibrate_host: bool | None = None,
+    otlp_receive: bool | None = None,
+    otlp_receive_grpc: str | None = None,
+    otlp_receive_http: str | None = None,
+    engine_metrics: list[str] | None = None,
 ) -> Settings:
     """Merge flags, environment, file and defaults; raises ConfigError."""
     flags = {
@@ -44,6 +74,10 @@ def settings(
         "ring_dir": ring_dir,
         "metrics": metrics,
         "calibrate_host": calibrate_host,
+        "otlp_receive": otlp_receive,
+        "otlp_receive_grpc": otlp_receive_grpc,
+        "otlp_receive_http": otlp_receive_http,
+        "engine_metrics": engine_metrics or None,
     }
     file = read_file(config) if config is not None else None
     return merge(flags, os.environ, file, str(config))

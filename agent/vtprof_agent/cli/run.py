@@ -1,6 +1,17 @@
 """`vtprof-agent run`: follow the rings of a folder until SIGTERM, then write all that was read."""
 
-from vtprof_agent.cli.options import CalibrateHost, ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+from vtprof_agent.cli.options import (
+    CalibrateHost,
+    ConfigFile,
+    EngineMetrics,
+    Metrics,
+    OtlpEndpoint,
+    OtlpReceive,
+    OtlpReceiveGrpc,
+    OtlpReceiveHttp,
+    Out,
+    RingDir,
+)
 
 
 def run(
@@ -10,6 +21,10 @@ def run(
     metrics: Metrics = None,
     config: ConfigFile = None,
     calibrate_host: CalibrateHost = None,
+    otlp_receive: OtlpReceive = None,
+    otlp_receive_grpc: OtlpReceiveGrpc = None,
+    otlp_receive_http: OtlpReceiveHttp = None,
+    engine_metrics: EngineMetrics = None,
 ) -> None:
     """Follow the rings until SIGTERM, SIGHUP or Ctrl-C, then write all that was read."""
     import signal
@@ -22,7 +37,10 @@ def run(
     from vtprof_agent.calibrate_host import measure
     from vtprof_agent.runner import agent
 
-    chosen = settings(out, otlp_endpoint, ring_dir, metrics, config, calibrate_host).config
+    chosen = settings(
+        out, otlp_endpoint, ring_dir, metrics, config, calibrate_host,
+        otlp_receive, otlp_receive_grpc, otlp_receive_http, engine_metrics,
+    ).config  # fmt: skip
     start_logging(chosen.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

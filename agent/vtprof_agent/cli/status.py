@@ -12,7 +12,7 @@ def status(
     config: ConfigFile = None,
     format_: Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Show the rings of this node: process, engine, records read and lost."""
+    """Show the rings of this node: process, engine, hooks, records read and lost."""
     import json
 
     from vtprof_agent.cli import require_extra
@@ -34,15 +34,6 @@ def status(
     if not rings:
         typer.echo(f"no rings in {folder}: no process with an active probe uses this folder")
     for ring in rings:
-        parts = ["closed"] * ring.closed + ["read to the end"] * ring.read_to_end
-        if ring.records_read is not None:
-            parts += [f"{ring.records_read} read", f"{ring.records_lost} lost"]
-        elif not ring.read_to_end:
-            parts.append("not followed yet")
-        engine = f"{ring.engine or 'engine unknown'} {ring.engine_version or ''}".rstrip()
-        typer.echo(
-            f"PID {ring.pid} ({ring.process}) {ring.role} rank {ring.rank}: {engine}, {ring.model or 'model unknown'};"
-            f" {', '.join(parts)}; {ring.records_dropped} not written, {ring.hook_errors} hook errors"
-        )
+        typer.echo(ring.text())
     for problem in problems:
         typer.echo(problem, err=True)

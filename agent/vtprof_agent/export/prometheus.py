@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from vtprof_agent.facts import FinishedRequest
+from vtprof_agent.feed import FEED_COUNTS
 from vtprof_schemas import SCHEMA_VERSION, names
 from vtprof_schemas.errors import ConfigError
 from vtprof_schemas.units import seconds_from_ns
@@ -118,6 +119,7 @@ class PrometheusPage:
         self.requests_unusable = self._counter(
             "vtprof_agent_requests_unusable_total", "Requests not exported: their arrival was lost."
         )
+        self.feed_counts = {name: self._counter(name, meaning) for name, meaning in FEED_COUNTS.items()}
         self.rings = Gauge("vtprof_agent_rings", "Rings followed.", registry=registry)
         self.open_requests = Gauge(
             "vtprof_agent_open_requests", "Requests that have not ended.", registry=registry

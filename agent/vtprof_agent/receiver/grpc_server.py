@@ -1,0 +1,71 @@
+"""OTLP over gRPC, which engines speak by default. Needs grpcio, which is imported only when a server is opened."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+from vtprof_agent.receiver.address import shown
+from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Intake, Verdict
+from vtprof_schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    import grpc
+
+SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
+THREADS: Final = 2
+MAX_CALLS: Final = 16
+"""Under way at a time; more are refused and tried again by the sender."""
+STOP_S: Final = 1.0
+MISSING: Final = (
+    "OTLP over gRPC needs the package grpcio; reinstall 'vtprof[agent]', or let the engine send over HTTP:"
+    " OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf in its environment"
+)
+
+
+def available() -> bool:
+    """Return whether grpcio is installed."""
+    return find_spec("grpc") is not None
+
+
+def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Callable[[], None]]:
+    """Serve; return the address and a function that stops it. Raises ConfigError: no grpcio, or the port is taken."""
+    try:
+        import grpc
+    except ImportError as error:
+        raise ConfigError(f"{flag} {shown(host, port)}: {MISSING}") from error
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vtprof-otlp-grpc")
+    server = grpc.server(
+        pool,
+        maximum_concurrent_rpcs=MAX_CALLS,
+        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
+    )
+
+    def export(body: bytes, context: "grpc.ServicerContext") -> bytes:
+        answer = intake.offer_bytes(body)
+        if answer.verdict is Verdict.TAKEN:
+            return bytes(answer.response().SerializeToString())
+        malformed = answer.verdict is Verdict.MALFORMED
+        context.set_code(grpc.StatusCode.INVALID_ARGUMENT if malformed else grpc.StatusCode.UNAVAILABLE)
+        context.set_details(answer.message)
+        return b""
+
+    # Without a deserializer the bytes come as they are: what is malformed is answered by us, and counted.
+    methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    try:
+        bound = server.add_insecure_port(shown(host, port))
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        pool.shutdown(wait=False)
+        raise ConfigError(
+            f"{flag} {shown(host, port)}: cannot listen there (port in use?); choose another port"
+        )
+    server.start()
+
+    def stop() -> None:
+        server.stop(STOP_S).wait()
+        pool.shutdown(wait=False)
+
+    return shown(host, bound), stop

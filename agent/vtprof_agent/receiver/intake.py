@@ -1,0 +1,145 @@
+"""Takes export requests of any transport: parses, decodes, queues within bounds, and says what to answer."""
+
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.sdk.trace import ReadableSpan
+
+from vtprof_agent.receiver.decode import decode
+
+MAX_REQUEST_BYTES: Final = 4 << 20
+"""Of one request, unpacked, as gRPC and Collectors have it; an exporter's batch of 512 spans is some 0.5 MB."""
+MAX_QUEUED_BYTES: Final = 16 << 20
+"""Of all requests that wait for the next flush, unpacked; as objects they take some ten times as much."""
+MAX_QUEUED_SPANS: Final = 65_536
+"""The same in spans: bare ones are small on the wire and large as objects."""
+RECEIVED: Final = "vtprof_agent_otlp_spans_received_total"
+REFUSED: Final = "vtprof_agent_otlp_spans_refused_total"
+MALFORMED: Final = "vtprof_agent_otlp_requests_malformed_total"
+
+
+class Verdict(Enum):
+    """What became of a request."""
+
+    TAKEN = "taken"
+    MALFORMED = "malformed"
+    BUSY = "busy"
+    """Too much waits already; the sender may try again."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to tell the sender."""
+
+    verdict: Verdict
+    message: str = ""
+    rejected: int = 0
+
+    def response(self) -> ExportTraceServiceResponse:
+        """Return the response of a request that was taken, with what of it was not."""
+        response = ExportTraceServiceResponse()
+        if self.rejected:
+            response.partial_success.rejected_spans = self.rejected
+            response.partial_success.error_message = self.message
+        return response
+
+
+class TooLarge(ValueError):
+    """A body that unpacks to more than the limit."""
+
+
+class Intake:
+    """The bounded queue between the receivers' threads and the loop."""
+
+    def __init__(self, max_queued_bytes: int = MAX_QUEUED_BYTES) -> None:
+        """Start empty."""
+        self._limit = max_queued_bytes
+        self._lock = threading.Lock()
+        self._spans: list[ReadableSpan] = []
+        self._bytes = 0
+        self._closed = False
+        self._counts: Counter[str] = Counter({RECEIVED: 0, REFUSED: 0, MALFORMED: 0})
+
+    def offer_bytes(self, body: bytes) -> Answer:
+        """Take a protobuf request."""
+        request = ExportTraceServiceRequest()
+        try:
+            request.ParseFromString(body)
+        except DecodeError:
+            return self.malformed("not an ExportTraceServiceRequest in protobuf")
+        return self.offer(request, len(body))
+
+    def offer(self, request: ExportTraceServiceRequest, size: int) -> Answer:
+        """Take a parsed request of so many bytes."""
+        total = sum(len(s.spans) for group in request.resource_spans for s in group.scope_spans)
+        if total > MAX_QUEUED_SPANS:
+            return self.malformed(f"more than {MAX_QUEUED_SPANS} spans in one request")
+        if self._full(size, total):
+            with self._lock:
+                self._counts[REFUSED] += total
+            return Answer(Verdict.BUSY, "too many spans wait to be written; try again")
+        try:
+            decoded = decode(request)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            return self.malformed(f"a span that cannot be read: {error}")
+        with self._lock:
+            self._spans += decoded.spans
+            self._bytes += size
+            self._counts[RECEIVED] += len(decoded.spans)
+            self._counts[REFUSED] += decoded.invalid
+        message = "spans without a valid trace id and span id" if decoded.invalid else ""
+        return Answer(Verdict.TAKEN, message, decoded.invalid)
+
+    def malformed(self, message: str) -> Answer:
+        """Count a request that is none of ours and return the answer to it."""
+        with self._lock:
+            self._counts[MALFORMED] += 1
+        return Answer(Verdict.MALFORMED, message)
+
+    def take(self) -> list[ReadableSpan]:
+        """Return what waits, and forget it."""
+        with self._lock:
+            spans, self._spans, self._bytes = self._spans, [], 0
+        return spans
+
+    def close(self) -> None:
+        """Refuse whatever comes from now on."""
+        with self._lock:
+            self._closed = True
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the running totals."""
+        with self._lock:
+            return dict(self._counts)
+
+    def _full(self, size: int, spans: int) -> bool:
+        with self._lock:
+            if self._closed:
+                return True
+            # One request alone is always taken: its size has a limit of its own.
+            over = self._bytes + size > self._limit or len(self._spans) + spans > MAX_QUEUED_SPANS
+            return self._bytes > 0 and over
+
+
+def unpack(body: bytes, limit: int = MAX_REQUEST_BYTES) -> bytes:
+    """Unpack gzip, never to more than ``limit`` bytes; raises TooLarge, or ValueError on damaged data."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"damaged gzip data: {error}") from error
+    if len(plain) > limit:
+        raise TooLarge(f"unpacks to more than {limit} bytes")
+    if not unpacker.eof:
+        raise ValueError("gzip data ends early")
+    return plain

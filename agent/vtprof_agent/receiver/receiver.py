@@ -1,0 +1,77 @@
+"""The OTLP receiver as a feed of the loop: the servers that the settings ask for, over one intake."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from vtprof_agent.config import Config
+from vtprof_agent.metric_points import Point
+from vtprof_agent.receiver import grpc_server, http_server
+from vtprof_agent.receiver.address import GRPC_PORT, HTTP_PORT, LOOPBACK, listen_address
+from vtprof_agent.receiver.intake import Intake
+
+logger = logging.getLogger(__name__)
+BOTH = "--otlp-receive"
+GRPC = "--otlp-receive-grpc"
+HTTP = "--otlp-receive-http"
+Serve = Callable[[str, int, Intake, str], tuple[str, Callable[[], None]]]
+
+
+class Receiver:
+    """Takes the spans that engines send by themselves."""
+
+    def __init__(self, config: Config) -> None:
+        """Open what is asked for; raises ConfigError, with nothing left open."""
+        self._intake = Intake()
+        self._stops: list[Callable[[], None]] = []
+        self.ports: list[int] = []
+        """Where it listens, in the order gRPC, HTTP."""
+        try:
+            for text, flag, scheme, serve in self._wanted(config):
+                address, stop = serve(*listen_address(text, flag), self._intake, flag)
+                self._stops.append(stop)
+                self.ports.append(int(address.rpartition(":")[2]))
+                logger.warning("receiving OTLP traces at %s%s", scheme, address)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def asked_for(config: Config) -> bool:
+        """Return whether the settings ask for a receiver."""
+        return config.otlp_receive or bool(config.otlp_receive_grpc or config.otlp_receive_http)
+
+    @staticmethod
+    def _wanted(config: Config) -> list[tuple[str, str, str, Serve]]:
+        """Return (address, flag that gave it, scheme, server) of each server that is to be opened."""
+        over_grpc, over_http = config.otlp_receive_grpc, config.otlp_receive_http
+        grpc_flag, http_flag = GRPC, HTTP
+        if config.otlp_receive and over_http is None:
+            over_http, http_flag = f"{LOOPBACK}:{HTTP_PORT}", BOTH
+        if config.otlp_receive and over_grpc is None:
+            if grpc_server.available():
+                over_grpc, grpc_flag = f"{LOOPBACK}:{GRPC_PORT}", BOTH
+            else:
+                logger.warning("%s: HTTP only: %s", BOTH, grpc_server.MISSING)
+        wanted: list[tuple[str, str, str, Serve]] = []
+        if over_grpc is not None:
+            wanted.append((over_grpc, grpc_flag, "grpc://", grpc_server.serve_grpc))
+        if over_http is not None:
+            wanted.append((over_http, http_flag, "http://", http_server.serve_http))
+        return wanted
+
+    def take(self) -> tuple[list[ReadableSpan], list[Point]]:
+        """Return the spans that came since the last call."""
+        return self._intake.take(), []
+
+    def counts(self) -> Mapping[str, int]:
+        """Return what was received and refused."""
+        return self._intake.counts()
+
+    def close(self) -> None:
+        """Close the servers; requests under way are finished or refused."""
+        for stop in self._stops:
+            stop()
+        self._stops.clear()
+        self._intake.close()

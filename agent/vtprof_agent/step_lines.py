@@ -1,0 +1,174 @@
+"""The steps of a family while they are held: parts that wait for their step, and the steps of each scheduler in order."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+
+from vtprof_agent.decoding import Decoding
+from vtprof_agent.facts import StepFact
+from vtprof_agent.request_state import RequestState
+from vtprof_agent.steps import OpenStep, StepParts
+from vtprof_schemas import records
+
+PIPELINE_STEPS = 8
+"""A part whose step is this many iterations behind belongs to a step whose record was lost."""
+MAX_OPEN_STEPS = 16_384
+MAX_PARTS = 4 * PIPELINE_STEPS
+MAX_PARTS_AHEAD = 16_384
+"""The same where other rings tell of the parts: they may be read far ahead of the scheduler's."""
+_RECHECKED_STEPS = 64
+"""After a loss, so many steps look for those that decode though nobody said so."""
+
+
+class Line:
+    """One scheduler: who decodes in it, and its steps in order."""
+
+    def __init__(self, *, by_left: bool) -> None:
+        """Start without steps."""
+        self.decoding = Decoding(by_left=by_left)
+        self.steps: deque[OpenStep] = deque()
+        self.steps_seen = 0
+        self.recheck = 0
+        """Steps to come that look for decoders whose records were lost."""
+
+    def lost(self) -> None:
+        """Note that records of the scheduler were lost."""
+        self.recheck = _RECHECKED_STEPS
+
+
+class StepLines:
+    """Parts by step number, which is one number in all rings of a family, and one line for each ring with steps."""
+
+    def __init__(self, *, joined: bool) -> None:
+        """Start empty."""
+        self._joined = joined
+        self.lines: dict[int, Line] = {}
+        self.by_index: dict[int, OpenStep] = {}
+        self.parts: OrderedDict[int, StepParts] = OrderedDict()
+        self.groups: dict[int, int] = {}
+        """By ring: the data-parallel rank in the step numbers that it names."""
+        self._done: dict[int, int] = {}
+        """By data-parallel rank the newest step whose record came."""
+
+    def line(self, ring: int) -> Line:
+        """Return the line of a ring."""
+        line = self.lines.get(ring)
+        if line is None:
+            line = self.lines[ring] = Line(by_left=self._joined)
+        return line
+
+    def part_of(self, index: int, ring: int, sequence: int) -> tuple[StepParts, int | None]:
+        """Return the parts of a step for one more, and the number of a step whose parts must be given up for it."""
+        parts = self.parts.get(index)
+        over = None
+        if parts is None:
+            if len(self.parts) >= (MAX_PARTS_AHEAD if self._joined else MAX_PARTS):
+                over = next(iter(self.parts))
+            parts = self.parts[index] = StepParts(ring, sequence)
+        known = parts.needs.get(ring)
+        if known is None or sequence < known:
+            parts.needs[ring] = sequence
+        if self._joined and ring not in self.groups:
+            self.groups[ring] = index >> records.STEP_RANK_SHIFT
+        return parts, over
+
+    def lowest(self, ring: int, index: int, ranks: Mapping[int, int]) -> bool:
+        """Tell whether no ring of a lower rank tells of the same steps, as far as is known."""
+        group = self.groups[ring] = index >> records.STEP_RANK_SHIFT
+        mine = ranks.get(ring, 0)
+        return not any(
+            rank < mine and self.groups.get(other, group) == group for other, rank in ranks.items()
+        )
+
+    def begun(self, index: int) -> bool:
+        """Tell whether a step's own record, or that of a later one, has come."""
+        return index <= self._done.get(index >> records.STEP_RANK_SHIFT, -1)
+
+    def behind(self, index: int) -> list[int]:
+        """Return the numbers of steps with parts that are so far behind a step that their records are lost."""
+        if not self._joined:
+            return [i for i in self.parts if i + PIPELINE_STEPS < index]
+        found = []
+        rank = index >> records.STEP_RANK_SHIFT
+        for other in self.parts:
+            if other >> records.STEP_RANK_SHIFT == rank:
+                if other + PIPELINE_STEPS >= index:
+                    break
+                found.append(other)
+        return found
+
+    def append(self, step: OpenStep) -> OpenStep | None:
+        """Hold a step; return one that must be settled for want of room."""
+        line = self.line(step.ring)
+        if self._joined:
+            rank = step.index >> records.STEP_RANK_SHIFT
+            self.groups[step.ring] = rank
+            # An engine that is new in its place counts from the beginning.
+            newest = self._done.get(rank, -1) if line.steps_seen else -1
+            self._done[rank] = max(step.index, newest)
+        line.steps_seen += 1
+        over = line.steps.popleft() if len(line.steps) >= MAX_OPEN_STEPS else None
+        line.steps.append(step)
+        self.by_index[step.index] = step
+        return over
+
+    def due(self, seen_before_ns: int) -> Iterable[OpenStep]:
+        """Take out, in order, the steps whose GPU time came and those first seen so early."""
+        for line in self.lines.values():
+            while line.steps and (line.steps[0].timed or line.steps[0].seen_ns <= seen_before_ns):
+                yield line.steps.popleft()
+
+    def all(self) -> Iterable[OpenStep]:
+        """Take out all steps."""
+        for line in self.lines.values():
+            while line.steps:
+                yield line.steps.popleft()
+
+    def settle(self, step: OpenStep, *, expects_gpu_time: bool) -> StepFact:
+        """Split a step's GPU time over its requests, and make its fact."""
+        if self.by_index.get(step.index) is step:
+            del self.by_index[step.index]
+        if step.gpu_ns is not None or expects_gpu_time:
+            step.place_encodes()
+            step.share_gpu_time()
+        states = step.states()
+        if len(step.parts.needs) > 1:
+            for ring, sequence in step.parts.needs.items():
+                for state in states:
+                    state.need(ring, sequence)
+        for state in states:
+            state.unsettled_steps -= 1
+        return step.fact(joined=self._joined)
+
+    def leave(self, number: int) -> None:
+        """Take a sequence out of whichever line it decodes in."""
+        for line in self.lines.values():
+            line.decoding.leave(number)
+
+    def replace(self, old: RequestState, new: RequestState) -> None:
+        """Let everything that is held count for another request, which turned out to be its own."""
+        for line in self.lines.values():
+            line.decoding.replace(old, new)
+            for step in line.steps:
+                self._replace_parts(step.parts, old, new)
+                step.decoders = tuple(new if state is old else state for state in step.decoders)
+        for parts in self.parts.values():
+            self._replace_parts(parts, old, new)
+        held = (step for line in self.lines.values() for step in line.steps)
+        new.unsettled_steps = sum(new in step.states() for step in held)
+
+    def _replace_parts(self, parts: StepParts, old: RequestState, new: RequestState) -> None:
+        for encode in parts.encodes:
+            encode.state = new if encode.state is old else encode.state
+        for prefill in parts.prefills:
+            prefill.state = new if prefill.state is old else prefill.state
+
+    def needed(self) -> list[dict[int, int]]:
+        """Return of all that is held the lowest sequence by ring that it needs."""
+        held = [parts.needs for parts in self.parts.values()]
+        held += [step.parts.needs for line in self.lines.values() for step in line.steps]
+        return held
+
+    @property
+    def mismatches(self) -> int:
+        """Return how many steps counted other decoders than were known."""
+        return sum(line.decoding.mismatches for line in self.lines.values())
