@@ -76,7 +76,7 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
     ).fetchall()
     there = f"{files[0]} lines in {len(sources.files)} files, {files[1]} of them unreadable"
     raise NoData(
-        f"{named}: no spans of vtprof or vLLM ({there}, {counted[1]} other spans, {files[2]} other signals);"
+        f"{named}: no spans of vtprof, vLLM or SGLang ({there}, {counted[1]} other spans, {files[2]} other signals);"
         " record with vtprof-agent first"
     )
 

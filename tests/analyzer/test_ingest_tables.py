@@ -28,9 +28,9 @@ def test_every_span_attribute_of_the_vocabulary_has_its_column() -> None:
     found = table_columns("spans")
     metrics_only = {a.key for a in names.ATTRIBUTES.values() if "(metric)" in a.meaning}
     for attribute in names.ATTRIBUTES.values():
-        if attribute.where not in ("resource", "agent") and attribute.key not in metrics_only:
+        if attribute.where not in ("resource", "agent", "probe") and attribute.key not in metrics_only:
             assert found.pop(attribute.column) == SQL_TYPES[attribute.type], attribute.key
-    for key in dialects.VLLM_KEYS:
+    for key in dialects.FOREIGN_KEYS:
         assert found.pop(key.column) == SQL_TYPES[key.type]
     assert set(found) == {
         "file", "trace_id", "span_id", "parent_span_id", "name", "dialect", "resource_id", "start_ns", "end_ns", "links",

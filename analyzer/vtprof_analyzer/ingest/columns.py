@@ -20,10 +20,13 @@ RESOURCE_ATTRIBUTES: Final = tuple(a for a in names.ATTRIBUTES.values() if a.whe
 SPAN_ATTRIBUTES: Final = tuple(
     a
     for a in names.ATTRIBUTES.values()
-    if a.where not in ("resource", "probe", "agent", "gpu") or any(a.key.startswith(c) for c in COUNTERS)
+    if a.where not in ("resource", "probe", "agent", "engine", "gpu")
+    or any(a.key.startswith(c) for c in COUNTERS)
 )
 METRIC_NAMES: Final = tuple(
-    a.key for a in names.ATTRIBUTES.values() if a.where in ("gpu", "agent") and a.type != names.STRING
+    a.key
+    for a in names.ATTRIBUTES.values()
+    if a.where in ("gpu", "agent", "engine") and a.type != names.STRING
 )
 """Metric names that are read; all others are foreign signals."""
 
@@ -109,8 +112,25 @@ def _groups() -> list[tuple[str, list[tuple[str, str, str]]]]:
         groups.append(
             (f"list_position(keys, {_text(counter)}) > 0", [(a.column, a.key, a.type) for a in attributes])
         )
-    groups.append(("dialect = 'vllm'", [(k.column, k.key, k.type) for k in dialects.VLLM_KEYS]))
+    for dialect, keys in ((dialects.VLLM, dialects.VLLM_KEYS), (dialects.SGLANG, dialects.SGLANG_KEYS)):
+        groups.append((f"dialect = {_text(dialect)}", [(k.column, k.key, k.type) for k in keys]))
     return groups
+
+
+def _sglang(name: str) -> str:
+    """Return a condition: a span may be of SGLang's request tracing; ``forget_lookalikes`` judges by its trace."""
+    slices = f"{name} IN ({_texts(tuple(dialects.SGLANG_PHASES))})"
+    others = (dialects.SGLANG_ROOT, dialects.SGLANG_THREAD)
+    return " OR ".join([slices, *(f"regexp_full_match({name}, {_text(pattern)})" for pattern in others)])
+
+
+def forget_lookalikes() -> str:
+    """Return the statement that gives up spans with names like SGLang's in traces without a request of SGLang's."""
+    return """
+UPDATE spans SET dialect = NULL, unknown_keys = NULL
+WHERE dialect = 'sglang'
+  AND trace_id NOT IN (SELECT trace_id FROM spans WHERE dialect = 'sglang' AND sglang_rid IS NOT NULL)
+"""
 
 
 def _mistyped() -> str:
@@ -120,7 +140,7 @@ def _mistyped() -> str:
         names.STRING: 'a.value."stringValue" IS NULL',
         names.DOUBLE: 'a.value."doubleValue" IS NULL AND a.value."intValue" IS NULL',
     }
-    known = [(a.key, a.type) for a in SPAN_ATTRIBUTES] + [(k.key, k.type) for k in dialects.VLLM_KEYS]
+    known = [(a.key, a.type) for a in SPAN_ATTRIBUTES] + [(k.key, k.type) for k in dialects.FOREIGN_KEYS]
     parts = []
     for type_, condition in empty.items():
         keys = tuple(key for key, key_type in known if key_type == type_)
@@ -129,7 +149,7 @@ def _mistyped() -> str:
 
 
 KNOWN_KEYS: Final = frozenset(
-    [*names.ATTRIBUTES, *(k.key for k in dialects.VLLM_KEYS), *dialects.VLLM_IGNORED_KEYS]
+    [*names.ATTRIBUTES, *(k.key for k in dialects.FOREIGN_KEYS), *dialects.IGNORED_KEYS]
 )
 
 
@@ -160,7 +180,8 @@ WITH documents AS (
 ), named AS (
     SELECT file, resource_id, s, s.name AS name, s."attributes" AS attributes,
            CASE WHEN s.name IN ({_texts(tuple(names.SPANS))}) THEN 'vtprof'
-                WHEN s.name = {_text(dialects.VLLM_REQUEST_SPAN)} THEN 'vllm' END AS dialect,
+                WHEN s.name = {_text(dialects.VLLM_REQUEST_SPAN)} THEN 'vllm'
+                WHEN {_sglang("s.name")} THEN 'sglang' END AS dialect,
            CASE WHEN dialect IS NOT NULL THEN list_transform(s."attributes", lambda a: a.key) END AS keys
     FROM unnested
 ), wide AS (

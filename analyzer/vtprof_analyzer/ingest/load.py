@@ -45,6 +45,7 @@ def load(connection: duckdb.DuckDBPyConnection, sources: Sources, progress: Prog
             for file in batch:
                 file.clean_up()
         _repair_suspects(connection, {shown_name(path): path for path in sources.files}, folder)
+    connection.execute(columns.forget_lookalikes())
     _remove_foreign_metrics(connection)
     remove_implausible(connection)
 

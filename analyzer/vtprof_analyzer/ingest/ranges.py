@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import duckdb
 
 from vtprof_analyzer.ingest.columns import RESOURCE_ATTRIBUTES, SPAN_ATTRIBUTES
-from vtprof_analyzer.ingest.dialects import VLLM_KEYS
+from vtprof_analyzer.ingest.dialects import FOREIGN_KEYS
 from vtprof_schemas import names
 
 
@@ -52,7 +52,7 @@ _BY_KEY: Final = {
     names.STEP_DECODE_CONTEXT_TOKENS: _COUNT,
     names.STEP_DECODE_VISUAL_TOKENS: _COUNT,
 }
-_VLLM_UNITS: Final = {names.INT: "tokens", names.DOUBLE: "s"}
+_FOREIGN_UNITS: Final = {names.INT: "tokens", names.DOUBLE: "s"}
 _PARTS: Final = (
     ((names.TOKENS_IMAGE, names.TOKENS_VIDEO, names.TOKENS_AUDIO), names.INPUT_TOKENS, (names.TOKENS_TEXT,)),
     ((names.KV_VISUAL_BYTES,), names.KV_BYTES, ()),
@@ -95,7 +95,9 @@ def _span_checks() -> list[_Check]:
         )
     ]
     checks += [_outside(a.column, a.key, a.unit) for a in SPAN_ATTRIBUTES if a.type != names.STRING]
-    checks += [_outside(k.column, k.key, _VLLM_UNITS[k.type]) for k in VLLM_KEYS if k.type != names.STRING]
+    checks += [
+        _outside(k.column, k.key, _FOREIGN_UNITS[k.type]) for k in FOREIGN_KEYS if k.type != names.STRING
+    ]
     for parts, whole, related in _PARTS:
         columns = tuple(map(names.column_name, parts))
         total = " + ".join(f"coalesce({column}, 0)" for column in columns)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vtprof_analyzer.ingest.columns import METRIC_NAMES, SPAN_ATTRIBUTES
-from vtprof_analyzer.ingest.dialects import VLLM_KEYS
+from vtprof_analyzer.ingest.dialects import FOREIGN_KEYS
 from vtprof_schemas import names
 
 INT64_MAX: Final = 2**63 - 1
 TRACE_ID_BYTES: Final = 16
 SPAN_ID_BYTES: Final = 8
-_TYPES: Final = {a.key: a.type for a in names.ATTRIBUTES.values()} | {k.key: k.type for k in VLLM_KEYS}
-_SPAN_KEYS: Final = frozenset(a.key for a in SPAN_ATTRIBUTES) | {k.key for k in VLLM_KEYS}
+_TYPES: Final = {a.key: a.type for a in names.ATTRIBUTES.values()} | {k.key: k.type for k in FOREIGN_KEYS}
+_SPAN_KEYS: Final = frozenset(a.key for a in SPAN_ATTRIBUTES) | {k.key for k in FOREIGN_KEYS}
 _METRIC_NAMES: Final = frozenset(METRIC_NAMES)
 _SIGNALS: Final = ("resourceSpans", "resourceMetrics", "resourceLogs", "resourceProfiles")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from vtprof_analyzer.ingest.dialects import VLLM, VTPROF
+from vtprof_analyzer.ingest.dialects import SGLANG, VLLM, VTPROF
 from vtprof_analyzer.report.build_rows import Row, one, rows
 from vtprof_analyzer.report.model import Deployment, Roof
 from vtprof_schemas import names
@@ -20,6 +20,17 @@ VLLM_NOTES = (
     ),
     "unexplained contains preprocessing: TTFT less queue and prefill is only an upper bound of it",
     "aborted and rejected requests have no span in vLLM, so every request here counts as ok",
+)
+
+SGLANG_NOTES = (
+    (
+        "SGLang's own spans do not tell images, visual tokens or encode time: these are unknown here, not zero;"
+        " preprocess is its tokenize stage, which loads and processes media"
+    ),
+    (
+        "prefill of SGLang's spans runs from first scheduling to the end of the prompt: it contains the vision encoder"
+        " and other requests' steps, and ends before the first token reaches the API server"
+    ),
 )
 
 
@@ -43,7 +54,8 @@ def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
         connection,
         """
         SELECT r.* FROM (
-            SELECT resource_id, count(*) FILTER (name IN ('vtprof.request', 'llm_request')) AS requests, count(*) AS n
+            SELECT resource_id, count(*) AS n,
+                   count(*) FILTER (name IN ('vtprof.request', 'llm_request') OR sglang_rid IS NOT NULL) AS requests
             FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
         ) AS used JOIN resources AS r USING (resource_id)
         ORDER BY r.model_config IS NULL, used.requests DESC, used.n DESC, resource_id
@@ -60,7 +72,8 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         connection,
         """
         SELECT mode(request_model) FILTER (request_model IS NOT NULL) AS model,
-               count(*) FILTER (dialect = 'vllm') AS vllm, count(*) FILTER (dialect = 'vtprof') AS vtprof
+               count(*) FILTER (dialect = 'vllm') AS vllm, count(*) FILTER (dialect = 'vtprof') AS vtprof,
+               count(*) FILTER (dialect = 'sglang') AS sglang, any_value(sglang_model) AS sglang_model
         FROM spans
         """,
     )
@@ -73,12 +86,12 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         LEFT JOIN resources AS r USING (resource_id)
         """,
     )
-    dialect = VLLM if used["vllm"] > used["vtprof"] else VTPROF
+    dialect = max((VTPROF, VLLM, SGLANG), key=lambda name: used[name])
     return Deployment(
-        model=used["model"],
+        model=used["model"] or used["sglang_model"],
         model_type=physics.model_type,
         cost_model=physics.cost_model,
-        engine=resource.get("engine_name") or (VLLM if dialect == VLLM else None),
+        engine=resource.get("engine_name") or (None if dialect == VTPROF else dialect),
         engine_version=resource.get("engine_version"),
         dialect=dialect,
         device=resource.get("hw_name") or physics.device,
@@ -94,6 +107,7 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
             *_coverage(connection),
             *_missing(resource, physics, dialect),
             *(VLLM_NOTES if used["vllm"] else ()),
+            *(SGLANG_NOTES if used["sglang"] else ()),
         ],
         no_cost=physics.no_cost,
         no_roof=physics.no_roof,
@@ -123,7 +137,7 @@ def _coverage(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _missing(resource: Row, physics: Physics, dialect: str) -> list[str]:
-    if dialect == VLLM:
+    if dialect != VTPROF:
         return []
     notes = []
     if (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from html import escape
 
-from vtprof_analyzer.report import absent_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import absent_phrases, engine_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -40,6 +40,7 @@ def body(report: Report, charts: Mapping[str, str]) -> str:
         _budget(report, charts.get("budget")),
         _roofline(report, charts.get("roofline")),
         _kv(report, charts.get("kv")),
+        _engine(report),
         _strata(report),
         findings(report),
         _trust(report),
@@ -255,6 +256,12 @@ def _kv(report: Report, chart: str | None) -> str:
         table(_KV_CAPTION, heads, rows) if known_rows else missing(absent_phrases.no_kv(report)),
         note(facts),
     )  # fmt: skip
+
+
+def _engine(report: Report) -> str:
+    if report.engine is None:
+        return ""
+    return section("engine", engine_phrases.TITLE, *map(note, engine_phrases.lines(report.engine)))
 
 
 def _strata(report: Report) -> str:

@@ -6,7 +6,7 @@ Foreign text is escaped so that it can be neither HTML, a link, a mention nor a 
 import re
 from collections.abc import Iterable, Sequence
 
-from vtprof_analyzer.report import absent_phrases, advice_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import absent_phrases, advice_phrases, engine_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     count,
@@ -47,6 +47,7 @@ def render(report: Report) -> str:
         _phases(report),
         f"#### KV written, by modality ({escape(safe(report.kv.how))})",
         _kv(report),
+        *_engine(report),
         *_strata(report),
         "#### What to do, largest gain first",
         *(_finding(number, finding) for number, finding in enumerate(report.findings, start=1)),
@@ -150,6 +151,13 @@ def _kv(report: Report) -> str:
             for row, whole in zip(rows, wholes, strict=True)
         ],
     )
+
+
+def _engine(report: Report) -> list[str]:
+    if report.engine is None:
+        return []
+    lines = engine_phrases.lines(report.engine)
+    return [f"#### {engine_phrases.TITLE}", "\n".join(f"- {escape(line)}" for line in lines)]
 
 
 def _strata(report: Report) -> list[str]:

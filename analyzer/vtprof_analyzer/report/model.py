@@ -48,7 +48,7 @@ class Deployment:
     cost_model: bool  # whether vtprof knows this model's physics
     engine: str | None
     engine_version: str | None
-    dialect: str  # "vtprof" or "vllm": whose spans these are
+    dialect: str  # "vtprof", "vllm" or "sglang": whose spans these are
     device: str | None
     device_count: int | None
     weights_dtype: str | None
@@ -200,6 +200,30 @@ class Kv:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What the engine said of itself on its metrics page, from the first to the last reading."""
+
+    name: str | None
+    version: str | None
+    ranks: int  # engines, or data-parallel ranks of one
+    readings: int
+    kv_used_ratio_p50: float | None
+    kv_used_ratio_max: float | None
+    running_p50: float | None  # requests being served, all ranks together
+    running_max: int | None
+    waiting_p50: float | None  # requests in the waiting queue, all ranks together
+    waiting_max: int | None
+    preemptions: int | None
+    prompt_tokens: int | None  # cached ones included
+    output_tokens: int | None
+    prefix_hit_rate: float | None  # of tokens
+    mm_cache_hit_rate: float | None  # of media items, in vLLM's cache of preprocessed items
+    encoder_cache_hit_rate: float | None  # of media items, in the cache of SGLang's separate encoder
+    ttft_ms_mean: float | None
+    queue_ms_mean: float | None
+
+
+@dataclass(frozen=True)
 class StratumRow:
     """TTFT of the requests of one visual stratum."""
 
@@ -347,6 +371,7 @@ class Report:
     rules: RuleCounts
     roofline: list[RoofPoint]
     not_fired: list[RuleOutcome]
+    engine: Engine | None = None  # None where the agent read no metrics page of an engine
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

@@ -31,7 +31,11 @@ from vtprof_schemas import names
 
 NOT_JUDGED = "insufficient_data"
 VERDICTS: Mapping[str, str] = {NOT_JUDGED: "not judged"}
-DIALECTS: Mapping[str, str] = {"vtprof": "vtprof's own spans", "vllm": "vLLM's own spans"}
+DIALECTS: Mapping[str, str] = {
+    "vtprof": "vtprof's own spans",
+    "vllm": "vLLM's own spans",
+    "sglang": "SGLang's own spans",
+}
 
 TAIL_REQUESTS = 10
 """Slow requests from which their own budget says more than that of all requests."""

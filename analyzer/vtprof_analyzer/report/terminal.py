@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtprof_analyzer.report import absent_phrases, advice_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import absent_phrases, advice_phrases, engine_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -54,10 +54,12 @@ def render(report: Report, width: int = 80, color: bool = False, full_report: st
         legacy_windows=False,
         _environ={},
     )
-    for block in (_head, _numbers, _verdict, _budget, _roofline, _kv, _strata, _advice):
-        for part in block(report):
+    for block in (_head, _numbers, _verdict, _budget, _roofline, _kv, _engine, _strata, _advice):
+        parts = block(report)
+        for part in parts:
             console.print(part)
-        console.print()
+        if parts:
+            console.print()
     for part in _trust(report, full_report):
         console.print(part)
     lines = (line.rstrip() for line in out.getvalue().splitlines())
@@ -211,6 +213,13 @@ def _kv(report: Report) -> list[RenderableType]:
         + (f"; {how}" if how else ""), style="dim",
     )))  # fmt: skip
     return parts
+
+
+def _engine(report: Report) -> list[RenderableType]:
+    if report.engine is None:
+        return []
+    lines = engine_phrases.lines(report.engine)
+    return [_title(f"{engine_phrases.TITLE} ({lines[0]})"), *(_indent(Text(line)) for line in lines[1:])]
 
 
 def _strata(report: Report) -> list[RenderableType]:

@@ -1,6 +1,6 @@
--- One row: one inference request, from our own request span or from vLLM's.
+-- One row: one inference request, from our own request span, or from vLLM's or SGLang's where ours does not tell of it.
 -- request_key        trace id and span id: two answers to one request id are two requests
--- trace_id, span_id  ids of its span; resource_id: row of `resources`; dialect: vtprof or vllm
+-- trace_id, span_id  ids of its span; resource_id: row of `resources`; dialect: vtprof, vllm or sglang
 -- request_id, model  as recorded
 -- status             ok, aborted, rejected, error, or unknown for any other text; NULL when none was recorded
 -- arrival_ns, end_ns Unix time; a missing or earlier end is replaced by the last thing known of the request
@@ -45,18 +45,49 @@ WITH broken AS (
     FROM recorded AS s
     LEFT JOIN last_child ON s.trace_id = last_child.trace_id AND s.span_id = last_child.span_id
 ), vllm AS (
+    -- (`least` and `greatest` pass over NULL: they would make a time of one that was not recorded.)
     -- Aborted and rejected requests have no span: the status of those that have one is not told either.
     SELECT
         trace_id, span_id, resource_id, dialect, vllm_request_id AS request_id, start_ns AS arrival_ns,
         vllm_e2e_s IS NULL AND end_ns IS NULL AS end_missing,
         coalesce(vllm_e2e_s < 0, end_ns < start_ns, false) AS negative_duration,
-        greatest(start_ns, coalesce(start_ns + (least(vllm_e2e_s, 1e8) * 1e9)::BIGINT, end_ns)) AS end_ns,
-        (greatest(-1, least(vllm_ttft_s, 1e8)) * 1e9)::BIGINT AS ttft_ns,
+        greatest(start_ns, coalesce(start_ns + (if(vllm_e2e_s > 1e8, 1e8, vllm_e2e_s) * 1e9)::BIGINT, end_ns)) AS end_ns,
+        CASE WHEN vllm_ttft_s IS NOT NULL THEN (greatest(-1, least(vllm_ttft_s, 1e8)) * 1e9)::BIGINT END AS ttft_ns,
         vllm_prompt_tokens AS input_tokens, vllm_completion_tokens AS output_tokens
     FROM spans
     WHERE dialect = 'vllm'
+), sglang AS (
+    SELECT
+        trace_id, span_id, resource_id, dialect, coalesce(sglang_request_id, sglang_rid) AS request_id,
+        sglang_model AS model, start_ns AS arrival_ns,
+        CASE WHEN contains(sglang_finish_reasons, '"abort"') THEN 'aborted'
+             WHEN sglang_finish_reasons IS NOT NULL THEN 'ok' END AS status,
+        sglang_e2e_s IS NULL AND end_ns IS NULL AS end_missing,
+        coalesce(sglang_e2e_s < 0, end_ns < start_ns, false) AS negative_duration,
+        greatest(start_ns, coalesce(start_ns + (if(sglang_e2e_s > 1e8, 1e8, sglang_e2e_s) * 1e9)::BIGINT, end_ns)) AS end_ns,
+        CASE WHEN sglang_ttft_s IS NOT NULL THEN (greatest(-1, least(sglang_ttft_s, 1e8)) * 1e9)::BIGINT END AS ttft_ns,
+        sglang_prompt_tokens AS input_tokens, sglang_completion_tokens AS output_tokens,
+        sglang_cached_tokens AS cached_tokens
+    FROM spans
+    WHERE dialect = 'sglang' AND sglang_rid IS NOT NULL
+), engines_own AS (
+    SELECT * FROM vllm UNION ALL BY NAME SELECT * FROM sglang
+), told_by_ours AS (
+    -- With the probe in the engine too, both tell of a request: by one id (vLLM's own may have a suffix), at one time.
+    SELECT DISTINCT e.trace_id, e.span_id
+    FROM engines_own AS e
+    JOIN ours AS o ON regexp_replace(e.request_id, '-[0-9a-f]{8}$', '') = regexp_replace(o.request_id, '-[0-9a-f]{8}$', '')
+    WHERE o.arrival_ns <= e.end_ns AND e.arrival_ns <= o.end_ns
+    UNION
+    -- Where one of them tells no id the trace must do; requests with ids may share their caller's.
+    SELECT DISTINCT e.trace_id, e.span_id
+    FROM engines_own AS e
+    JOIN ours AS o USING (trace_id)
+    WHERE (e.request_id IS NULL OR o.request_id IS NULL) AND o.arrival_ns <= e.end_ns AND e.arrival_ns <= o.end_ns
 ), both_dialects AS (
-    SELECT * FROM ours UNION ALL BY NAME SELECT * FROM vllm
+    SELECT * FROM ours
+    UNION ALL BY NAME
+    SELECT * FROM engines_own ANTI JOIN told_by_ours USING (trace_id, span_id)
 ), possible AS (
     -- Where the end was repaired it is no earlier than the first token; else the first token lies before the end.
     SELECT * REPLACE (CASE WHEN ttft_ns BETWEEN 0 AND end_ns - arrival_ns THEN ttft_ns END AS ttft_ns),

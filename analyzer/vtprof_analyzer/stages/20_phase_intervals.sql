@@ -31,9 +31,9 @@ WITH ours AS (
     -- vLLM gives lengths, not times: prefill ends with the first token, the queue ends where prefill begins.
     SELECT
         r.request_key, r.arrival_ns, r.arrival_ns + r.ttft_ns AS first_token_ns, r.end_ns,
-        (greatest(s.vllm_queue_s, 0) * 1e9)::BIGINT AS queue_ns,
-        (greatest(s.vllm_prefill_s, 0) * 1e9)::BIGINT AS prefill_ns,
-        (greatest(s.vllm_decode_s, 0) * 1e9)::BIGINT AS decode_ns
+        (if(s.vllm_queue_s < 0, 0, s.vllm_queue_s) * 1e9)::BIGINT AS queue_ns,
+        (if(s.vllm_prefill_s < 0, 0, s.vllm_prefill_s) * 1e9)::BIGINT AS prefill_ns,
+        (if(s.vllm_decode_s < 0, 0, s.vllm_decode_s) * 1e9)::BIGINT AS decode_ns
     FROM spans AS s
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.span_id = r.span_id
     WHERE s.dialect = 'vllm' AND r.ttft_ns IS NOT NULL
@@ -48,7 +48,43 @@ WITH ours AS (
     UNION ALL BY NAME
     SELECT request_key, 'decode' AS phase, first_token_ns AS start_ns, first_token_ns + decode_ns AS end_ns
     FROM vllm WHERE decode_ns IS NOT NULL
+), sglang_phases AS (
+    -- Preprocessing of media is within tokenize, the vision encoder within prefill_forward; the loops are parts.
+    SELECT * FROM (VALUES
+        ('tokenize', 'preprocess'), ('dispatch', 'preprocess'), ('api_server_dispatch', 'preprocess'),
+        ('dc_dispatch', 'queue'), ('dpc_dispatch', 'queue'), ('process req', 'queue'), ('request_process', 'queue'),
+        ('prefill_waiting', 'queue'), ('prefill_forward', 'prefill'), ('chunked_prefill', 'prefill'),
+        ('decode_waiting', 'queue'), ('decode_forward', 'decode'), ('decode_loop', 'decode'), ('decode loop', 'decode')
+    ) AS names (slice, phase)
+), sglang_parents AS (
+    -- Above a slice: its thread's span, or a slice that it is part of; above those the request.
+    SELECT DISTINCT trace_id, span_id, parent_span_id FROM spans WHERE dialect = 'sglang'
+), sglang_slices AS (
+    SELECT s.trace_id, s.parent_span_id, r.request_key, p.phase, s.start_ns, s.end_ns
+    FROM spans AS s
+    JOIN sglang_phases AS p ON p.slice = s.name
+    JOIN sglang_parents AS a ON a.trace_id = s.trace_id AND a.span_id = s.parent_span_id
+    LEFT JOIN sglang_parents AS b ON b.trace_id = s.trace_id AND b.span_id = a.parent_span_id
+    JOIN request_base AS r ON r.trace_id = s.trace_id AND r.span_id IN (a.parent_span_id, b.parent_span_id)
+    WHERE s.dialect = 'sglang' AND r.dialect = 'sglang'
+), sglang_ordered AS (
+    -- Slices of one phase nest and touch: what overlaps is one stretch.
+    SELECT *, max(end_ns) OVER (
+        PARTITION BY request_key, phase ORDER BY start_ns, end_ns DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) AS reached_ns
+    FROM sglang_slices WHERE end_ns >= start_ns
+), sglang_stretches AS (
+    SELECT *, sum((reached_ns IS NULL OR start_ns > reached_ns)::INT) OVER (
+        PARTITION BY request_key, phase ORDER BY start_ns, end_ns DESC ROWS UNBOUNDED PRECEDING
+    ) AS stretch
+    FROM sglang_ordered
+), sglang_intervals AS (
+    SELECT request_key, phase, min(start_ns) AS start_ns, max(end_ns) AS end_ns,
+           false AS end_missing, false AS negative_duration
+    FROM sglang_stretches GROUP BY request_key, phase, stretch
 )
 SELECT * FROM ours
 UNION ALL BY NAME
-SELECT *, false AS end_missing, false AS negative_duration FROM vllm_intervals;
+SELECT *, false AS end_missing, false AS negative_duration FROM vllm_intervals
+UNION ALL BY NAME
+SELECT * FROM sglang_intervals;

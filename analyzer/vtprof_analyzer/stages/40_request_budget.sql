@@ -51,7 +51,7 @@ WITH clipped AS (
 )
 SELECT
     r.request_key, r.ttft_ns,
-    CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.preprocess_ns, 0) END AS preprocess_ns,
+    CASE WHEN r.dialect IN ('vtprof', 'sglang') THEN coalesce(s.preprocess_ns, 0) END AS preprocess_ns,
     coalesce(s.queue_ns, 0) AS queue_ns,
     CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.encode_ns, 0) END AS encode_ns,
     CASE WHEN r.dialect = 'vtprof' THEN coalesce(s.transfer_ns, 0) END AS transfer_ns,

@@ -54,7 +54,7 @@ WITH first_token AS (
         sum(kv_read_bytes) FILTER (phase = 'decode') / nullif(sum(bytes) FILTER (phase = 'decode'), 0) AS kv_read_share
     FROM step_cost
 ), deployment AS (
-    SELECT any_value(coalesce(r.engine_name, CASE WHEN q.dialect = 'vllm' THEN 'vllm' END)) AS engine,
+    SELECT any_value(coalesce(r.engine_name, CASE WHEN q.dialect <> 'vtprof' THEN q.dialect END)) AS engine,
            any_value(r.engine_version) AS engine_version, any_value(r.device_kind) AS device_kind,
            any_value(r.device_cores) AS cpu_cores, any_value(r.kv_dtype) AS kv_cache_dtype
     FROM (SELECT resource_id, dialect, count(*) AS n FROM request_base GROUP BY ALL ORDER BY n DESC, resource_id LIMIT 1) AS q

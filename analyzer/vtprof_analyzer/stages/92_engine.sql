@@ -1,0 +1,64 @@
+-- One row: what the engines said of themselves on their metrics pages while the agent read these; no row without a reading.
+-- engine_name, engine_version  of most readings
+-- ranks              engines, or data-parallel ranks of one; readings: of all pages
+-- kv_used_ratio_p50, kv_used_ratio_max  share of the KV cache held by requests being served, fullest rank of each reading
+-- running_*, waiting_*  requests, summed over ranks of one reading, median and most
+-- preemptions, prompt_tokens, output_tokens, mm_queried, mm_hit, ...  growth from first to last reading; an engine that
+--                    was started again counts from zero again
+-- prefix_hit_rate    tokens found in the prefix cache / tokens looked up (vLLM) or prompt tokens (SGLang)
+-- mm_cache_hit_rate  media items found in vLLM's cache of preprocessed items / items looked up
+-- encoder_cache_hit_rate  the same of the cache of encoder outputs of SGLang's separate encoder
+-- ttft_ms_mean, queue_ms_mean  arrival to first token, and time in the waiting queue, by the engine's clock [ms]
+CREATE TABLE engine_said AS
+WITH states AS (
+    SELECT
+        ts_ns,
+        max(value) FILTER (name = 'vtprof.engine.kv_used_ratio') AS kv_used_ratio,
+        sum(value) FILTER (name = 'vtprof.engine.running') AS running,
+        sum(value) FILTER (name = 'vtprof.engine.waiting') AS waiting
+    FROM engine_samples GROUP BY ts_ns
+), ordered AS (
+    SELECT instance, name, value,
+           lag(value) OVER (PARTITION BY instance, name ORDER BY ts_ns) AS before
+    FROM engine_samples
+), grown AS (
+    SELECT name, sum(CASE WHEN value < before THEN value ELSE value - before END) AS growth
+    FROM ordered WHERE before IS NOT NULL GROUP BY name
+), growths AS (
+    SELECT
+        max(growth) FILTER (name = 'vtprof.engine.preemptions') AS preemptions,
+        max(growth) FILTER (name = 'vtprof.engine.prompt_tokens') AS prompt_tokens,
+        max(growth) FILTER (name = 'vtprof.engine.output_tokens') AS output_tokens,
+        max(growth) FILTER (name = 'vtprof.engine.cached_tokens') AS cached_tokens,
+        max(growth) FILTER (name = 'vtprof.engine.prefix_cache.queried_tokens') AS prefix_queried,
+        max(growth) FILTER (name = 'vtprof.engine.prefix_cache.hit_tokens') AS prefix_hit,
+        max(growth) FILTER (name = 'vtprof.engine.mm_cache.queried_items') AS mm_queried,
+        max(growth) FILTER (name = 'vtprof.engine.mm_cache.hit_items') AS mm_hit,
+        max(growth) FILTER (name = 'vtprof.engine.encoder_cache.queried_items') AS encoder_queried,
+        max(growth) FILTER (name = 'vtprof.engine.encoder_cache.hit_items') AS encoder_hit,
+        max(growth) FILTER (name = 'vtprof.engine.ttft.seconds') AS ttft_s,
+        max(growth) FILTER (name = 'vtprof.engine.ttft.requests') AS ttft_requests,
+        max(growth) FILTER (name = 'vtprof.engine.queue.seconds') AS queue_s,
+        max(growth) FILTER (name = 'vtprof.engine.queue.requests') AS queue_requests
+    FROM grown
+), whose AS (
+    SELECT mode(engine_name) AS engine_name, mode(engine_version) AS engine_version,
+           count(DISTINCT instance) AS ranks
+    FROM engine_samples
+), summed AS (
+    SELECT count(*) AS readings,
+           median(kv_used_ratio) AS kv_used_ratio_p50, max(kv_used_ratio) AS kv_used_ratio_max,
+           median(running) AS running_p50, max(running) AS running_max,
+           median(waiting) AS waiting_p50, max(waiting) AS waiting_max
+    FROM states
+)
+SELECT
+    whose.*, summed.*,
+    preemptions::BIGINT AS preemptions, prompt_tokens::BIGINT AS prompt_tokens, output_tokens::BIGINT AS output_tokens,
+    coalesce(prefix_hit / nullif(prefix_queried, 0), cached_tokens / nullif(prompt_tokens, 0)) AS prefix_hit_rate,
+    mm_hit / nullif(mm_queried, 0) AS mm_cache_hit_rate,
+    encoder_hit / nullif(encoder_queried, 0) AS encoder_cache_hit_rate,
+    1e3 * ttft_s / nullif(ttft_requests, 0) AS ttft_ms_mean,
+    1e3 * queue_s / nullif(queue_requests, 0) AS queue_ms_mean
+FROM whose, summed, growths
+WHERE readings > 0;
