@@ -1,16 +1,19 @@
 # Two commands are all the set-up there is: `make demo` and `make test`. Each makes its own virtual environment.
 PYTHON ?= python3
 VENV ?= .venv
+ENGINES_VENV ?= .venv-engines
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 SOURCES := agent analyzer rules schemas tests
 
-.PHONY: demo test check bench format docs clean help
+.PHONY: demo test check bench test-engines bench-engines format docs clean help
 help:
 	@echo "make demo   install, profile a tiny vision-language model, print its report"
 	@echo "make test   install and run all tests"
 	@echo "make check  formatting, lint, types, import contract, Python floor of the probe, generated docs"
 	@echo "make bench  benchmarks: ratios measured in one run"
+	@echo "make test-engines   install a real vLLM for CPU beside (4 GB) and run what needs it"
+	@echo "make bench-engines  what the probe costs that vLLM"
 	@echo "make docs   regenerate the pages that are made from the sources"
 
 $(VENV)/bin/python:
@@ -45,6 +48,15 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@for bench in tests/bench/bench_*.py; do echo; echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
+# The server runs in an environment of its own; the tests and the agent in that of the other tests.
+test-engines: $(VENV)/.dev
+	tests/engines/install_vllm.sh $(ENGINES_VENV) $(PYTHON)
+	VTPROF_ENGINE_VENV=$(ENGINES_VENV) $(BIN)/python -m pytest tests/engines
+
+bench-engines: $(VENV)/.dev
+	tests/engines/install_vllm.sh $(ENGINES_VENV) $(PYTHON)
+	VTPROF_ENGINE_VENV=$(ENGINES_VENV) $(BIN)/python tests/engines/bench_engines.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -55,4 +67,4 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m vtprof_analyzer.models.reference > analyzer/MODELS.md
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,111 @@
+"""What is recorded of a server that was attached to while it worked: requests that came later, exactly, and no others."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trace_files
+from agent_beside import AgentBeside
+from agent_process import wait_for
+from engine_mix import RESPONSE_PREFIX, SEQUENTIAL, Known, Sent, send_group
+from engine_server import Server, agent_command, serving
+from server_log import iterations
+from workload import Case
+
+from vtprof_schemas import names
+
+LATER = [known for known in SEQUENTIAL if known.status == names.STATUS_OK]
+OPTIONS = ("--max-num-batched-tokens", "1024", "--max-model-len", "4096", "--max-num-seqs", "4")
+
+
+class AttachedRun:
+    """What was sent before attaching, while attached, and after detaching; and what was recorded."""
+
+    def __init__(self, venv: Path, model: Path, folder: Path) -> None:
+        """Run it all."""
+        beside = AgentBeside(folder)
+        try:
+            with serving(venv, model, folder, OPTIONS) as server, ThreadPoolExecutor(1) as client:
+                self.early = client.submit(send_group, server.port, [long_request()], "early", 1)
+                wait_for(lambda: len(iterations(server.log.read_text(errors="replace"))) > 20, 60)
+                self.attached = self._agent("attach", server, beside)
+                beside.start()
+                self.later = send_group(server.port, LATER, "later", 1)
+                self.early_answer: Sent = self.early.result()[0]
+                self.detached = self._agent("detach", server, beside)
+                self.after = send_group(server.port, LATER[:3], "after", 1)
+                self.exit_code = server.stop()
+            beside.stop()
+        finally:
+            beside.close()
+        self.spans = trace_files.read(beside.out)
+
+    @staticmethod
+    def _agent(command: str, server: Server, beside: AgentBeside) -> dict[str, Any]:
+        words = agent_command(
+            command, str(server.api_pid()), "--ring-dir", str(beside.rings), "--format", "json"
+        )
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+
+def long_request() -> Known:
+    """Return a request that decodes until the others are through."""
+    return Known(Case("long", "tell me a long story", max_tokens=3500))
+
+
+@pytest.fixture(scope="module")
+def run(engine_venv: Path, tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AttachedRun:
+    return AttachedRun(engine_venv, tiny_model_folder, tmp_path_factory.mktemp("attached"))
+
+
+def test_no_request_suffered(run: AttachedRun) -> None:
+    for sent in [run.early_answer, *run.later, *run.after]:
+        assert sent.answer["http_status"] == 200, sent.id
+        assert sent.answer["completion_tokens"] == sent.known.case.max_tokens * sent.known.case.n, sent.id
+    assert run.exit_code == 0
+
+
+def test_requests_that_came_after_the_probe_are_recorded_exactly(run: AttachedRun) -> None:
+    recorded = trace_files.requests(run.spans)
+    for sent in run.later:
+        request, answer = recorded[sent.id], sent.answer
+        found = [
+            request.root.attributes[names.REQUEST_STATUS],
+            request.root.count(names.INPUT_TOKENS),
+            request.root.count(names.OUTPUT_TOKENS),
+            request.root.count(names.TOKENS_IMAGE),
+            request.total(names.ENCODE, names.ENCODE_ITEMS),
+            request.total(names.ENCODE, names.ENCODE_CACHE_HITS),
+            request.total(names.PREPROCESS, names.PREPROCESS_CACHE_HITS),
+        ]
+        assert found == [
+            names.STATUS_OK,
+            answer["prompt_tokens"],
+            answer["completion_tokens"],
+            answer["visual_tokens"],
+            sent.known.encoded,
+            sent.known.encoder_hits,
+            sent.known.processor_hits,
+        ], sent.id
+        assert {names.PREPROCESS, names.QUEUE, names.PREFILL} <= {
+            str(span.attributes[names.PHASE]) for span in request.phases
+        }, sent.id
+
+
+def test_requests_from_outside_that_time_are_no_half_requests(run: AttachedRun) -> None:
+    recorded = trace_files.requests(run.spans)
+    assert recorded.keys() == {sent.id for sent in run.later}
+    assert not any(name.startswith(RESPONSE_PREFIX + "after") for name in recorded)
+
+
+def test_steps_count_the_request_that_was_there_before(run: AttachedRun) -> None:
+    steps = [span for span in run.spans if span.name in (names.SPAN_STEP, names.SPAN_WINDOW)]
+    decoded = sum(span.count(names.STEP_DECODE_REQUESTS) for span in steps)
+    own = sum(sent.answer["completion_tokens"] - sent.known.case.n for sent in run.later)
+    assert decoded > own
