@@ -113,7 +113,7 @@ class Family:
             for index in member.waits_for
             if not self.members[index].ended and not self._ahead(self.members[index])
         }
-        if member.waits_for and not at_once:
+        if (member.waits_for or member.awaits_scan) and not at_once:
             return
         self._cursors = None
         feed, ring = self.assembly.feed, member.index
@@ -144,11 +144,20 @@ class Family:
         if held:
             member.held_round = self.assembly.requests.rounds
             member.waits_for = {other.index for other in self.living if other is not member}
+            if not member.stepped and any(record.kind is records.STEP for record in held):
+                member.stepped = member.awaits_scan = True
+                member.met = len(self.members)
         if at_end:
             for other in self.living:
                 other.waits_for.discard(ring)
             if not held:
                 self._read_to_end(member)
+
+    def scanned(self, member: Member) -> None:
+        """Note that the folder was looked at: the rings that were made before are members now."""
+        if member.awaits_scan:
+            member.awaits_scan = False
+            member.waits_for |= {other.index for other in self.living if other.index >= member.met}
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: holds run out, idle windows close."""

@@ -85,6 +85,15 @@ class RingFollower:
         return {ROLE_API: 0, ROLE_WORKER: 1}.get(self._member.role, 2)
 
     @property
+    def awaits_scan(self) -> bool:
+        """Tell whether its records wait until the folder was looked at again."""
+        return self._member.awaits_scan
+
+    def scanned(self) -> None:
+        """Note that the folder was looked at, after everything that was read so far had been written."""
+        self._family.scanned(self._member)
+
+    @property
     def held(self) -> int:
         """Return how many records were read and wait for other rings."""
         return len(self._member.held)

@@ -136,7 +136,7 @@ class Agent:
     def turn(self) -> int:
         """Do one round; return how many records were read."""
         now = self._clock_ns()
-        if now >= self._next_scan:
+        if now >= self._next_scan or any(ring.awaits_scan for ring in self._rings.values()):
             self._next_scan = now + int(self._settings.scan_s * NS_PER_S)
             self._faults.guard("looking for rings", self._scan)
         read = 0
@@ -221,6 +221,7 @@ class Agent:
             )
         self._full = len(fresh) > room
         for path, ring in list(self._rings.items()):
+            ring.scanned()
             try:
                 ring.refresh()
             except BackendError as error:
@@ -308,7 +309,7 @@ class Agent:
         ring.close()
 
     def _retire(self) -> None:
-        """Forget rings whose file is gone; remove those of dead processes once everything of them is delivered."""
+        """Forget rings whose file is gone; remove closed ones and those of dead processes once all is delivered."""
         for path, ring in list(self._drained.items()):
             if not ring.settled and path.exists():
                 continue

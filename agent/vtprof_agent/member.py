@@ -43,6 +43,12 @@ class Member:
         self.held: deque[Record] = deque()
         """Read and not fed yet."""
         self.held_round = 0
+        self.stepped = False
+        """True once a step was read."""
+        self.awaits_scan = False
+        """True from then until the folder was looked at again: a worker made its ring before that step ended."""
+        self.met = 0
+        """How many rings the family had then."""
         self.waits_for: set[int] = set()
         """Rings that must be read to their end before the held records are fed."""
 

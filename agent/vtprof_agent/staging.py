@@ -32,6 +32,14 @@ def stage(folder: Path) -> None:
         ) from error
 
 
+def release() -> str:
+    """Return the version of vtprof, "0" where it runs without being installed."""
+    try:
+        return version("vtprof")
+    except PackageNotFoundError:
+        return "0"
+
+
 def child_environment(folder: Path, ring_dir: Path, environment: dict[str, str]) -> dict[str, str]:
     """Return an environment in which every Python below starts with the probe of a staged folder."""
     path = environment.get("PYTHONPATH")
@@ -60,16 +68,12 @@ def _copy_package(package: str, target: Path) -> None:
 
 def _write_dist_info(folder: Path) -> None:
     """Write what `importlib.metadata` reads of a distribution: its name, its version and its entry points."""
-    try:
-        release = version("vtprof")
-    except PackageNotFoundError:
-        release = "0"
     for stale in folder.glob("vtprof_probe-*.dist-info"):
         shutil.rmtree(stale)
-    target = folder / f"vtprof_probe-{release}.dist-info"
+    target = folder / f"vtprof_probe-{release()}.dist-info"
     target.mkdir()
     target.joinpath("METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vtprof-probe\nVersion: {release}\n", encoding="utf-8"
+        f"Metadata-Version: 2.1\nName: vtprof-probe\nVersion: {release()}\n", encoding="utf-8"
     )
     entries = "\n".join(f"[{group}]\n{PLUGIN}\n" for group in PLUGIN_GROUPS)
     target.joinpath("entry_points.txt").write_text(entries, encoding="utf-8")

@@ -130,6 +130,8 @@ class StepLines:
         if step.gpu_ns is not None or expects_gpu_time:
             step.place_encodes()
             step.share_gpu_time()
+        if self._joined:
+            step.begin_with_encodes()
         states = step.states()
         if len(step.parts.needs) > 1:
             for ring, sequence in step.parts.needs.items():

@@ -31,7 +31,7 @@ _LEVELS = (
 class EncodePart:
     """The encoder's work for one request within a step."""
 
-    __slots__ = ("number", "pairs", "patches", "piece", "rank", "rings", "state")
+    __slots__ = ("number", "pairs", "patches", "piece", "rank", "rings", "run", "state")
 
     def __init__(
         self, number: int, state: RequestState, piece: Piece, patches: int, pairs: int, ring: int, rank: int
@@ -39,6 +39,8 @@ class EncodePart:
         """Keep the piece that the step's GPU time will be shared to; ``rank`` is that of the ring that told."""
         self.number, self.state, self.piece, self.patches, self.pairs = number, state, piece, patches, pairs
         self.rings, self.rank = [ring], rank
+        self.run = (piece.start_ns, piece.end_ns)
+        """The encoder's own time; the piece is the encoder's part of the step."""
 
     @property
     def only_hits(self) -> bool:
@@ -48,8 +50,8 @@ class EncodePart:
 
     def join(self, other: "EncodePart") -> None:
         """Take another rank's word on the same work: all of its time, the counts of the lowest rank."""
-        self.piece.start_ns = min(self.piece.start_ns, other.piece.start_ns)
-        self.piece.end_ns = max(self.piece.end_ns, other.piece.end_ns)
+        self.run = (min(self.run[0], other.run[0]), max(self.run[1], other.run[1]))
+        self.piece.start_ns, self.piece.end_ns = self.run
         self.rings += other.rings
         if other.rank < self.rank:
             self.rank, self.patches, self.pairs = other.rank, other.patches, other.pairs
@@ -181,10 +183,10 @@ class OpenStep:
     def encode_ns(self) -> int:
         """Return the encoder's wall time: what the record says, else what its parts cover; -1 unknown."""
         told: int = self.values[_FIELDS["encode_ns"]]
-        worked = [part.piece for part in self.parts.encodes if not part.only_hits]
+        worked = [part.run for part in self.parts.encodes if not part.only_hits]
         if told >= 0 or not worked:
             return told
-        return union_ns([(piece.start_ns, piece.end_ns) for piece in worked], self.start_ns, self.end_ns)
+        return union_ns(worked, self.start_ns, self.end_ns)
 
     def states(self) -> list[RequestState]:
         """Return the requests in the step, each once."""
@@ -201,17 +203,31 @@ class OpenStep:
         worked = [part for part in self.parts.encodes if not part.only_hits]
         if not worked or not self.encode_gpu_ns:
             return
-        called_ns = min(part.piece.start_ns for part in worked)
-        returned_ns = max(part.piece.end_ns for part in worked)
+        called_ns = min(part.run[0] for part in worked)
+        returned_ns = max(part.run[1] for part in worked)
         start_ns = min(max(called_ns, self.start_ns), self.end_ns)
         # Where the host is the slower one, nothing follows on the device before the call returns.
         end_ns = min(max(start_ns + self.encode_gpu_ns, returned_ns), self.end_ns)
         for part in worked:
-            part.piece.start_ns, part.piece.end_ns = start_ns, end_ns
+            part.run = part.piece.start_ns, part.piece.end_ns = start_ns, end_ns
         encoded = {id(part.state) for part in worked}
         for prefill in self.parts.prefills:
             if prefill.piece is not None and id(prefill.state) in encoded:
                 prefill.piece.start_ns = end_ns
+
+    def begin_with_encodes(self) -> None:
+        """Let the first encode of each request begin with the step: what comes before it is the way of its pixels.
+
+        They travel to the worker with the step, which computes nothing else meanwhile.
+        """
+        first: dict[int, EncodePart] = {}
+        for part in self.parts.encodes:
+            if not part.only_hits and self.start_ns <= part.run[0] <= self.end_ns:
+                known = first.get(id(part.state))
+                if known is None or part.run[0] < known.run[0]:
+                    first[id(part.state)] = part
+        for part in first.values():
+            part.piece.start_ns = self.start_ns
 
     def share_gpu_time(self) -> None:
         """Add to every piece in the step its share of the GPU time; without one, mark that it is missing."""
@@ -261,7 +277,7 @@ class OpenStep:
             _add_known(sums, names.STEP_ENCODE_ITEMS, [e.piece.counts[names.ENCODE_ITEMS] for e in encodes])
             _add_known(sums, names.STEP_ENCODE_PATCHES, [e.patches for e in encodes])
             _add_known(sums, names.STEP_ENCODE_ATTENTION_PAIRS, [e.pairs for e in encodes])
-            sums[names.STEP_PREFILL_REQUESTS] = len({id(part.state) for part in prefills})
+            sums[names.STEP_PREFILL_REQUESTS] = len({part.number for part in prefills})
             at_work = [part.state for part in encodes] + [part.state for part in prefills]
             refs = [state.ref for state in at_work if state.arrival_ns is not None]
             requests = tuple(dict.fromkeys([*refs, *decoding]))

@@ -126,7 +126,7 @@ SPAN_WINDOW = _span("vtprof.window", "none", "consecutive decode-only iterations
 _PHASE_MEANINGS = {
     PREPROCESS: "arrival to hand-over to the engine: media fetch, decode, processor, waiting for a CPU worker",
     QUEUE: "hand-over to first scheduling, and later gaps in which the request was not scheduled",
-    ENCODE: "vision or audio tower and adapter, for the items of this request",
+    ENCODE: "vision or audio tower and adapter, for the items of this request, and their way there within the step",
     PREFILL: "the steps that run the prompt through the language model, without the encoder's part",
     DECODE: "end of prefill to the last token",
     TRANSFER: "embeddings or KV moved between workers",

@@ -175,7 +175,7 @@ ONE: tuple[Line, ...] = (
 )
 """One request with an image through three processes."""
 ONE_PHASES = [
-    ("preprocess", 100, 150), ("queue", 150, 160), ("encode", 165, 180), ("prefill", 180, 200), ("decode", 200, 220),
+    ("preprocess", 100, 150), ("queue", 150, 160), ("encode", 160, 180), ("prefill", 180, 200), ("decode", 200, 220),
 ]  # fmt: skip
 
 

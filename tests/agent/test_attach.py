@@ -68,6 +68,10 @@ def test_attach_turns_the_probe_on_and_detach_off_again_and_again(options: Optio
             assert "TracerPid:\t0\n" in (thread / "status").read_text()
         assert os.sched_getscheduler(0) == os.SCHED_OTHER
         assert ask(process, "'order' in globals() or 'run' in globals()") == "False"
+        assert ask(process, "[path for path in sys.path if 'vtprof-' in path]") == "[]"
+        folder = Path(ask(process, "sys.modules['vtprof_probe'].__file__").strip("'")).parents[1]
+        assert folder.name.startswith("vtprof-probe-")
+        assert not folder.exists()
         # One mapping serves all times: of 64 KiB of code and as much data.
         maps = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
         ours = [line for line in maps if " r-xp " in line and len(line.split()) == 5]
@@ -360,8 +364,7 @@ def test_a_process_with_its_own_mounts_needs_a_shared_ring_folder() -> None:
             assert (
                 ask(outer, "sys.modules['vtprof_probe'].__file__.startswith('/tmp/vtprof-probe-')") == "True"
             )
-            staged = ask(outer, "sys.modules['vtprof_probe'].__file__").strip("'")
-            assert Path(f"/proc/{pid}/root{staged}").exists()
+            assert list(Path(f"/proc/{pid}/root/tmp").iterdir()) == []
             assert [outcome.result for outcome in detach(pid, options)] == [DETACHED]
         finally:
             shutil.rmtree(visible)

@@ -51,11 +51,12 @@ def _monotonic_times(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_three_rings_make_one_trace_of_a_request(tmp_path: Path) -> None:
     agent = run(tmp_path, ONE)
     (request,) = requests(agent.spans).values()
-    # Queue begins at the hand-over (150), though the scheduler saw it at 158. The encoder began 5 ns into its step.
+    # Queue begins at the hand-over (150), though the scheduler saw it at 158. The encode phase begins
+    # with its step, the encoder itself 5 ns later.
     assert request["phases"] == ONE_PHASES
     assert (request["start"], request["end"], request[names.TTFT_NS]) == (100, 225, 103)
-    # 5 before the encoder, 3 from the step's end to the token.
-    assert unexplained(request) == 8
+    # From the step's end to the token.
+    assert unexplained(request) == 3
     assert request[names.KV_BYTES] == (30 + 3 - 1) * 8  # the engine's bytes for a token
     assert request[names.REQUEST_MODEL] == "tiny"
 
@@ -134,15 +135,15 @@ def test_two_requests_in_chunks_with_an_encode_in_mid_chunk(tmp_path: Path) -> N
     agent = run(tmp_path, script)
     found = requests(agent.spans)
     assert found["1"]["phases"] == [
-        ("preprocess", 0, 10), ("queue", 10, 20), ("prefill", 20, 40), ("encode", 42, 48), ("prefill", 48, 60),
+        ("preprocess", 0, 10), ("queue", 10, 20), ("prefill", 20, 40), ("encode", 40, 48), ("prefill", 48, 60),
         ("decode", 60, 80),
     ]  # fmt: skip
     assert found["2"]["phases"] == [
-        ("preprocess", 10, 30), ("queue", 30, 40), ("encode", 48, 52), ("prefill", 52, 80),
+        ("preprocess", 10, 30), ("queue", 30, 40), ("encode", 40, 52), ("prefill", 52, 80),
     ]  # fmt: skip
-    assert unexplained(found["1"]) == 2 + 1
-    # 5 before a CPU worker took it up (10 - 5), 8 of the other's encode in its step, 2 from the step to the token.
-    assert unexplained(found["2"]) == 5 + 8 + 2
+    assert unexplained(found["1"]) == 1
+    # 5 before a CPU worker took it up (10 - 5), 2 from the step to the token.
+    assert unexplained(found["2"]) == 5 + 2
     encodes = [
         s.attributes[names.STEP_ENCODE_NS]
         for s in agent.spans
@@ -251,7 +252,7 @@ def test_of_two_ranks_one_encode_and_the_gpu_time_of_the_lower(
     ]  # fmt: skip
     agent = run(tmp_path, script, processes)
     (request,) = requests(agent.spans).values()
-    assert request["phases"] == [("encode", 4, 12), ("prefill", 12, 20)]
+    assert request["phases"] == [("encode", 3, 12), ("prefill", 12, 20)]
     shares = {s.name: dict(s.attributes or {}) for s in agent.spans}
     one = shares[names.PHASE_SPANS[names.ENCODE]]
     assert (one[names.ENCODE_PATCHES], one[names.ENCODE_ITEMS], one[names.ENCODE_CACHE_HITS]) == (8, 1, 2)
@@ -294,8 +295,8 @@ def test_two_engines_of_one_server_keep_their_steps_apart(tmp_path: Path) -> Non
         ]  # fmt: skip
     agent = run(tmp_path, script, processes)
     found = requests(agent.spans)
-    assert found["1"]["phases"] == [("encode", 4, 8), ("prefill", 8, 20), ("decode", 20, 30)]
-    assert found["2"]["phases"] == [("encode", 4, 8), ("prefill", 8, 20), ("decode", 20, 31)]
+    assert found["1"]["phases"] == [("encode", 3, 8), ("prefill", 8, 20), ("decode", 20, 30)]
+    assert found["2"]["phases"] == [("encode", 3, 8), ("prefill", 8, 20), ("decode", 20, 31)]
     served = {number: entry["span"].resource.attributes for number, entry in found.items()}
     assert {number: (r[names.RANK], r[names.HW_ID]) for number, r in served.items()} == {
         "1": (0, "GPU-0"), "2": (1, "GPU-1"),

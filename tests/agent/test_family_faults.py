@@ -82,6 +82,19 @@ def test_sequences_that_are_told_late_move_to_their_request(tmp_path: Path) -> N
     assert request["phases"] == [("prefill", 10, 30), ("decode", 30, 40), ("decode", 40, 50)]
 
 
+def test_a_ring_that_a_worker_made_between_two_looks_at_the_folder_is_there_for_the_first_step(
+    tmp_path: Path,
+) -> None:
+    server, agent = Server(tmp_path, ("api", "engine")), Following(tmp_path)
+    agent.turn()
+    server.start("worker", INFO["worker"])  # a millisecond later; the next look is a second away
+    server.write_all(ONE)
+    agent.turn(4)
+    agent.settle()
+    (request,) = requests(agent.spans).values()
+    assert request["phases"] == ONE_PHASES
+
+
 def test_after_a_loss_the_first_token_says_who_decodes(tmp_path: Path) -> None:
     server, agent = Server(tmp_path, ALL), Following(tmp_path)
     server.write_all(ONE[:4])
@@ -93,7 +106,7 @@ def test_after_a_loss_the_first_token_says_who_decodes(tmp_path: Path) -> None:
     agent.settle()
     (request,) = requests(agent.spans).values()
     assert request["phases"] == [
-        ("preprocess", 100, 150), ("queue", 150, 160), ("encode", 165, 180), ("decode", 202, 220),
+        ("preprocess", 100, 150), ("queue", 150, 160), ("encode", 160, 180), ("decode", 202, 220),
     ]  # fmt: skip
 
 
@@ -142,8 +155,10 @@ def test_a_process_killed_at_any_moment_costs_no_other_and_crashes_nothing(
         ended = who != "api" or at == len(ONE)
         assert request[names.REQUEST_STATUS] == (names.STATUS_OK if ended else names.STATUS_ABORTED)
         assert request["end"] <= 225
+        # Without its step an encode is the encoder's run alone.
+        whole = [*ONE_PHASES, ("encode", 165, 180)]
         assert all(
-            phase in ONE_PHASES or phase[0] in ("queue", "prefill", "decode") for phase in request["phases"]
+            phase in whole or phase[0] in ("queue", "prefill", "decode") for phase in request["phases"]
         )
         if at == len(ONE):
             assert request["phases"] == ONE_PHASES

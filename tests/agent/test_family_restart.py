@@ -70,14 +70,14 @@ PHASES = {
     "1": [
         ("preprocess", 0, 22),
         ("queue", 22, 30),
-        ("encode", 31, 36),
+        ("encode", 30, 36),
         ("prefill", 36, 40),
         ("decode", 40, 60),
     ],
     "2": [
         ("preprocess", 1, 5),
         ("queue", 5, 10),
-        ("encode", 12, 15),
+        ("encode", 10, 15),
         ("prefill", 15, 20),
         ("decode", 20, 40),
     ],

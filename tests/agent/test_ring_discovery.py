@@ -118,7 +118,16 @@ def test_directory_that_is_a_file_is_reported_once(tmp_path: Path) -> None:
     assert directory.scan().problems == ()
 
 
-def test_only_the_ring_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+def test_the_closed_ring_of_a_living_process_is_removed(tmp_path: Path) -> None:
+    writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
+    path = Path(writer.path)
+    assert not remove_ring(path)
+    writer.close()
+    assert remove_ring(path)
+    assert not path.exists()
+
+
+def test_an_open_ring_is_removed_only_if_its_process_is_dead(tmp_path: Path) -> None:
     writer = RingWriter.create(str(tmp_path / "rings"), 64, "all", 0, {})
     other_boot = proc(tmp_path / "proc")
     stray = tmp_path / "rings" / "9-9.ring"
