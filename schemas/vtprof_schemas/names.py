@@ -357,7 +357,7 @@ STEP_COUNT = _attribute(
     "vtprof.step.count", INT, "iterations", "step", "iterations folded into the span", "15"
 )
 STEP_PREFILL_REQUESTS = _attribute(
-    "vtprof.step.prefill_requests", INT, "requests", "step", "requests with a prefill chunk", "1"
+    "vtprof.step.prefill_requests", INT, "requests", "step", "sequences with a prefill chunk", "1"
 )
 STEP_PREFILL_TOKENS = _attribute(
     "vtprof.step.prefill_tokens", INT, "tokens", "step", "prompt tokens computed", "350"
