@@ -147,4 +147,5 @@ def check(sent: list[Sent], report: dict[str, Any]) -> None:
     images = sum(len(answer["images"]) for answer in answers)
     hits = sum(known.processor_hits for known in MIX)
     assert engine["mm_cache_hit_rate"] == pytest.approx(hits / images)
-    assert 0 < engine["kv_used_ratio_max"] < 1
+    # Of the moments at which the page was read; nobody may have been served then.
+    assert 0 <= engine["kv_used_ratio_max"] < 1
