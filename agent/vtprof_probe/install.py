@@ -67,8 +67,6 @@ def enable(
         if engines is None or entry.name in engines:
             watcher.when_imported(entry.trigger, _starter(entry, patches, watcher, recorder))
     atexit.register(recorder.close)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=recorder.after_fork)
     return True
 
 
@@ -83,6 +81,11 @@ def disable() -> bool:
     installed.recorder.close()
     atexit.unregister(installed.recorder.close)
     return True
+
+
+def _after_fork_in_child() -> None:
+    for installed in _installed:
+        installed.recorder.after_fork()
 
 
 def _starter(
@@ -110,3 +113,8 @@ def _family(environ: Mapping[str, str]) -> str:
         family = "%d-%d" % (identity.pid, identity.start_ticks)
         os.environ[names.ENV_FAMILY] = family
     return family
+
+
+# Once, and not for each recorder: what is registered stays for the life of the process.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -140,6 +140,8 @@ class Recorder:
                 if self._info:
                     ring.set_info(dict(self._info))
                 self._ring, self.write = ring, ring.write
+                if not self.active:  # closed meanwhile by another thread, which did not see this ring
+                    ring.close()
         return self._ring
 
 

@@ -96,6 +96,7 @@ def test_follow_exports_until_it_is_told_to_end_and_detaches(tmp_path: Path) -> 
         finally:
             agent.kill()
         assert agent.returncode == 0, errors
+        assert list(rings.glob("*.ring")) == []  # it was read to the end
         assert "False" not in ask(process, "same()")
         assert ask(process, "counts['failed']") == "0"
     values = [{a["key"]: a["value"] for a in span["attributes"]} for span in _requests(out)]

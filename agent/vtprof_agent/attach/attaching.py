@@ -4,14 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtprof_agent.attach.bundle import bundle
 from vtprof_agent.attach.execution import Done, Host, carry_out, host
 from vtprof_agent.attach.outcome import ATTACHED, FAILED, SKIPPED, WOULD_ATTACH, Outcome
 from vtprof_agent.attach.parked import parked_threads
 from vtprof_agent.attach.processes import process_name, read_process, tree
 from vtprof_agent.attach.refusal import NotConcerned, Refused
 from vtprof_agent.attach.rings import family_of, open_rings
-from vtprof_agent.attach.script import ATTACH
+from vtprof_agent.attach.script import ATTACH, PROBE
 from vtprof_agent.attach.shared_files import check_ring_dir
+from vtprof_agent.staging import release
 from vtprof_schemas import names
 
 NS_PER_MS = 1e6
@@ -53,7 +55,7 @@ def for_each(pids: list[int], act: Callable[[int], Outcome]) -> list[Outcome]:
             outcomes.append(Outcome(pid, process_name(pid), FAILED, str(error)))
     if all(outcome.result == SKIPPED for outcome in outcomes):
         root = outcomes[0]
-        below = ", nor one of its children" if len(pids) > 1 else ""
+        below = " (nor does it concern a process below it)" if len(pids) > 1 else ""
         raise Refused(f"PID {root.pid} ({root.name}): {root.reason}{below}")
     return outcomes
 
@@ -87,8 +89,9 @@ def _attach_one(pid: int, family: str, options: Options) -> Outcome:
             "family": family,
             "family_variable": names.ENV_FAMILY,
             "ring_dir": str(options.ring_dir),
+            "release": release(),
         }
-        done = carry_out(target, order, options.stage_dir, options.timeout_s)
+        done = carry_out(target, order, options.stage_dir, options.timeout_s, {PROBE: bundle()})
         if not done.changed:
             raise Refused(f"the probe is on in it already; `vtprof-agent detach {pid}` ends that")
         return succeeded(target, ATTACHED, done)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from vtprof_agent.attach.injector import Injection, alone, inject
 from vtprof_agent.attach.machine import Machine, this_machine
@@ -15,7 +16,7 @@ from vtprof_agent.attach.memory import PROC, Memory
 from vtprof_agent.attach.processes import Process, alive, read_process
 from vtprof_agent.attach.refusal import NotConcerned, Refused
 from vtprof_agent.attach.script import ANSWER, NoAnswer, text, wait_for_answer
-from vtprof_agent.attach.shared_files import Folders, shared_folders
+from vtprof_agent.attach.shared_files import SharedFolder, shared_folder
 from vtprof_agent.attach.target import Interpreter, find_interpreter, open_memory
 
 PARKED_THREAD, REMOTE_EXEC = "parked thread", "sys.remote_exec"
@@ -82,15 +83,24 @@ class Done:
     """None when the interpreter took the order by itself."""
 
 
-def carry_out(target: Host, order: Mapping[str, str], stage_dir: Path | None, timeout_s: float) -> Done:
-    """Have the process carry out an order (see ``script``); returns when it has answered. Raises Refused."""
+def carry_out(
+    target: Host,
+    order: Mapping[str, str],
+    stage_dir: Path | None,
+    timeout_s: float,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Done:
+    """Have the process carry out an order (see ``script``); returns when it has answered. Raises Refused.
+
+    ``files`` are laid beside the answer; the order names them relative to it.
+    """
     deadline = time.monotonic() + timeout_s
     pid = target.process.pid
-    with shared_folders(target.process, stage_dir) as folders, alone(pid, deadline):
-        full = {**order, "folder": str(folders.probe), "answer": str(folders.answers / ANSWER)}
-        answer = partial(wait_for_answer, folders.answers_here / ANSWER, lambda: alive(target.process))
+    with shared_folder(target.process, stage_dir, files) as folder, alone(pid, deadline):
+        full = {**order, "folder": str(folder.there)}
+        answer = partial(wait_for_answer, folder.here / ANSWER, lambda: alive(target.process))
         if target.method == REMOTE_EXEC:
-            _by_remote_exec(pid, text(full), folders)
+            _by_remote_exec(pid, text(full), folder)
             try:
                 return Done(bool(answer(_REMOTE_EXEC_S)["changed"]), None)
             except NoAnswer:
@@ -102,13 +112,13 @@ def carry_out(target: Host, order: Mapping[str, str], stage_dir: Path | None, ti
             raise _thread_refused(target, injection) or error from error
 
 
-def _by_remote_exec(pid: int, statement: str, folders: Folders) -> None:
-    script = folders.answers_here / "order.py"
+def _by_remote_exec(pid: int, statement: str, folder: SharedFolder) -> None:
+    script = folder.here / "order.py"
     script.write_text(statement, encoding="utf-8")
     script.chmod(0o644)
     try:
         # Of 3.14: unknown to a type checker that looks through the eyes of our oldest Python.
-        getattr(sys, "remote_exec")(pid, str(folders.answers / script.name))  # noqa: B009
+        getattr(sys, "remote_exec")(pid, str(folder.there / script.name))  # noqa: B009
     except (OSError, RuntimeError):
         return  # switched off in the target, or another build of it: the other way is left
 

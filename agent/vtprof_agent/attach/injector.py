@@ -24,8 +24,10 @@ from vtprof_agent.attach.machine import (
 )
 from vtprof_agent.attach.memory import PROC, Memory, mappings
 from vtprof_agent.attach.parked import Parked, parked_threads
+from vtprof_agent.attach.processes import ended
 from vtprof_agent.attach.ptrace import StoppedThread, ThreadGone
 from vtprof_agent.attach.refusal import Refused
+from vtprof_agent.attach.scheduling import hurried
 from vtprof_agent.attach.target import Interpreter
 
 _READ, _WRITE, _EXECUTE = 1, 2, 4
@@ -46,7 +48,7 @@ class Injection:
     thread: int
     """Id of the thread that was borrowed."""
     stopped_ns: int
-    """How long it was stopped; no other thread was."""
+    """The longest that it, or one tried before it, stood still (see ``StoppedThread``); no other thread was stopped."""
     base: int
     """Where our code is."""
 
@@ -156,7 +158,7 @@ class _Borrowing:
                     continue
                 thread = StoppedThread(parked.tid)
                 try:
-                    with thread:
+                    with hurried(), thread:
                         stopped = _StoppedParked(thread, parked, self._machine, self._memory)
                         try:
                             if stopped.is_parked:
@@ -168,6 +170,8 @@ class _Borrowing:
                     continue
                 finally:
                     self.stopped_ns = max(self.stopped_ns, thread.held_ns)
+            if ended(self._pid):
+                raise Refused("it ended meanwhile")
             if time.monotonic() > self._deadline:
                 raise Refused(NO_THREAD.format(seconds=round(time.monotonic() - self._started, 1)))
             time.sleep(_LOOK_AGAIN_S)

@@ -74,6 +74,14 @@ def process_name(pid: int) -> str | None:
         return None
 
 
+def ended(pid: int) -> bool:
+    """Tell whether a process has ended, collected by its parent or not."""
+    try:
+        return _stat(PROC / str(pid))[_STATE] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
 def alive(process: Process) -> bool:
     """Tell whether it is still that process, and not a zombie."""
     try:
@@ -108,7 +116,10 @@ def why_denied(pid: int) -> str:
     except (OSError, KeyError, ValueError):
         return "no permission to trace it: run vtprof-agent as root"
     if capable:
-        return "no permission to trace it: this agent's CAP_SYS_PTRACE does not reach its user namespace; run it beside it"
+        return (
+            "no permission to trace it, not even with CAP_SYS_PTRACE: it lies in another user namespace, or a security"
+            " module or sandbox forbids it; run vtprof-agent beside it"
+        )
     if owner != os.geteuid():
         return f"it belongs to user {owner}: run vtprof-agent as that user, or as root with CAP_SYS_PTRACE"
     try:
@@ -132,7 +143,7 @@ def _refuse_state(status: dict[str, str], state: str) -> None:
     if state in "ZX":
         raise NotConcerned("it has ended already (a zombie that its parent has not collected)")
     if "VmSize" not in status:
-        raise NotConcerned("it is not a Python process but a kernel thread, or just ending")
+        raise NotConcerned("it is not a Python process but a kernel thread, or it is just ending")
     tracer = int(status.get("TracerPid", "0"))
     if tracer:
         raise Refused(

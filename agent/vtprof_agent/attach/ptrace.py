@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from types import TracebackType
 
+from vtprof_agent.attach.memory import PROC
 from vtprof_agent.attach.refusal import Refused
 
 _SINGLESTEP, _DETACH, _GETREGSET, _SETREGSET = 9, 17, 0x4204, 0x4205
@@ -53,7 +54,12 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> None:
 
 
 class StoppedThread:
-    """One thread, stopped while the context lasts; all others of its process run on. ``held_ns`` says for how long."""
+    """One thread, stopped while the context lasts; all others of its process run on.
+
+    ``held_ns`` is the time from our order to stop until the kernel has let the thread go, less what it waited for a
+    processor before it stopped: at that time it was ready to run, as after any event. Where the kernel does not tell
+    that wait (no ``schedstat``), it is in it.
+    """
 
     def __init__(self, tid: int) -> None:
         """Name the thread; it is stopped on entry."""
@@ -61,7 +67,6 @@ class StoppedThread:
         self.held_ns = 0
         self._since = 0
         self._signal = 0
-        self._policy: tuple[int, os.sched_param] | None = None
 
     def __enter__(self) -> "StoppedThread":
         """Stop the thread. Raises ThreadGone when another should be tried, Refused when tracing is not allowed."""
@@ -71,9 +76,11 @@ class StoppedThread:
             raise Refused(
                 "the kernel does not let it be traced: another tracer, or a right is missing"
             ) from error
+        self._since, waited_ns = time.monotonic_ns(), _waited_ns(self.tid)
         _ptrace(_INTERRUPT, self.tid)
         status = self._wait()
-        self._since = time.monotonic_ns()
+        stopped = time.monotonic_ns()
+        self._since = min(stopped, self._since + _waited_ns(self.tid) - waited_ns)
         if status >> 16 != _EVENT_STOP or status >> 8 & 0xFF != signal.SIGTRAP:
             # A signal came first, or the process is being stopped: that is its own business.
             self._signal = 0 if status >> 16 else status >> 8 & 0xFF
@@ -128,15 +135,6 @@ class StoppedThread:
                 return
             self._signal = status >> 8 & 0xFF
 
-    def _stop(self) -> None:
-        _ptrace(_INTERRUPT, self.tid)
-        status = self._wait()
-        self._since = time.monotonic_ns()
-        if status >> 16 != _EVENT_STOP or status >> 8 & 0xFF != signal.SIGTRAP:
-            # A signal came first, or the process is being stopped: that is its own business.
-            self._signal = 0 if status >> 16 else status >> 8 & 0xFF
-            raise ThreadGone
-
     def _wait(self) -> int:
         try:
             _, status = os.waitpid(self.tid, _ALL_THREADS)
@@ -149,20 +147,12 @@ class StoppedThread:
     def _let_go(self) -> None:
         with suppress(ThreadGone, OSError):  # it is gone
             _ptrace(_DETACH, self.tid, 0, self._signal)
-        self.held_ns = time.monotonic_ns() - self._since if self._since else 0
-        if self._policy is not None:
-            os.sched_setscheduler(0, *self._policy)
-            self._policy = None
+        self.held_ns = time.monotonic_ns() - self._since
 
 
-def _hurry() -> tuple[int, os.sched_param] | None:
-    """Run this thread before all ordinary ones and return how it ran; None, and no change, where that is not allowed.
-
-    On a busy machine the stopped thread would otherwise wait for us to get a processor.
-    """
+def _waited_ns(tid: int) -> int:
+    """Return how long the thread has waited for processors in its life, 0 where that is not known."""
     try:
-        before = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
-    except OSError:
-        return None
-    return before
+        return int((PROC / str(tid) / "schedstat").read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

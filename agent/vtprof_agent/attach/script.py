@@ -14,16 +14,54 @@ from typing import Any, Final
 from vtprof_agent.attach.refusal import Refused
 
 ATTACH, DETACH = "attach", "detach"
-ANSWER = "answer"
-"""Name of the file that the target answers in."""
+ANSWER, PROBE = "answer", "probe"
+"""Names of the files that the target answers in, and reads the probe from."""
 _MOST_ANSWER_BYTES = 1 << 16
 _POLL_S = 0.005
 _SOURCE: Final = """
+def forget():
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("vtprof_probe", "vtprof_schemas"):
+            del sys.modules[name]
+
+class Bundle:
+    def __init__(self, path):
+        with open(path, encoding="utf-8") as file:
+            self.modules = json.load(file)
+    def find_spec(self, name, path=None, target=None):
+        if name in self.modules:
+            return type(sys.__spec__)(name, self, is_package=self.modules[name][0])
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        name = module.__name__
+        exec(compile(self.modules[name][1], "<%s>" % name, "exec", dont_inherit=True), vars(module))
+
+def probe_of(order):
+    found = sys.modules.get("vtprof_probe")
+    if found is not None and getattr(found, "attached_release", order["release"]) == order["release"]:
+        return found
+    forget()
+    bundle = Bundle(os.path.join(order["folder"], "probe"))
+    sys.meta_path.insert(0, bundle)
+    try:
+        for name in bundle.modules:
+            if name.startswith("vtprof_probe"):  # which import what they need of the other package
+                __import__(name)
+    except BaseException:
+        forget()
+        raise
+    finally:
+        sys.meta_path.remove(bundle)
+    found = sys.modules["vtprof_probe"]
+    found.attached_release = order["release"]
+    return found
+
 def run(order):
     answer = {}
+    path = os.path.join(order["folder"], "answer")
     try:
-        import json, os, sys
-        os.close(os.open(order["answer"] + ".begun", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(path + ".begun", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except BaseException:
         return
     try:
@@ -34,19 +72,20 @@ def run(order):
             answer["changed"] = False
         else:
             os.environ[order["family_variable"]] = order["family"]
-            if order["folder"] not in sys.path:
-                sys.path.append(order["folder"])
-            import vtprof_probe
-            answer["changed"] = vtprof_probe.enable(ring_dir=order["ring_dir"])
+            answer["changed"] = probe_of(order).enable(ring_dir=order["ring_dir"])
     except BaseException as error:
         answer["error"] = "%s: %s" % (type(error).__name__, error)
     try:
-        with open(order["answer"] + ".new", "x") as file:
+        with open(path + ".new", "x") as file:
             file.write(json.dumps(answer))
-        os.rename(order["answer"] + ".new", order["answer"])
+        os.rename(path + ".new", path)
     except BaseException:
         pass
+import json, os, sys
 run(order)
+"""
+"""All of the probe is imported at once, so that nothing need stay for it: neither a file nor an entry on the path, which
+in /tmp would be anybody's to fill. A probe that an earlier release brought in is replaced.
 """
 
 
@@ -87,8 +126,8 @@ def wait_for_answer(path: Path, alive: Callable[[], bool], timeout_s: float) -> 
 def _no_answer(path: Path, timeout_s: float) -> str:
     if path.with_name(path.name + ".begun").exists():
         return (
-            f"the probe was not ready within {timeout_s:g} s and may still become so: see `vtprof-agent status`, or"
-            " run `vtprof-agent detach`"
+            f"the probe was not ready within {timeout_s:g} s and may still become so: run `vtprof-agent detach`, then"
+            " try again with a longer --timeout"
         )
     return (
         f"its interpreter was not free within {timeout_s:g} s (native code holds it), nothing was done: try again, or"

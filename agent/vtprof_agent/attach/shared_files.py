@@ -1,52 +1,51 @@
-"""Puts the probe, and a folder for the answer, where the target sees them: into its own file system, by /proc/PID/root."""
+"""Puts files where the target sees them, into its own file system by /proc/PID/root, and takes them away again."""
 
-import hashlib
 import os
-import secrets
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtprof_agent.attach.processes import Process
 from vtprof_agent.attach.refusal import Refused
-from vtprof_agent.staging import stage
-from vtprof_schemas.errors import BackendError
 
 PLACES = (Path("/tmp"), Path("/dev/shm"), Path("/var/tmp"))
 """Tried in turn, as the target names them, when no folder is given."""
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Folders of one attach, as the target names them, and the second as seen from here."""
+class SharedFolder:
+    """A folder as the target names it, and as it is seen from here."""
 
-    probe: Path
-    answers: Path
-    answers_here: Path
+    there: Path
+    here: Path
 
 
 @contextmanager
-def shared_folders(process: Process, stage_dir: Path | None) -> Iterator[Folders]:
-    """Give the folder with the probe, which stays, and one for the answer, which goes. Raises Refused."""
+def shared_folder(
+    process: Process, stage_dir: Path | None, files: Mapping[str, str]
+) -> Iterator[SharedFolder]:
+    """Give a folder of the target's user with these files, for the time of one order. Raises Refused."""
     reasons = []
     for place in (stage_dir,) if stage_dir else PLACES:
-        here = process.path(place)
-        try:
-            probe = _staged(process, here)
-            answers = Path(tempfile.mkdtemp(prefix="vtprof-answer-", dir=here))
-            _give(answers, process)
-        except (OSError, BackendError) as error:
-            reasons.append(f"{place}: {getattr(error, 'strerror', None) or error}")
-            continue
-        try:
-            yield Folders(place / probe.name, place / answers.name, answers)
-        finally:
-            shutil.rmtree(answers, ignore_errors=True)
-        return
+        with ExitStack() as kept:
+            try:
+                made = tempfile.TemporaryDirectory(
+                    prefix="vtprof-attach-", dir=process.path(place), ignore_cleanup_errors=True
+                )
+                folder = Path(kept.enter_context(made))
+                for name, content in files.items():
+                    (folder / name).write_text(content, encoding="utf-8")
+                    (folder / name).chmod(0o644)
+                if os.geteuid() != process.user:
+                    os.chown(folder, process.user, -1)
+            except OSError as error:
+                reasons.append(f"{place}: {error.strerror}")
+                continue
+            yield SharedFolder(place / folder.name, folder)
+            return
     raise Refused(
         f"the probe cannot be put where it sees it ({'; '.join(reasons)}): mount a writable volume into both and give"
         " it as --stage-dir"
@@ -85,44 +84,3 @@ def _same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _staged(process: Process, place: Path) -> Path:
-    """Return the folder with this version of the probe, made unless it is there, below ``place``."""
-    trusted = {0, os.geteuid(), process.user}
-    fresh = Path(tempfile.mkdtemp(prefix=".vtprof-", dir=place))
-    try:
-        stage(fresh)
-        digest = hashlib.sha256()
-        for path in sorted(fresh.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            digest.update(str(path.relative_to(fresh)).encode())
-            if path.is_file():
-                digest.update(path.read_bytes())
-        fresh.chmod(0o755)
-        folder = place / f"vtprof-probe-{digest.hexdigest()[:16]}"
-        if not _trusted(folder, trusted):
-            try:
-                fresh.rename(folder)
-            except OSError:
-                if not _trusted(folder, trusted):
-                    # Somebody else holds the name: take one that nobody can foresee.
-                    folder = folder.with_name(f"{folder.name}-{secrets.token_hex(8)}")
-                    fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder
-
-
-def _trusted(folder: Path, owners: set[int]) -> bool:
-    """Tell whether a folder is there that none but its rightful owner could have filled."""
-    with suppress(OSError):
-        status = folder.lstat()
-        others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return stat.S_ISDIR(status.st_mode) and status.st_uid in owners and not others
-    return False
-
-
-def _give(folder: Path, process: Process) -> None:
-    if os.geteuid() != process.user:
-        os.chown(folder, process.user, -1)

@@ -21,7 +21,8 @@ Children = Annotated[bool, typer.Option("--children/--no-children", help="Also a
 StageDir = Annotated[
     Path | None,
     typer.Option(
-        "--stage-dir", help="Folder for the probe, as the process sees it; else /tmp, /dev/shm or /var/tmp."
+        "--stage-dir",
+        help="Folder, as the process sees it, to hand the probe over in; else /tmp, /dev/shm or /var/tmp.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]

@@ -142,10 +142,10 @@ def read_boot_id(proc_root: Path = Path("/proc")) -> bytes:
 
 
 def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
-    """Remove the drained ring of a dead process; False, and the file stays, unless it is a ring, dead, and ours.
+    """Remove a drained ring; False, and the file stays, unless it is a ring, closed or of a dead process, and ours.
 
-    ``ours`` is: owned by this user, shared with a group of ours (``VTPROF_RING_GROUP``), or this user is root. A process in
-    another PID namespace cannot be seen to be dead: its ring goes once the writer has closed it.
+    ``ours`` is: owned by this user, shared with a group of ours (``VTPROF_RING_GROUP``), or this user is root. A writer
+    closes its ring for good: at the end of its process, and when it is detached.
     """
     try:
         ring = RingFile(path)
@@ -155,8 +155,7 @@ def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
         status = ring.status()
         if not _ours(status):
             return False
-        alive = process_alive(ring.identity, proc_root)
-        if alive is Liveness.ALIVE or (alive is Liveness.UNKNOWN and not ring.state().closed):
+        if not ring.state().closed and process_alive(ring.identity, proc_root) is not Liveness.DEAD:
             return False
         now = os.lstat(path)
         if (now.st_dev, now.st_ino) != (status.st_dev, status.st_ino):
