@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
 from vtprof_schemas import names
-from vtprof_schemas.records import UNKNOWN
+from vtprof_schemas.records import STEP_COUNT_MASK, UNKNOWN
 
 WINDOW_NS = 1_000_000_000
 FULL_LINKS_EVERY_NS = 1_000_000_000
@@ -65,7 +65,7 @@ class _Window:
 
     def attributes(self) -> dict[str, Value]:
         values: dict[str, Value] = {
-            names.STEP_INDEX: min(self.first.index, INT64_MAX),
+            names.STEP_INDEX: self.first.index & STEP_COUNT_MASK,  # the rank is in the resource
             names.STEP_COUNT: self.count,
         }
         for key, value in self.sums.items():

@@ -47,7 +47,11 @@ class Request:
     def covered_ns(self) -> int:
         """Return how much of arrival to first token lies in phases, overlap counted once."""
         first_token_ns = self.root.start_ns + self.root.count(names.TTFT_NS)
-        spans = [span for span in self.phases if span.attributes[names.PHASE] in names.TTFT_PHASES]
+        spans = [
+            span
+            for span in self.phases
+            if span.attributes[names.PHASE] in names.TTFT_PHASES and span.start_ns < first_token_ns
+        ]
         return union_ns(
             (max(span.start_ns, self.root.start_ns), min(span.end_ns, first_token_ns)) for span in spans
         )

@@ -9,6 +9,7 @@ import pytest
 from probe_doubles import ListRing
 from vllm_scheduler_doubles import Feature, Place, Request, Scheduler
 
+from vtprof_probe.engines import vllm_scheduler
 from vtprof_probe.engines.vllm_hooks import HOOKS
 from vtprof_probe.engines.vllm_scheduler import MAX_IN_FLIGHT, SchedulerHooks, install_scheduler
 from vtprof_probe.engines.vllm_shared import STEP_ATTRIBUTE, number
@@ -44,6 +45,11 @@ class Probe:
         for name, (begin, end) in set_by_name.items():
             (target,) = HOOKS[name].targets
             assert self.patches.wrap(Scheduler, target.qualname.split(".")[1], begin, end)
+
+
+@pytest.fixture(autouse=True)
+def _a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_scheduler, "_numbers", {})
 
 
 @pytest.fixture
@@ -310,6 +316,16 @@ def test_attached_again_numbers_go_on(attached: Probe) -> None:
         assert [row["step"] for row in again.ring.of("step")] == [2]
     finally:
         again.patches.undo()
+
+
+def test_the_next_engine_of_a_process_numbers_its_steps_on(attached: Probe) -> None:
+    """The rings of a process are read as one: a number that came again would be taken for the step of before."""
+    numbers = []
+    for key in ("a", "b"):
+        scheduler = Scheduler()
+        scheduler.add_request(Request(key, 4, max_tokens=2))
+        numbers += [getattr(output, STEP_ATTRIBUTE) for output in run(scheduler)]
+    assert numbers == [1, 2, 3, 4]
 
 
 def test_engines_of_one_server_number_their_steps_apart(attached: Probe) -> None:

@@ -20,8 +20,9 @@ from vtprof_schemas import records
 MAX_IN_FLIGHT = 64
 """Steps whose output is awaited at most; pipeline stages and async scheduling keep a few. Older ones are given up."""
 
-_numbers: "weakref.WeakKeyDictionary[Any, Iterator[int]]" = weakref.WeakKeyDictionary()
-"""Step numbers of each scheduler, which outlive the hooks: attached again, they go on and none comes twice."""
+_numbers: Dict[int, Iterator[int]] = {}
+"""Step numbers by data-parallel rank. They outlive hooks and schedulers: attached again, or with the next engine in this
+process, they go on and none comes twice."""
 
 Args = Tuple[Any, ...]
 Kwargs = Dict[str, Any]
@@ -49,7 +50,7 @@ class _Watched:
 
     def __init__(self, scheduler: Any, rank: int) -> None:
         self.batch = Batch(has_decoder_media=not getattr(scheduler, "is_encoder_decoder", False))
-        self.numbers = _numbers.setdefault(scheduler, itertools.count((rank << records.STEP_RANK_SHIFT) + 1))
+        self.numbers = _numbers.setdefault(rank, itertools.count((rank << records.STEP_RANK_SHIFT) + 1))
         self.in_flight: Dict[int, _Scheduled] = {}
         self.ended_ns = 0
         self.misfits = 0
