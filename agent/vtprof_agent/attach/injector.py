@@ -27,7 +27,7 @@ from vtprof_agent.attach.parked import Parked, parked_threads
 from vtprof_agent.attach.processes import ended
 from vtprof_agent.attach.ptrace import StoppedThread, ThreadGone
 from vtprof_agent.attach.refusal import Refused
-from vtprof_agent.attach.scheduling import hurried
+from vtprof_agent.attach.scheduling import hurried, uninterrupted
 from vtprof_agent.attach.target import Interpreter
 
 _READ, _WRITE, _EXECUTE = 1, 2, 4
@@ -158,7 +158,7 @@ class _Borrowing:
                     continue
                 thread = StoppedThread(parked.tid)
                 try:
-                    with hurried(), thread:
+                    with uninterrupted(), hurried(), thread:
                         stopped = _StoppedParked(thread, parked, self._machine, self._memory)
                         try:
                             if stopped.is_parked:

@@ -1,10 +1,36 @@
-"""Runs this thread before all ordinary ones while another waits for it, where the kernel allows that."""
+"""Keeps this process at work while a thread of another one waits for it: no signal ends it, ordinary threads come later."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ORDINARY = (os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off the signals that end a process: cut off between two steps, we would leave a thread with our registers.
+
+    They take their effect at the end. SIGKILL cannot be put off.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers are the main thread's alone, and so is what they interrupt
+        return
+    came: list[int] = []
+    # None: set by somebody's C code, and not ours to replace.
+    before = {n: handler for n in ENDING if (handler := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, lambda arrived, _frame: came.append(arrived))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for arrived in dict.fromkeys(came):
+            signal.raise_signal(arrived)
 
 
 @contextmanager
