@@ -48,6 +48,10 @@ SOURCES = sources()
 
 
 def _problem(source: Source, target: Target) -> str | None:
+    package = target.module.partition(".")[0]
+    if package != source.engine and not (source.folder / package).is_dir():
+        # Another distribution's, which lies beside an installed engine only.
+        return None
     return problem(source.folder, target.module, target.qualname, target.takes)
 
 

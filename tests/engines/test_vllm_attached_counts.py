@@ -1,4 +1,7 @@
-"""What is recorded of a server that was attached to while it worked: requests that came later, exactly, and no others."""
+"""What is recorded of a server that was attached to while it worked: requests that came later, exactly, and no others.
+
+vLLM's own tracing is off here, so that nothing of a caller's context comes from it.
+"""
 
 import json
 import subprocess
@@ -13,7 +16,8 @@ from agent_process import wait_for
 from engine_mix import RESPONSE_PREFIX, SEQUENTIAL, Known, Sent, send_group
 from engine_server import Server, agent_command, serving
 from server_log import iterations
-from workload import Case
+from slow_images import DELAY_S, RemoteImage, slow_images
+from workload import CALLER_SPAN_ID, CALLER_TRACE_ID, Case
 
 from vtprof_schemas import names
 
@@ -28,12 +32,16 @@ class AttachedRun:
         """Run it all."""
         beside = AgentBeside(folder)
         try:
-            with serving(venv, model, folder, OPTIONS) as server, ThreadPoolExecutor(1) as client:
+            with (
+                slow_images() as images,
+                serving(venv, model, folder, OPTIONS) as server,
+                ThreadPoolExecutor(1) as client,
+            ):
                 self.early = client.submit(send_group, server.port, [long_request()], "early", 1)
                 wait_for(lambda: len(iterations(server.log.read_text(errors="replace"))) > 20, 60)
                 self.attached = self._agent("attach", server, beside)
                 beside.start()
-                self.later = send_group(server.port, LATER, "later", 1)
+                self.later = send_group(server.port, [*LATER, *fetched(images)], "later", 1)
                 self.early_answer: Sent = self.early.result()[0]
                 self.detached = self._agent("detach", server, beside)
                 self.after = send_group(server.port, LATER[:3], "after", 1)
@@ -57,6 +65,24 @@ class AttachedRun:
 def long_request() -> Known:
     """Return a request that decodes until the others are through."""
     return Known(Case("long", "tell me a long story", max_tokens=3500))
+
+
+def fetched(images: str) -> list[Known]:
+    """Return requests whose image has to be fetched for a while, from callers that trace."""
+    headers = {"traceparent": f"00-{CALLER_TRACE_ID}-{CALLER_SPAN_ID}-01"}
+    return [
+        Known(
+            Case(
+                "fetched",
+                f"{number} what is this?",
+                (RemoteImage(140, 168, 120 + number, images),),
+                headers=headers,
+                stream=stream,
+            ),
+            encoded=1,
+        )
+        for number, stream in enumerate((False, True))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +122,28 @@ def test_requests_that_came_after_the_probe_are_recorded_exactly(run: AttachedRu
         assert {names.PREPROCESS, names.QUEUE, names.PREFILL} <= {
             str(span.attributes[names.PHASE]) for span in request.phases
         }, sent.id
+
+
+def test_callers_trace_and_download_are_known_of_streams_and_others(run: AttachedRun) -> None:
+    recorded = trace_files.requests(run.spans)
+    traced = [sent for sent in run.later if "traceparent" in sent.known.case.headers]
+    assert {sent.known.case.stream for sent in traced} == {False, True}
+    for sent in traced:
+        root = recorded[sent.id].root
+        assert (root.trace_id, root.parent_id) == (CALLER_TRACE_ID, CALLER_SPAN_ID), sent.id
+    assert [sent.known.case.stream for sent in run.later if sent.known.case.kind == "fetched"] == [
+        False,
+        True,
+    ]
+    for sent in run.later:
+        (preprocess,) = recorded[sent.id].named(names.PREPROCESS)
+        fetch, decode = (
+            preprocess.count(key) for key in (names.PREPROCESS_FETCH_NS, names.PREPROCESS_DECODE_NS)
+        )
+        remote = sent.known.case.kind == "fetched"
+        assert (fetch >= DELAY_S * 1e9) if remote else (fetch == 0), sent.id
+        assert (decode > 0) == bool(sent.known.case.images), sent.id
+        assert fetch + decode <= preprocess.end_ns - preprocess.start_ns, sent.id
 
 
 def test_requests_from_outside_that_time_are_no_half_requests(run: AttachedRun) -> None:

@@ -5,60 +5,17 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from asgi_double import Starlette
 from probe_doubles import ListRing
-from vllm_doubles import EngineDeadError, Era, call, image, output
+from vllm_doubles import EngineDeadError, call, image, output
+from vllm_front_end import ABORTED, ERROR, OK, REJECTED, TRACEPARENT, Server, finished, text_of
 
 from vtprof_probe.engines.vllm_api import install_api
-from vtprof_probe.engines.vllm_hooks import HOOKS
 from vtprof_probe.engines.vllm_media import MediaHooks, MediaWork
-from vtprof_probe.hooks.patches import Patches
-from vtprof_probe.hooks.post_import import ImportWatcher
-from vtprof_probe.hooks.targets import HookSetter
 from vtprof_probe.recorder import Recorder
 from vtprof_schemas import names, records
-
-TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-OK, ABORTED, REJECTED, ERROR = (names.STATUSES.index(status) for status in names.STATUSES)
-
-
-class Server:
-    """The doubles with the hooks set."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-        self.era = Era(monkeypatch, version)
-        self.ring = ListRing()
-        self.recorder = Recorder(lambda: self.ring)
-        self.patches = Patches(self.recorder.fault, spent=self.recorder.spent)
-        self.watcher = ImportWatcher(self.recorder.fault)
-        self.setter = HookSetter(self.patches, self.watcher, self.recorder, version, HOOKS)
-        install_api(self.setter, self.recorder, self.detach)
-
-    def detach(self) -> None:
-        self.watcher.close()
-        self.patches.undo()
-        self.recorder.close()
-
-    def chat(self, request: Any, **headers: str) -> Any:
-        """Send a chat call; a stream is begun."""
-        raw = SimpleNamespace(headers={name.replace("_", "-"): text for name, text in headers.items()})
-
-        async def serve() -> Any:
-            answer = await self.era.serving.create_chat_completion(request, raw)
-            return await anext(answer) if request.stream else answer
-
-        return asyncio.run(serve())
-
-    def engine_says(self, *outputs: Any) -> None:
-        self.era.outputs.process_outputs(outputs)
-
-    def run_out(self, core: Any, tokens: int) -> None:
-        """Let a request of one sequence generate ``tokens``."""
-        for _ in range(tokens - 1):
-            self.engine_says(output(core.request_id))
-        self.engine_says(output(core.request_id, finish_reason="length"))
 
 
 @pytest.fixture(params=["0.11.2", "0.32.0"])
@@ -69,19 +26,10 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     assert running.ring.hook_errors == 0
 
 
-def text_of(fields: dict[str, Any]) -> str:
-    return bytes(fields["text"][: fields["length"]]).decode()
-
-
-def finished(server: Server) -> tuple[int, int]:
-    fields = server.ring.one("request_finished")
-    return fields["status"], fields["output_tokens"]
-
-
 def test_hooks_are_set_where_the_era_has_their_targets(server: Server) -> None:
     states = {name: state for name, state in server.setter.states.items() if state != "waiting"}
     expected = {
-        "chat", "add_request", "load_media", "fetch_media", "decode_data_url", "decode_file_url", "decode_image",
+        "http", "chat", "add_request", "load_media", "fetch_media", "decode_data_url", "decode_file_url", "decode_image",
         "process_media", "processor_cache", "hand_over", "outputs", "abort", "engine_died",
     }  # fmt: skip
     assert states == {"vllm." + name: "set" for name in expected}
@@ -128,8 +76,9 @@ def test_images_are_counted_by_their_own_positions_and_joined_by_hash(server: Se
     assert server.ring.of("preprocess")[1]["request"] == names.request_number(again.request_id)
 
 
-def test_callers_ids_and_trace_context_come_from_the_headers(server: Server) -> None:
-    server.chat(call(), traceparent=TRACEPARENT, X_Request_Id="mine")
+@pytest.mark.parametrize("stream", [False, True])
+def test_callers_ids_and_trace_context_come_from_the_headers(server: Server, stream: bool) -> None:
+    server.chat(call(stream=stream), traceparent=TRACEPARENT, X_Request_Id="mine")
     assert text_of(server.ring.one("request_label")) == "chatcmpl-mine"
     parent = server.ring.one("request_parent")
     assert parent["trace_id"].hex() == "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -308,7 +257,7 @@ def test_requests_in_flight_at_attach_are_left_alone(server: Server) -> None:
 
 
 def test_detach_in_mid_flight_restores_all_and_breaks_nothing(server: Server) -> None:
-    classes = [type(server.era.outputs), type(server.era.engine), type(server.era.serving)]
+    classes = [type(server.era.outputs), type(server.era.engine), type(server.era.serving), Starlette]
     core = server.chat(call())
     rows = len(server.ring.rows)
     server.ring.word = (records.DETAIL_DEFAULT, True)

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from asgi_double import Starlette
 
 POOL = ThreadPoolExecutor(2)
 
@@ -379,6 +380,7 @@ class Era:
         self.outputs = outputs()
         self.engine = engine(processor(), self.outputs)
         self.serving = serving(self.engine, MediaConnector())
+        self._put("starlette.applications", Starlette=Starlette)
 
     def _put(self, name: str, **classes: type) -> None:
         module = ModuleType(name)

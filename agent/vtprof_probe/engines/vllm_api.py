@@ -35,10 +35,10 @@ _MODALITIES = (("image", 0), ("vision", 0), ("video", 1), ("audio", 2))
 class _Request:
     """A client request whose sequences run; ``count`` is how many there will be."""
 
-    __slots__ = ("count", "ended", "first_token", "id", "number", "open", "output_tokens", "status")
+    __slots__ = ("caller", "count", "ended", "first_token", "id", "number", "open", "output_tokens", "status")
 
-    def __init__(self, id_: str, count: int) -> None:
-        self.id, self.number, self.count = id_, number(id_), count
+    def __init__(self, id_: str, count: int, caller: Optional[Caller]) -> None:
+        self.id, self.number, self.count, self.caller = id_, number(id_), count, caller
         self.open = self.ended = self.output_tokens = 0
         self.status = _OK
         self.first_token = False
@@ -98,19 +98,20 @@ class RequestHooks:
         recorder, caller = self._recorder, current_caller()
         recorder.identify("api")
         id_ = core.request_id if parent is None else parent.request_id
-        request = _Request(id_, 1 if parent is None else int(parent.sampling_params.n))
+        request = _Request(id_, 1 if parent is None else int(parent.sampling_params.n), caller)
         if parent is not None:
             if len(self._parents) >= MAX_SEQUENCES:
                 del self._parents[next(iter(self._parents))]
             self._parents[id_] = request
         run = self._media.take(_media_key(core))
-        if caller is not None and caller.work is not None:
+        if caller is not None and caller.work is not None and not caller.went_on:
             arrived = caller.arrived_ns
         else:
-            # No serving layer of ours: vLLM's own time, on the wall clock, unless its processor began before.
+            # No call of ours: vLLM's own time, on the wall clock, unless its processor began before.
             arrived = now - max(wall - int(core.arrival_time * 1e9), 0)
             arrived = min(arrived, now if run is None else run.start_ns)
-            arrived = arrived if caller is None else min(arrived, caller.arrived_ns)
+            if caller is not None and not caller.went_on:
+                arrived = min(arrived, caller.arrived_ns)
         if caller is not None:
             caller.handed += 1
         recorder.write(records.REQUEST_ARRIVED, request.number, arrived)
@@ -144,6 +145,9 @@ class RequestHooks:
                 if feature.modality.startswith(beginning):
                     tokens[index] += _embedded(feature.mm_position)
                     items[index] += 1
+        if total != records.UNKNOWN and sum(tokens) > total:
+            # An encoder-decoder model: its media are in the encoder, and in no position of the prompt.
+            tokens = [0, 0, 0]
         text = records.UNKNOWN if total == records.UNKNOWN else total - sum(tokens)
         self._recorder.write(records.REQUEST_INPUT, request, total, text, *tokens, records.UNKNOWN, *items)
         return len(core.mm_features or ())
@@ -157,7 +161,9 @@ class RequestHooks:
         if items and caller is not None and caller.work is not None:
             # Of several prompts in one call the first one bears what was loaded for them.
             work, caller.work = caller.work, MediaWork()
-            fetch, decode, before = work.fetch.ns, work.decode.ns, work.cpu_ns
+            # Endpoints other than those that are hooked may load where nobody looks.
+            if caller.served or work.decode.ns:
+                fetch, decode, before = work.fetch.ns, work.decode.ns, work.cpu_ns
         if run is not None:
             cpu, pixels, hits = before + run.cpu_ns, run.pixels, run.cache_hits
         self._recorder.write(records.PREPROCESS, request, arrived, now, cpu, fetch, decode, pixels, hits)
@@ -234,6 +240,8 @@ class RequestHooks:
             request.output_tokens += output_tokens
         if not request.open and (request.ended >= request.count or request.status != _OK):
             self._parents.pop(request.id, None)
+            if request.caller is not None:
+                request.caller.went_on = True
             self._recorder.write(
                 records.REQUEST_FINISHED, request.number, self._recorder.now(), request.status, request.output_tokens
             )  # fmt: skip
@@ -250,6 +258,7 @@ def install_api(setter: HookSetter, recorder: Recorder, detach: Callable[[], Non
     requests = RequestHooks(recorder, media, detach)
     for name, prefix in (("vllm.chat", "chatcmpl-"), ("vllm.completion", "cmpl-"), ("vllm.responses", "")):
         setter.set(name, functools.partial(arrivals.served, prefix), arrivals.answered)
+    setter.set("vllm.http", arrivals.called, _nothing)
     setter.set("vllm.add_request", arrivals.adding, arrivals.added)
     setter.set("vllm.add_request_offline", arrivals.adding, arrivals.added)
     setter.set("vllm.load_media", media.load_begins, media.load_ends)
@@ -262,6 +271,10 @@ def install_api(setter: HookSetter, recorder: Recorder, detach: Callable[[], Non
     setter.set("vllm.outputs", requests.output_begins, requests.may_have_ended)
     setter.set("vllm.abort", requests.aborting, requests.may_have_ended)
     setter.set("vllm.engine_died", requests.failing, requests.may_have_ended)
+
+
+def _nothing(token: Any, result: Any, error: Optional[BaseException]) -> None:
+    """Do nothing at the end of an HTTP request."""
 
 
 def _embedded(place: Any) -> int:

@@ -1,8 +1,8 @@
 """Client requests as vLLM's API server sees them before the engine does: arrival, caller's context, refusal.
 
-The serving layer's coroutine puts a `Caller` into its context; what runs in the task of the request, or in one that it
-starts, finds it there. A request that never gets to the engine is recorded when that coroutine, or the engine's own
-`add_request`, ends.
+The web application puts a `Caller` into the context of each HTTP request before any task of it is started, so that all of
+them find the same one: the serving layer runs in one task, a stream hands over to the engine in another. A request that
+never gets to the engine is recorded when the serving layer's coroutine, or the engine's own `add_request`, ends.
 """
 
 import itertools
@@ -33,13 +33,20 @@ _PROMPT_TOKENS = re.compile(
 class Caller:
     """One call of the API: what is known of it before the engine knows its requests."""
 
-    __slots__ = ("arrived_ns", "handed", "label", "parent", "returned", "settled", "single", "work")
+    __slots__ = (
+        "arrived_ns", "handed", "label", "parent", "returned", "served", "settled", "single", "went_on", "work",
+    )  # fmt: skip
 
-    def __init__(self, arrived_ns: int, label: str, parent: Optional[TraceParent], single: bool) -> None:
-        self.arrived_ns, self.label, self.parent, self.single = arrived_ns, label, parent, single
+    def __init__(self, arrived_ns: int, parent: Optional[TraceParent] = None) -> None:
+        self.arrived_ns, self.parent = arrived_ns, parent
+        self.label, self.single = "", False
         self.work: Optional[MediaWork] = MediaWork()
         self.handed = 0
         """Requests that the engine got."""
+        self.went_on = False
+        """One of them has ended: those that follow, such as the next turn with a tool, arrived later than the call."""
+        self.served = False
+        """The serving layer has it."""
         self.returned = False
         """The serving coroutine is done; a stream may go on."""
         self.settled = False
@@ -60,7 +67,7 @@ _refused = itertools.count(1)
 
 
 def current_caller() -> Optional[Caller]:
-    """Return the API call that this task serves."""
+    """Return the API call that this task is part of."""
     return _caller.get()
 
 
@@ -77,29 +84,42 @@ def write_text(recorder: Recorder, kind: records.RecordKind, request: int, text:
 
 
 class ArrivalHooks:
-    """Hooks of the serving layer and of the engine client's ``add_request``."""
+    """Hooks of the web application, the serving layer and the engine client's ``add_request``."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+
+    def called(self, app: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+        """Note an HTTP request, in the context that all its tasks inherit."""
+        scope = argument(args, kwargs, 0, "scope")
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            # Also over what a task inherited that an earlier request of the connection started.
+            _caller.set(
+                Caller(self._recorder.now(), _parent(headers.get(b"traceparent", b"").decode("latin-1")))
+            )
 
     def served(
         self, prefix: str, serving: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]
     ) -> Optional[Caller]:
         """Note an API call; ``prefix`` is what this endpoint puts before the id."""
         outer = _caller.get()
-        if outer is not None and not outer.returned:
+        if outer is not None and outer.served and not outer.returned:
             return None
         now = self._recorder.now()
         request = argument(args, kwargs, 0, "request")
         headers = getattr(argument(args, kwargs, 1, "raw_request"), "headers", None)
         get = getattr(headers, "get", None)
         header, id_ = ("", "") if get is None else (get("traceparent"), get("X-Request-Id"))
-        parent = parse_traceparent(header) if header else None
-        if header and parent is None:
-            self._recorder.fault()
-        id_ = id_ or getattr(request, "request_id", None) or ""
-        caller = Caller(now, prefix + id_ if id_ else "", parent, _single(request))
-        _caller.set(caller)
+        if outer is not None and not outer.served:
+            caller = outer
+            caller.arrived_ns = now
+        else:
+            caller = Caller(now, _parent(header))
+            _caller.set(caller)
+        # Without a prefix the endpoint makes its id itself, whatever the header says.
+        id_ = (id_ if prefix else None) or getattr(request, "request_id", None) or ""
+        caller.label, caller.single, caller.served = prefix + id_ if id_ else "", _single(request), True
         return caller
 
     def answered(self, caller: Caller, result: Any, error: Optional[BaseException]) -> None:
@@ -118,7 +138,7 @@ class ArrivalHooks:
         caller, own = _caller.get(), None
         request_id = str(argument(args, kwargs, 0, "request_id", ""))
         if caller is None:
-            caller = Caller(self._recorder.now(), request_id, None, True)
+            caller = Caller(self._recorder.now())
             # No serving layer: the caller may have loaded and decoded media where nobody saw it.
             caller.work = None
             own = _caller.set(caller)
@@ -155,6 +175,11 @@ class ArrivalHooks:
             unknown = (records.UNKNOWN,) * 8
             recorder.write(records.REQUEST_INPUT, own, tokens, *unknown)
         recorder.write(records.REQUEST_FINISHED, own, now, names.STATUSES.index(status), 0)
+
+
+def _parent(header: Optional[str]) -> Optional[TraceParent]:
+    """Return the trace context of a header; one that is not valid is the client's affair, and ignored (W3C)."""
+    return parse_traceparent(header) if header else None
 
 
 def visible_id(caller: Optional[Caller], external_id: str) -> str:

@@ -114,6 +114,11 @@ def _decoder(modality: str) -> Hook:
 
 
 API_HOOKS: Dict[str, Hook] = {
+    "vllm.http": Hook(
+        "an HTTP request, before any task of it; of the web framework",
+        (Target("starlette.applications", "Starlette.__call__", takes=("scope",)),),
+        _API,
+    ),
     "vllm.chat": _serving(
         "a chat call arrives, or ends refused",
         "chat", "chat_completion", "OpenAIServingChat.create_chat_completion",
