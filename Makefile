@@ -9,7 +9,7 @@ SOURCES := agent analyzer rules schemas tests
 .PHONY: demo test check bench test-engines bench-engines format docs clean help
 help:
 	@echo "make demo   install, profile a tiny vision-language model, print its report"
-	@echo "make test   install and run all tests"
+	@echo "make test   install and run all tests but those of real engines"
 	@echo "make check  formatting, lint, types, import contract, Python floor of the probe, generated docs"
 	@echo "make bench  benchmarks: ratios measured in one run"
 	@echo "make test-engines   install a real vLLM for CPU beside (4 GB) and run what needs it"

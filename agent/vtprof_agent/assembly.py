@@ -243,7 +243,7 @@ class Assembly:
         state.live.discard(number)
         state.left += 1
         if output_tokens >= 0:
-            state.left_tokens = max(state.left_tokens, 0) + output_tokens
+            state.left_tokens[number] = output_tokens
         if not state.live and state.arrival_ns is None:
             self.requests.finishing(state, self._now_ns)
 

@@ -1,10 +1,13 @@
 """Runs a command beside the agent: starts it, passes signals on, and tells its exit code as a shell would."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
 from vtprof_schemas.errors import ConfigError
@@ -42,9 +45,7 @@ class Child:
         try:
             self._process = subprocess.Popen(command, env=dict(environment))
         except FileNotFoundError as error:
-            raise CannotStart(
-                f"{command[0]}: command not found; check its name and PATH", NOT_FOUND
-            ) from error
+            raise _not_found(command[0]) from error
         except OSError as error:
             raise CannotStart(f"{command[0]}: cannot be run: {error.strerror}", NOT_EXECUTABLE) from error
         for number in FORWARDED:
@@ -74,6 +75,18 @@ class Child:
             self._early.append(number)
         elif self._process.poll() is None:
             self._process.send_signal(number)
+
+
+def require_command(name: str) -> None:
+    """Raise CannotStart when a command is not there or is no program, before anything is prepared for it."""
+    if shutil.which(name) is None:
+        if "/" in name and Path(name).exists():
+            raise CannotStart(f"{name}: cannot be run: {os.strerror(errno.EACCES)}", NOT_EXECUTABLE)
+        raise _not_found(name)
+
+
+def _not_found(name: str) -> CannotStart:
+    return CannotStart(f"{name}: command not found; check its name and PATH", NOT_FOUND)
 
 
 def leave_on_signals() -> None:

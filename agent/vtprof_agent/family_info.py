@@ -13,6 +13,16 @@ from vtprof_schemas import names
 DEVICE_CPU = "cpu"
 _OWN = frozenset((names.ROLE, names.RANK, names.PROBE_HOOKS, names.INFO_TRUNCATED, names.DEVICE_CORES))
 """Keys that speak of one process and stand for no other."""
+_ENGINES_CACHE = frozenset(
+    (
+        names.KV_DTYPE,
+        names.KV_BLOCK_TOKENS,
+        names.KV_CAPACITY_TOKENS,
+        names.KV_BYTES_PER_TOKEN,
+        names.KV_FIXED_BYTES,
+    )
+)
+"""What an API server does not have: told of it too, the cache would count twice."""
 
 
 class FamilyInfo:
@@ -32,11 +42,20 @@ class FamilyInfo:
             info = self._merged(member, members, assembly.steps.groups)
             on_cpu = info.get(names.DEVICE_KIND) == DEVICE_CPU
             extra = self._host_peaks if on_cpu else {}
+            assembly.requests.kv[member.index] = _costs(info)
+            if member.role == ROLE_API:
+                info = {key: value for key, value in info.items() if key not in _ENGINES_CACHE}
             member.resource = ring_resource(info, member.identity, extra)
             member.builder.resource = member.resource
-            assembly.requests.kv[member.index] = _costs(info)
             if member.role != ROLE_API:
                 kinds.add(member.info.get(names.DEVICE_KIND))
+        # Attached again, an engine has a second ring.
+        engines = {
+            (m.identity.instance_id, m.rank): m.index
+            for m in members
+            if m.role not in (ROLE_API, ROLE_WORKER)
+        }
+        assembly.requests.only_engine = next(iter(engines.values())) if len(engines) == 1 else None
         models = [
             member.info.get(names.REQUEST_MODEL) for member in sorted(members, key=_weight, reverse=True)
         ]

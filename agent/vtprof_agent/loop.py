@@ -98,6 +98,8 @@ class Agent:
         """Rings whose process ended and whose records are all read; removed once their spans are delivered."""
         self.records_read = 0
         """By this agent, over all rings."""
+        self.rings_met = 0
+        """How many rings were followed."""
         self._ended: set[Path] = set()
         """Of ``_rings``, those whose process writes no more: read to their end, then drained."""
         self._aside: set[Path] = set()
@@ -246,7 +248,7 @@ class Agent:
             self._faults.note("opening a ring", error)  # the next look tries again
             return
         try:
-            progress = self._store.get(reader.identity.instance_id)
+            progress = self._store.get(reader.identity.ring_id)
             ring = RingFollower(reader, self._assembly, self._host_peaks, progress, self._families)
         except Exception as error:
             reader.close()
@@ -257,6 +259,7 @@ class Agent:
                 self._faults.note(f"following {path.name}", error)
             return
         self._rings[path] = ring
+        self.rings_met += 1
         logger.info("following %s (PID %d) from record %d", path.name, ring.pid, reader.cursor)
 
     def _read(self, path: Path, ring: RingFollower, most: int) -> int:
@@ -317,7 +320,7 @@ class Agent:
             if not removed and path.exists():
                 continue
             self._retired.add(ring)
-            self._store.forget(ring.reader.identity.instance_id)
+            self._store.forget(ring.reader.identity.ring_id)
             del self._drained[path]
 
     # --- Export --------------------------------------------------------------------------------------------
@@ -360,7 +363,7 @@ class Agent:
         rings = (*self._rings.values(), *self._drained.values())
         spans, points, self._spans, self._points = self._spans, self._points, [], []
         self._delivery.submit(spans, metrics_data(points, self._started_unix_ns))
-        self._delivery.reached({ring.reader.identity.instance_id: ring.progress() for ring in rings})
+        self._delivery.reached({ring.reader.identity.ring_id: ring.progress() for ring in rings})
         self._faults.guard("storing the progress", self._settle)
         self._faults.guard("the metrics page", self._refresh_page)
 

@@ -73,4 +73,4 @@ class Member:
         """Return the family's name if the process belongs to a server whose rings share their numbers."""
         family = self.info.get(names.FAMILY)
         joined = self.info.get(names.ENGINE_NAME) in SERVERS
-        return (str(family) if family else f"alone-{self.identity.instance_id}") if joined else None
+        return (str(family) if family else f"alone-{self.identity.ring_id}") if joined else None

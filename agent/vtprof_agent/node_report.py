@@ -1,11 +1,13 @@
 """What this node offers: GPUs, engines, rings, settings and their origins, and what is wrong; for `doctor`."""
 
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vtprof_agent.attach.candidates import candidates
+from vtprof_agent.attach.processes import tracing_allowed
 from vtprof_agent.config import Config, Settings
 from vtprof_agent.rings_report import look
 from vtprof_agent.samplers.sampler import SAMPLERS, load
@@ -17,13 +19,20 @@ ENGINES = ("transformers", "vllm", "sglang")
 def report(settings: Settings) -> dict[str, Any]:
     """Look at the node and return the document of `doctor --format json`."""
     gpus, samplers = _samplers()
-    rings, problems = look(settings.config.ring_dir)
+    try:
+        rings, problems = look(settings.config.ring_dir)
+    except BackendError as error:
+        rings, problems = [], [str(error)]
+    running = candidates()
     problems += _folder_problems(settings.config)
     return {
         "gpus": gpus,
         "engines": [
             {"name": name, "version": found} for name in ENGINES if (found := _version(name)) is not None
         ],
+        "attach": tracing_allowed(),
+        "processes": [asdict(candidate) for candidate in running if candidate.engine is not None],
+        "other_python_processes": sum(candidate.engine is None for candidate in running),
         "rings": [ring.document() for ring in rings],
         "samplers": samplers,
         "settings": [

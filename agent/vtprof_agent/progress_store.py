@@ -16,7 +16,7 @@ _FIELDS = ("exported_through", "passed", "records_lost", "lost_ahead")
 
 
 class ProgressStore:
-    """Progress by instance id; the cursor under the id itself, the rest beside it (shifted by one: 0 is not stored)."""
+    """Progress by ring; the cursor under the id itself, the rest beside it (shifted by one: 0 is not stored)."""
 
     def __init__(self, ring_dir: Path) -> None:
         """Load what an earlier agent left in this folder."""
@@ -27,28 +27,28 @@ class ProgressStore:
         """Return why stored progress could not be used, or None."""
         return self._store.problem
 
-    def get(self, instance_id: str) -> Progress | None:
+    def get(self, ring_id: str) -> Progress | None:
         """Return the progress of a ring, None for a new one."""
-        cursor = self._store.get(instance_id)
+        cursor = self._store.get(ring_id)
         if cursor is None:
             return None
-        rest = {name: (self._store.get(f"{instance_id}#{name}") or 1) - 1 for name in _FIELDS}
+        rest = {name: (self._store.get(f"{ring_id}#{name}") or 1) - 1 for name in _FIELDS}
         return Progress(cursor, **rest)
 
     def save(self, progress: Mapping[str, Progress]) -> None:
         """Store the progress of rings; raises BackendError when the file cannot be written."""
-        for instance_id, reached in progress.items():
-            self._store.set(instance_id, reached.cursor)
+        for ring_id, reached in progress.items():
+            self._store.set(ring_id, reached.cursor)
             for name in _FIELDS:
-                self._store.set(f"{instance_id}#{name}", getattr(reached, name) + 1)
+                self._store.set(f"{ring_id}#{name}", getattr(reached, name) + 1)
         if progress:
             self._store.save()
 
-    def forget(self, instance_id: str) -> None:
+    def forget(self, ring_id: str) -> None:
         """Drop a ring that was removed."""
-        self._store.forget(instance_id)
+        self._store.forget(ring_id)
         for name in _FIELDS:
-            self._store.forget(f"{instance_id}#{name}")
+            self._store.forget(f"{ring_id}#{name}")
 
 
 def claim(ring_dir: Path) -> int:

@@ -104,7 +104,8 @@ class RequestState:
         """The ring whose end cut the request short."""
         self.left = 0
         """How many of its sequences the scheduler let go of."""
-        self.left_tokens = UNKNOWN
+        self.left_tokens: dict[int, int] = {}
+        """Output tokens of each of its sequences that the scheduler let go of, where it told."""
         self.finished_round = 0
         self.caller: Caller | None = None
         self.label: str | None = None
@@ -180,6 +181,7 @@ class RequestState:
         self.pieces += other.pieces
         self.live |= other.live
         self.left += other.left
+        self.left_tokens |= other.left_tokens
         self.preemptions += other.preemptions
         self.unsettled_steps += other.unsettled_steps
         self.decode = self.decode or other.decode
@@ -192,6 +194,26 @@ class RequestState:
     def has_left(self) -> bool:
         """Tell whether the scheduler let go of all of it: everything that it says of the request was read."""
         return not self.live and self.left >= max(1, len(self.children))
+
+    @property
+    def told_output(self) -> int:
+        """Return the tokens generated for it, over all its sequences; negative when nobody told."""
+        if self.output_tokens >= 0 or not self.left_tokens:
+            return self.output_tokens
+        return sum(self.left_tokens.values())
+
+    def cached_sequences(self) -> tuple[int, int]:
+        """Return how many sequences had their prompt cached, and the output tokens that they cached beside it.
+
+        The last token of a sequence is never fed back: its keys and values are never computed.
+        """
+        outputs = [self.left_tokens.get(child, UNKNOWN) for child in self.children]
+        if outputs and min(outputs) >= 0:
+            begun = sum(tokens >= 1 for tokens in outputs)
+            return begun, sum(outputs) - begun
+        output = max(self.told_output, 0)
+        begun = min(max(1, len(self.children)), output)
+        return begun, output - begun
 
     def wait_from_hand_over(self) -> None:
         """Let the first queue piece begin where the request was handed over: the scheduler saw it later."""
@@ -280,9 +302,8 @@ def _request_attributes(
     if state.model or model:
         values[names.REQUEST_MODEL] = state.model or model or ""
     values.update((key, count) for key, count in state.counts.items() if count >= 0)
-    output_tokens = state.output_tokens if state.output_tokens >= 0 else state.left_tokens
-    if output_tokens >= 0:
-        values[names.OUTPUT_TOKENS] = output_tokens
+    if state.told_output >= 0:
+        values[names.OUTPUT_TOKENS] = state.told_output
     if first_token_ns is not None:
         values[names.TTFT_NS] = first_token_ns - start_ns
     values.update(_kv_attributes(state, kv))
@@ -293,10 +314,13 @@ def _kv_attributes(state: RequestState, kv: KvCosts) -> dict[str, Value]:
     """Return the request's KV bytes: from its own cache, or by the process's layout; nothing where neither is known."""
     if state.held is not None:
         tokens, visual, per_token, fixed = state.held
-    elif kv.bytes_per_token is not None and state.input_tokens >= 0 and state.output_tokens >= 1:
-        # The last generated token is never fed back: its keys and values are never computed.
-        tokens, visual = state.input_tokens + state.output_tokens - 1, state.visual_tokens
-        per_token, fixed = kv.bytes_per_token, kv.fixed_bytes
+    elif kv.bytes_per_token is not None and state.input_tokens >= 0:
+        sequences, output = state.cached_sequences()
+        if sequences == 0:
+            return {}
+        # Each sequence counts the prompt, also where the engine lets them share its blocks.
+        tokens, visual = sequences * state.input_tokens + output, sequences * state.visual_tokens
+        per_token, fixed = kv.bytes_per_token, sequences * kv.fixed_bytes
     else:
         return {}
     if min(tokens, per_token, fixed) < 0:

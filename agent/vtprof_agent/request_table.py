@@ -48,6 +48,8 @@ class RequestTable:
         self.counts = AssemblyCounts()
         self.kv: dict[int, KvCosts] = {}
         """By ring: what the engine that writes it allocates for a token."""
+        self.only_engine: int | None = None
+        """The newest ring of the server's engine where it has one engine: requests that reached none are told as its."""
         self.model: str | None = None
         self.unusable: dict[int, int] = {}
         """By ring: requests that could not be exported because their arrival was lost."""
@@ -162,7 +164,9 @@ class RequestTable:
         if self.joined:
             state.wait_from_hand_over()
             self.reread.add(state.ring, state.sequence, state.needs)
-        kv = self.kv.get(state.ring if state.served_by is None else state.served_by, KvCosts())
+        if state.served_by is None:
+            state.served_by = state.ring if self.only_engine is None else self.only_engine
+        kv = self.kv.get(state.served_by, KvCosts())
         self._done.append(finish(state, end_ns, status, kv, self.model))
 
     def leave_finishing(self) -> None:

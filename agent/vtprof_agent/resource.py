@@ -12,6 +12,7 @@ from vtprof_schemas import SCHEMA_VERSION, names
 
 DEFAULT_SERVICE_NAME = "vtprof"
 AGENT_SERVICE_NAME = "vtprof-agent"
+INT64_MAX = 2**63 - 1
 
 
 class RingResource(Resource):
@@ -46,6 +47,7 @@ def ring_resource(
     values.setdefault(names.ROLE, identity.role or "all")
     values.setdefault(names.RANK, identity.rank)
     values[names.SERVICE_INSTANCE_ID] = identity.instance_id
+    values[names.RING_CREATED_NS] = min(identity.created_ns, INT64_MAX)
     values[names.PROCESS_PID] = identity.pid
     values[names.RESOURCE_SCHEMA_VERSION] = SCHEMA_VERSION
     return RingResource(values)

@@ -59,6 +59,7 @@ def show(
             page.requests_unusable: totals.requests_unusable,
             page.spans_exported: sum(outbox.spans_delivered for outbox in outboxes),
             page.spans_dropped: sum(outbox.spans_dropped for outbox in outboxes),
+            page.metrics_dropped: sum(outbox.metrics_dropped for outbox in outboxes),
             page.faults: faults,
             **{counter: feeds.get(name, 0) for name, counter in page.feed_counts.items()},
         }

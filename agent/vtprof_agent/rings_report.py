@@ -1,7 +1,9 @@
 """What the rings of a folder say, without following them: for `status` and `doctor`."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+import stat
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from vtprof_agent.progress_store import ProgressStore
 from vtprof_schemas import names
 from vtprof_schemas.engine_versions import TESTED, is_tested
 from vtprof_schemas.errors import BackendError, ConfigError
+from vtprof_schemas.printable import one_line
 
 _HOOK_SET, _HOOK_WAITING = "set", "waiting"
 """States of a hook in ``names.PROBE_HOOKS``; any other text is why it was skipped."""
@@ -40,6 +43,8 @@ class RingLine:
     records_dropped: int
     """Records that the probe itself could not write."""
     hook_errors: int
+    recorded: bool = True
+    """Whether there was a record yet: before the first a process does not know its part."""
     family: str | None = None
     """Names the server, whose processes share it."""
     engine_tested: bool | None = None
@@ -49,7 +54,9 @@ class RingLine:
 
     def text(self) -> str:
         """Return the ring in lines for people."""
-        parts = ["closed"] * self.closed + ["read to the end"] * self.read_to_end
+        parts = ["detached" if self.process == Liveness.ALIVE.value else "closed"] * self.closed + [
+            "read to the end"
+        ] * self.read_to_end
         if self.records_read is not None:
             parts += [f"{self.records_read} read", f"{self.records_lost} lost"]
         elif not self.read_to_end:
@@ -58,19 +65,23 @@ class RingLine:
         if self.engine_tested is False and self.engine is not None:
             since, until = TESTED[self.engine]
             engine += f" (untested: the hooks know {since} up to, without, {until})"
-        who = f"PID {self.pid} ({self.process}) {self.role} rank {self.rank}: {engine}, {self.model or 'model unknown'}"
+        part = f" {self.role} rank {self.rank}" if self.recorded or self.role != "all" else ""
+        model = self.model or ("model unknown" if self.recorded else "nothing recorded yet")
+        who = f"PID {self.pid} ({self.process}){part}: {engine}, {model}"
         counted = f"{self.records_dropped} not written, {self.hook_errors} hook errors"
         lines = [f"{who}; {', '.join(parts)}; {counted}"]
         if self.hooks:
             states = list(self.hooks.values())
-            told = f"  hooks: {states.count(_HOOK_SET)} set, {states.count(_HOOK_WAITING)} waiting for their modules"
-            lines.append(told + (f"; server {self.family}" if self.family else ""))
+            # The modules that the others wait for belong to other processes of the server.
+            own = len(states) - states.count(_HOOK_WAITING)
+            told = f"{states.count(_HOOK_SET)} of {own} hooks set" if own else "no hook set yet"
+            lines.append(f"  {told}" + (f"; server {self.family}" if self.family else ""))
         lines += [
             f"  hook {name} is off: {state}"
             for name, state in self.hooks.items()
             if state not in (_HOOK_SET, _HOOK_WAITING)
         ]
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))  # what a process says of itself may hold anything
 
     def document(self) -> dict[str, Any]:
         """Return the line as a JSON object."""
@@ -78,14 +89,11 @@ class RingLine:
 
 
 def look(ring_dir: Path) -> tuple[list[RingLine], list[str]]:
-    """Return the rings of a folder and the problems met, one line each; changes nothing.
+    """Return the rings of a folder, the closed ones last, and the problems met, one line each; changes nothing.
 
-    Raises ConfigError when the folder is none.
+    Raises ConfigError when the folder is none, BackendError when it may not be read.
     """
-    if ring_dir.exists() and not ring_dir.is_dir():
-        raise ConfigError(
-            f"--ring-dir {ring_dir}: not a folder; give the folder that the probes put their rings into"
-        )
+    _check(ring_dir)
     found = RingDirectory(ring_dir).scan()
     problems = list(found.problems)
     store = ProgressStore(ring_dir)
@@ -99,12 +107,37 @@ def look(ring_dir: Path) -> tuple[list[RingLine], list[str]]:
             problems.append(str(error))
             continue
         try:
-            lines.append(_line(reader, store.get(reader.identity.instance_id)))
+            lines.append(_line(reader, store.get(reader.identity.ring_id)))
         except BackendError as error:
             problems.append(str(error))
         finally:
             reader.close()
-    return lines, problems
+    return sorted(_named(lines), key=lambda line: line.closed), problems
+
+
+def _check(ring_dir: Path) -> None:
+    try:
+        status = ring_dir.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackendError(
+            f"--ring-dir {ring_dir}: {error.strerror}: look as the user of the server or as root"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(
+            f"--ring-dir {ring_dir}: not a folder; give the folder that the probes put their rings into"
+        )
+    if not os.access(ring_dir, os.R_OK | os.X_OK):
+        raise BackendError(
+            f"--ring-dir {ring_dir}: belongs to user {status.st_uid}, who alone may read it: look as that user or as root"
+        )
+
+
+def _named(lines: list[RingLine]) -> list[RingLine]:
+    """Give each process the model of its server, which the engine's process alone knows."""
+    models = {line.family: line.model for line in lines if line.family and line.model}
+    return [replace(line, model=line.model or models.get(line.family or "")) for line in lines]
 
 
 def _line(reader: RingReader, progress: Progress | None) -> RingLine:
@@ -135,6 +168,7 @@ def _line(reader: RingReader, progress: Progress | None) -> RingLine:
         records_lost=None if progress is None else progress.records_lost,
         records_dropped=state.dropped,
         hook_errors=state.hook_errors,
+        recorded=reader.recorded_any(),
     )
 
 

@@ -32,7 +32,7 @@ class Sampling:
             sampler = make(name)
             reason = sampler.why_not()
             if reason is not None:
-                logger.info("sampler %s is off: %s", name, reason)
+                logger.debug("sampler %s is off: %s", name, reason)
                 continue
             try:
                 sampler.open()

@@ -40,14 +40,18 @@ def release() -> str:
         return "0"
 
 
+def probe_environment(folder: Path, ring_dir: Path) -> dict[str, str]:
+    """Return the variables that turn the probe of a staged folder on."""
+    return {"PYTHONPATH": str(folder), names.ENV_ENABLE: "1", names.ENV_RING_DIR: str(ring_dir)}
+
+
 def child_environment(folder: Path, ring_dir: Path, environment: dict[str, str]) -> dict[str, str]:
     """Return an environment in which every Python below starts with the probe of a staged folder."""
     path = environment.get("PYTHONPATH")
     return {
         **environment,
+        **probe_environment(folder, ring_dir),
         "PYTHONPATH": f"{folder}:{path}" if path else str(folder),
-        names.ENV_ENABLE: "1",
-        names.ENV_RING_DIR: str(ring_dir),
         # The agent made it and takes it away: a daemon that outlives the command must not make it again.
         names.ENV_RING_DIR_FIXED: "1",
     }

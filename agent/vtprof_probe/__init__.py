@@ -3,7 +3,7 @@
 ``enable()`` is the one call; ``VTPROF_ENABLE=1`` under ``vtprof-agent exec`` does the same without it.
 """
 
-from vtprof_probe.install import disable, enable, enabled
+from vtprof_probe.install import disable, enable, enabled, open_ring, why_no_ring
 from vtprof_probe.request_context import request
 
-__all__ = ["disable", "enable", "enabled", "request"]
+__all__ = ["disable", "enable", "enabled", "open_ring", "request", "why_no_ring"]

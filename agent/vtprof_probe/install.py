@@ -7,7 +7,7 @@ import atexit
 import importlib
 import os
 import sys
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple
 
 from vtprof_probe import request_context
 from vtprof_probe.engines.registry import ENGINES, EngineEntry
@@ -68,6 +68,21 @@ def enable(
             watcher.when_imported(entry.trigger, _starter(entry, patches, watcher, recorder))
     atexit.register(recorder.close)
     return True
+
+
+def why_no_ring(ring_dir: str) -> str:
+    """Return why this process could make no ring in a folder, which is made if need be; empty when it can."""
+    from vtprof_probe import ring_file
+
+    return ring_file.why_no_ring(ring_file.ring_settings({**os.environ, names.ENV_RING_DIR: ring_dir}))
+
+
+def open_ring() -> Tuple[str, str]:
+    """Open the ring of an enabled probe at once where an engine is imported; return its path and why there is none."""
+    if not _installed or not any(entry.trigger in sys.modules for entry in ENGINES.values()):
+        return "", ""
+    ring = _installed[0].recorder.open_ring()
+    return ring.path, ring.reason
 
 
 def disable() -> bool:

@@ -118,6 +118,10 @@ class Recorder:
         """Return whether a ring is open, why it is not working (or None), and the errors counted before it was."""
         return self._ring is not None, getattr(self._ring, "reason", None), self._early_errors
 
+    def open_ring(self) -> Any:
+        """Return the ring, opened now if need be, so that the process shows before its first record."""
+        return self._ring or self._ring_opened()
+
     def after_fork(self) -> None:
         """Renew in a forked child what is the parent's; the ring writer itself takes care of its ring."""
         self._lock = threading.Lock()

@@ -92,6 +92,19 @@ def create_ring_file(settings: RingSettings, role: str, rank: int, identity: Pro
     return RingFile(os.path.join(settings.directory, name), memory, settings.capacity)
 
 
+def why_no_ring(settings: RingSettings) -> str:
+    """Return why no ring can be made in the directory, which is made if need be; empty when one can."""
+    try:
+        directory = _open_directory(settings.directory, settings.group)
+        try:
+            writable = os.access(".", os.W_OK | os.X_OK, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if writable else "no permission to write there"
+
+
 def _open_directory(path: str, group: Optional[int]) -> int:
     """Return a descriptor of the ring directory, made if need be, so that it cannot be swapped from here on."""
     made = False

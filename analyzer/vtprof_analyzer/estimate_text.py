@@ -6,8 +6,8 @@ from typing import Any
 from vtprof_analyzer.cost.estimate import sequence_tokens
 from vtprof_analyzer.estimate import Answer, Phase
 from vtprof_analyzer.estimate_request import Request
-from vtprof_analyzer.printable import one_line
 from vtprof_analyzer.verdict import COMM_BOUND, COMPUTE_BOUND, HYBRID, MEMORY_BOUND
+from vtprof_schemas.printable import one_line
 
 SCHEMA_VERSION = 1
 _BOUNDS = {

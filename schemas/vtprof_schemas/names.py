@@ -142,8 +142,17 @@ SERVICE_NAME = _attribute(
     "service.name", STRING, "", "resource", "service the spans belong to", "vtprof-demo"
 )
 SERVICE_INSTANCE_ID = _attribute(
-    "service.instance.id", STRING, "", "resource", "one ring: boot id, PID and start time", "3f1c-4242-99812"
+    "service.instance.id",
+    STRING,
+    "",
+    "resource",
+    "one process: boot id, PID and start time",
+    "3f1c-4242-99812",
 )
+RING_CREATED_NS = _attribute(
+    "vtprof.ring.created_ns", INT, "ns", "resource",
+    "which ring of the process, as every attach makes one: its creation by the monotonic clock", "2874885552189",
+)  # fmt: skip
 HOST_NAME = _attribute("host.name", STRING, "", "resource", "name of the host", "gpu-node-7")
 PROCESS_PID = _attribute("process.pid", INT, "", "resource", "PID of the inference process", "4242")
 RESOURCE_SCHEMA_VERSION = _attribute(
@@ -275,7 +284,8 @@ ITEMS_AUDIO = _attribute("vtprof.items.audio", INT, "items", "request", "audio c
 TTFT_NS = _attribute("vtprof.ttft_ns", INT, "ns", "request", "arrival to first token", "41000000")
 KV_BYTES = _attribute(
     "vtprof.kv.bytes", INT, "B", "request",
-    "(input + output - 1 tokens, cached prefix included) x kv.bytes_per_token + kv.fixed_bytes", "1495040",
+    "(input + output - 1 tokens, cached prefix included) x kv.bytes_per_token + kv.fixed_bytes, summed over its sequences",
+    "1495040",
 )  # fmt: skip
 KV_VISUAL_BYTES = _attribute(
     "vtprof.kv.visual_bytes", INT, "B", "request", "the image and video part of kv.bytes", "1327104"

@@ -32,7 +32,7 @@ CREATE TABLE spans (
     items_video BIGINT,              -- request: videos in the prompt [items]
     items_audio BIGINT,              -- request: audio clips in the prompt [items]
     ttft_ns BIGINT,                  -- request: arrival to first token [ns]
-    kv_bytes BIGINT,                 -- request: (input + output - 1 tokens, cached prefix included) x kv.bytes_per_token + kv.fixed_bytes [B]
+    kv_bytes BIGINT,                 -- request: (input + output - 1 tokens, cached prefix included) x kv.bytes_per_token + kv.fixed_bytes, summed over its sequences [B]
     kv_visual_bytes BIGINT,          -- request: the image and video part of kv.bytes [B]
     sampling_ratio DOUBLE,           -- request: share of like requests that were kept; weigh by its inverse [1]
     phase VARCHAR,                   -- phase: name of the phase
@@ -117,7 +117,8 @@ CREATE TABLE resources (
     resource_id UBIGINT,             -- hash of all its attributes
     vllm_process_kind VARCHAR,       -- vLLM's process; NULL in its API server
     service_name VARCHAR,            -- service the spans belong to
-    service_instance_id VARCHAR,     -- one ring: boot id, PID and start time
+    service_instance_id VARCHAR,     -- one process: boot id, PID and start time
+    ring_created_ns BIGINT,          -- which ring of the process, as every attach makes one: its creation by the monotonic clock [ns]
     host_name VARCHAR,               -- name of the host
     process_pid BIGINT,              -- PID of the inference process
     schema_version BIGINT,           -- version of this vocabulary

@@ -1,6 +1,8 @@
 """An engine's metrics page becomes points of our vocabulary: by version, by rank, never a wrong sum, never a fault."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtprof_agent.engine_metrics import scraper as scraper_module
+from vtprof_agent.engine_metrics.own_start import own_start_ns
 from vtprof_agent.engine_metrics.page import engine_of, read_page
 from vtprof_agent.engine_metrics.scraper import EngineScraper, page_url
 from vtprof_agent.engine_metrics.table import SERIES
@@ -181,7 +184,52 @@ def test_points_carry_engine_version_rank_and_the_start_of_the_totals() -> None:
     assert point.start_time_unix_nano == int(1.79528641012e18), "the engine's start, not the agent's"
     assert by_name[names.ENGINE_TIMES["ttft"][0]].unit == "s"
     assert scraper.take() == ([], []), "what was taken is gone"
-    assert scraper.counts() == {scraper_module.SCRAPES: 1, scraper_module.FAILED: 0}
+    assert scraper.counts() == {
+        scraper_module.SCRAPES: 1,
+        scraper_module.FAILED: 0,
+        scraper_module.LEFT_OUT: 0,
+    }
+
+
+def _prompt_tokens(started: list[float | None], clock: list[int]) -> Iterator[list[tuple[int, int]]]:
+    """Return (time, value) of the prompt tokens, told by one reading each; the first of ``clock`` is the agent's start."""
+    times = iter(clock[1:])
+    answers: Answers = {"/metrics": (503, b"")}
+    with engine(answers) as url:
+        scraper = EngineScraper(url, 5, unix_ns=lambda: next(times), start=False, began_ns=clock[0])
+        for number, since in enumerate(started, start=1):
+            start = "" if since is None else f"process_start_time_seconds {since}\n"
+            answers["/metrics"] = (200, f"{start}vllm:prompt_tokens_total {number}00\n".encode())
+            scraper.read()
+            yield [
+                (point.time_unix_ns, int(point.sample.value))
+                for point in scraper.take()[1]
+                if point.sample.key == names.ENGINE_PROMPT_TOKENS
+            ]
+
+
+S = 1_000_000_000
+
+
+def test_a_child_of_this_process_began_after_it_by_the_clock_that_an_engine_tells() -> None:
+    """Both in whole seconds of the boot: by the wall clock a child might seem to be older than its parent."""
+    child = (
+        "from prometheus_client import REGISTRY as r; print(r.get_sample_value('process_start_time_seconds'))"
+    )
+    told = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout
+    assert 0 < own_start_ns() <= float(told) * S
+
+
+def test_an_engine_that_began_after_the_agent_began_at_zero() -> None:
+    """The second process counts again from zero, later than the last that its predecessor said."""
+    told = list(_prompt_tokens([5.0, 5.0, 11.5], clock=[2 * S, 8 * S, 12 * S, 20 * S]))
+    assert told == [[(5 * S, 0), (8 * S, 100)], [(12 * S, 200)], [(12 * S + 1, 0), (20 * S, 300)]]
+
+
+@pytest.mark.parametrize("since", [1.0, None, 9.0])
+def test_without_a_start_within_the_recording_there_is_no_zero(since: float | None) -> None:
+    """It began before the agent, does not say when, or says a time to come."""
+    assert list(_prompt_tokens([since], clock=[2 * S, 8 * S])) == [[(8 * S, 100)]]
 
 
 def _failures(answers: Answers, change: Callable[[], None] = lambda: None) -> tuple[int, int]:

@@ -30,7 +30,16 @@ from vtprof_agent.export.files import FileSender
 from vtprof_agent.export.rotating import Rotation
 from vtprof_agent.receiver import grpc_server, intake
 from vtprof_agent.receiver.decode import decode
-from vtprof_agent.receiver.intake import MALFORMED, RECEIVED, REFUSED, Intake, TooLarge, Verdict, unpack
+from vtprof_agent.receiver.intake import (
+    MALFORMED,
+    RECEIVED,
+    REFUSED,
+    TURNED_AWAY,
+    Intake,
+    TooLarge,
+    Verdict,
+    unpack,
+)
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_schemas import names
 from vtprof_schemas.errors import ConfigError
@@ -105,7 +114,7 @@ def test_a_real_exporter_s_spans_arrive_as_they_were(receiver: tuple[Receiver, i
     assert {span.resource.attributes[names.ENGINE_NAME] for span in got} == {"vllm"}, "told by the scope"
     plain = [_without(span, names.ENGINE_NAME) for span in got]
     assert normal(plain) == normal(sent)
-    assert feed.counts() == {RECEIVED: 6, REFUSED: 0, MALFORMED: 0}
+    assert feed.counts() == {RECEIVED: 6, REFUSED: 0, MALFORMED: 0, TURNED_AWAY: 0}
 
 
 def _without(span: ReadableSpan, key: str) -> ReadableSpan:
@@ -223,6 +232,12 @@ def _plain(value: dict[str, Any]) -> str:
         (b"x", "/v1/traces", {"Content_Length": str(1 << 40)}, 413),
         (b"x", "/v1/traces", {"Content_Length": "-1"}, 411),
         (gzip.compress(bytes(64 << 20)), "/v1/traces", {"Content_Encoding": "gzip"}, 413),
+        (b"null", "/v1/traces", {"Content_Type": "application/json"}, 400),
+        (b"5", "/v1/traces", {"Content_Type": "application/json"}, 400),
+        (b"true", "/v1/traces", {"Content_Type": "application/json"}, 400),
+        (b"1.5", "/v1/traces", {"Content_Type": "application/json"}, 400),
+        (b'{"resourceSpans": [5]}', "/v1/traces", {"Content_Type": "application/json"}, 400),
+        (b'{"a":[' + b"[]," * 500_000 + b"[]]}", "/v1/traces", {"Content_Type": "application/json"}, 413),
     ],
 )
 def test_what_is_not_taken_is_answered_and_counted(
@@ -270,7 +285,7 @@ def test_a_full_queue_refuses_until_it_is_emptied() -> None:
     queue = Intake(max_queued_bytes=size)
     assert queue.offer(request, size).verdict is Verdict.TAKEN
     assert queue.offer(request, size).verdict is Verdict.BUSY
-    assert queue.counts() == {RECEIVED: 2, REFUSED: 2, MALFORMED: 0}
+    assert queue.counts() == {RECEIVED: 2, REFUSED: 2, MALFORMED: 0, TURNED_AWAY: 0}
     assert len(queue.take()) == 2
     assert queue.offer(request, size).verdict is Verdict.TAKEN
 

@@ -42,8 +42,26 @@ def test_role_server_and_hooks_are_as_the_process_says(tmp_path: Path) -> None:
     assert (
         f"engine rank 3: vllm 0.9.2+cpu (untested: the hooks know {since} up to, without, {until})," in first
     )
-    assert hooks == "  hooks: 1 set, 1 waiting for their modules; server 7-8"
+    assert hooks == "  1 of 2 hooks set; server 7-8"  # what waits belongs to another process
     assert off == "  hook vllm.update is off: vllm.Scheduler.update is not there"
+
+
+def test_all_processes_of_a_server_have_its_model_and_detached_ones_come_last(tmp_path: Path) -> None:
+    server = {names.ENGINE_NAME: "vllm", names.FAMILY: "7-8"}
+    told = (("worker", {}), ("api", {}), ("engine", {names.REQUEST_MODEL: "m"}))
+    rings = [
+        RingWriter.create(str(tmp_path), 64, role, 0, {**server, names.ROLE: role, **more})
+        for role, more in told
+    ]
+    rings[0].close()
+    lines, _ = look(tmp_path)
+    for ring in rings:
+        ring.close()
+    assert {(line.role, line.closed, line.model) for line in lines} == {
+        ("api", False, "m"), ("engine", False, "m"), ("worker", True, "m"),
+    }  # fmt: skip
+    assert lines[-1].role == "worker"
+    assert "(alive) worker rank 0: vllm, m; detached," in lines[-1].text()
 
 
 def test_hooks_that_are_no_table_are_none(tmp_path: Path) -> None:
@@ -55,3 +73,14 @@ def test_a_tested_version_is_within_its_range_and_an_unknown_engine_is_neither()
         False, True, True, False, None,
     ]  # fmt: skip
     assert is_tested("other", "1.0") is None
+
+
+def test_what_a_process_says_of_itself_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    hostile = "\x1b]0;x\x07\n"
+    hooks = json.dumps({"a" + hostile: "set", "vllm.update": hostile})
+    keys = (names.ENGINE_NAME, names.ENGINE_VERSION, names.FAMILY, names.ROLE, names.REQUEST_MODEL)
+    line = _line(tmp_path, {**dict.fromkeys(keys, hostile), names.PROBE_HOOKS: hooks})
+    assert line.model == hostile, "scripts get it as it is, escaped by JSON"
+    for shown in line.text().split("\n"):
+        assert shown.isprintable()
+    assert len(line.text().split("\n")) == 3

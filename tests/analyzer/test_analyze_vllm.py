@@ -19,9 +19,9 @@ TRUTH: dict[str, Any] = json.loads((FOLDER / "ground_truth.json").read_text("utf
 SENT = [sent for sent in TRUTH["requests"] if sent["expected_spans"]]
 
 
-def test_every_answer_is_one_request_and_n_answers_to_one_are_told_apart() -> None:
+def test_n_answers_to_one_request_are_one_request() -> None:
     found = analyze(Options([TRACES]))
-    assert found.summary.requests == sum(sent["expected_spans"] for sent in SENT)
+    assert found.summary.requests == len(SENT) < sum(sent["expected_spans"] for sent in SENT)
     with loaded(TRACES) as db:
         ids = Counter(row[0] for row in fetch(db, "SELECT vllm_request_id FROM spans WHERE dialect = 'vllm'"))
     known = {sent["response_id"]: sent["expected_spans"] for sent in SENT if sent["response_id"]}
@@ -31,7 +31,7 @@ def test_every_answer_is_one_request_and_n_answers_to_one_are_told_apart() -> No
 
 def test_tokens_are_those_the_server_answered() -> None:
     found = analyze(Options([TRACES])).summary
-    prompts = sum(sent["prompt_tokens"] * sent["expected_spans"] for sent in SENT if sent["prompt_tokens"])
+    prompts = sum(sent["prompt_tokens"] for sent in SENT if sent["prompt_tokens"])
     assert found.input_tokens == prompts
     assert found.output_tokens == sum(sent["completion_tokens"] for sent in SENT if sent["completion_tokens"])
 

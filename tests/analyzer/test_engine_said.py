@@ -59,6 +59,33 @@ def test_an_engine_that_was_started_again_counts_on(tmp_path: Path) -> None:
     assert engine.output_tokens == 60 + 20 + 30
 
 
+def test_totals_from_the_engines_start_are_whole_and_the_zero_is_no_reading(tmp_path: Path) -> None:
+    """14 requests were served before the first reading: the agent says that the engine began at zero."""
+    found = report_of(
+        tmp_path,
+        *said(ENGINE_RUNNING=[(60, 0), (65, 0)], ENGINE_PROMPT_TOKENS=[(0, 0), (60, 3677), (65, 3677)]),
+    )
+    engine = found.engine
+    assert (engine.prompt_tokens, engine.readings, engine.seconds, engine.since_start) == (3677, 2, 5.0, True)
+    assert "start was not seen" not in " ".join(terminal.render(found).split())
+
+
+def test_where_the_engine_was_there_before_the_agent_totals_say_what_they_are(tmp_path: Path) -> None:
+    found = report_of(
+        tmp_path, *said(ENGINE_RUNNING=[(60, 0), (65, 0)], ENGINE_PROMPT_TOKENS=[(60, 3677), (65, 3700)])
+    )
+    assert (found.engine.prompt_tokens, found.engine.since_start) == (23, False)
+    text = " ".join(terminal.render(found).split())
+    assert (
+        "2 readings of its metrics page; its start was not seen: totals are what grew within 5.00 s" in text
+    )
+    once = report_of(tmp_path, *said(ENGINE_RUNNING=[(60, 0)], ENGINE_PROMPT_TOKENS=[(60, 3677)]))
+    assert once.engine.prompt_tokens is None
+    assert "1 reading of its metrics page; its start was not seen: no totals" in " ".join(
+        terminal.render(once).split()
+    )
+
+
 def test_ranks_are_added_and_the_fullest_cache_counts(tmp_path: Path) -> None:
     lines = []
     for rank, running, used, tokens in ((0, 2, 0.1, 10), (1, 5, 0.9, 7)):
@@ -102,7 +129,7 @@ def test_it_is_shown_everywhere_and_only_where_it_was_read(tmp_path: Path) -> No
         assert TITLE not in render(without)
         text = " ".join(render(found).split())
         assert TITLE in text
-        assert "vLLM 0.32.0, 1 readings of its metrics page" in text or "vLLM 0\\.32\\.0" in text
+        assert "vLLM 0.32.0, 1 reading of its metrics page" in text or "vLLM 0\\.32\\.0" in text
         assert "KV in use p50 25 %, most 25 %" in text
         assert "waiting p50 2" in text
 

@@ -196,13 +196,15 @@ def test_roofline_points_are_binned_by_phase_and_keep_time_and_count(tmp_path: P
         assert rows[1][1:] == (pytest.approx(10), pytest.approx(100), 2, 2.0)
 
 
-def test_records_lost_is_the_last_count_of_each_agent_summed(tmp_path: Path) -> None:
+def test_records_lost_is_the_last_count_of_each_ring_summed(tmp_path: Path) -> None:
     from otlp_builder import document, metric_document, write
     from store_fixture import loaded
 
     from vtprof_analyzer import pipeline, step_cost
 
+    second_ring = {names.SERVICE_INSTANCE_ID: "a", names.RING_CREATED_NS: 77}
     lines = [
+        metric_document(names.AGENT_RECORDS_LOST, [(5, 1.0), (20, 3.0)], second_ring, "sum"),
         metric_document(
             names.AGENT_RECORDS_LOST, [(1, 2.0), (9, 5.0)], {names.SERVICE_INSTANCE_ID: "a"}, "sum"
         ),
@@ -216,4 +218,4 @@ def test_records_lost_is_the_last_count_of_each_agent_summed(tmp_path: Path) -> 
     ]
     with loaded(write(tmp_path / "t.jsonl", *lines)) as db:
         pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
-        assert fetch(db, "SELECT records_lost, hook_errors FROM integrity") == [(12, 4)]
+        assert fetch(db, "SELECT records_lost, hook_errors FROM integrity") == [(5 + 3 + 7, 4)]

@@ -14,5 +14,6 @@ saves and restores them itself, so that the host goes on even if the agent is ki
 three pages touched) stays and serves the next attach and the detach. pyinjector, the alternative, ships binaries and
 runs ``dlopen`` on the stopped thread.
 
-Already attached is an error (exit code 2), as are processes of a tree that could not be attached to; the others are.
+Already attached is an error (exit code 2), as are processes of a tree that could not be attached to; the others are. Below
+one that was named and cannot be attached to, none is.
 """

@@ -10,7 +10,7 @@ from vtprof_agent.attach.injector import was_attached
 from vtprof_agent.attach.outcome import DETACHED, WOULD_DETACH, Outcome
 from vtprof_agent.attach.processes import read_process, tree
 from vtprof_agent.attach.refusal import NotConcerned, Refused
-from vtprof_agent.attach.rings import ask_to_detach, open_rings
+from vtprof_agent.attach.rings import ask_to_detach, open_rings, remove_empty
 from vtprof_agent.attach.script import DETACH
 from vtprof_schemas import names
 
@@ -29,7 +29,11 @@ def detach(pid: int, options: Options) -> list[Outcome]:
     if not options.dry_run:
         ask_to_detach([path for paths in rings.values() for path in paths])
         _wait(lambda: not any(paths and _rings(one, options.ring_dir) for one, paths in rings.items()))
-    return for_each(pids, lambda one: _detach_one(one, bool(rings[one]), options))
+    try:
+        return for_each(pids, lambda one: _detach_one(one, bool(rings[one]), options))
+    finally:
+        if not options.dry_run:
+            remove_empty([path for paths in rings.values() for path in paths])
 
 
 def _detach_one(pid: int, had_ring: bool, options: Options) -> Outcome:

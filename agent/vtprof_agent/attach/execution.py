@@ -21,6 +21,7 @@ from vtprof_agent.attach.target import Interpreter, find_interpreter, open_memor
 
 PARKED_THREAD, REMOTE_EXEC = "parked thread", "sys.remote_exec"
 _REMOTE_EXEC_SINCE = (3, 14)
+RESOURCE_TRACKER = "it is multiprocessing's resource tracker, in which no engine runs"
 _RESOURCE_TRACKER = b"from multiprocessing.resource_tracker import main"
 _REMOTE_EXEC_S = 1.0
 """An interpreter that runs Python code takes an order within its switch interval; one that waits in a call does not."""
@@ -58,7 +59,7 @@ def host(pid: int) -> Iterator[Host]:
     machine = this_machine()
     process = read_process(pid)
     if _RESOURCE_TRACKER in _command_line(pid):
-        raise NotConcerned("it is multiprocessing's resource tracker, in which no engine runs")
+        raise NotConcerned(RESOURCE_TRACKER)
     memory = open_memory(pid)
     try:
         yield Host(process, find_interpreter(pid, memory, machine.elf_machine), memory, machine)
@@ -81,6 +82,8 @@ class Done:
     """False: the process was already as wanted."""
     injection: Injection | None
     """None when the interpreter took the order by itself."""
+    ring: str = ""
+    """Where it records, as it sees it itself; empty before its first record where no engine is imported."""
 
 
 def carry_out(
@@ -102,14 +105,18 @@ def carry_out(
         if target.method == REMOTE_EXEC:
             _by_remote_exec(pid, text(full), folder)
             try:
-                return Done(bool(answer(_REMOTE_EXEC_S)["changed"]), None)
+                return _done(answer(_REMOTE_EXEC_S), None)
             except NoAnswer:
                 pass  # it waits in some call: then one of its threads is parked
         injection = inject(pid, target.interpreter, target.machine, target.memory, text(full), deadline)
         try:
-            return Done(bool(answer(timeout_s)["changed"]), injection)
+            return _done(answer(timeout_s), injection)
         except NoAnswer as error:
             raise _thread_refused(target, injection) or error from error
+
+
+def _done(answer: Mapping[str, object], injection: Injection | None) -> Done:
+    return Done(bool(answer["changed"]), injection, str(answer.get("ring") or ""))
 
 
 def _by_remote_exec(pid: int, statement: str, folder: SharedFolder) -> None:

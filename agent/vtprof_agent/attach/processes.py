@@ -12,6 +12,8 @@ _STATE, _PARENT, _START_TICKS = 0, 1, 19
 _STRICT_SECCOMP = "1"
 _CAN_TRACE = 1 << 19
 """CAP_SYS_PTRACE in the masks of /proc/PID/status."""
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode of the PID namespace that the kernel starts in; PROC_PID_INIT_INO of its proc_ns.h."""
 _YAMA = PROC / "sys/kernel/yama/ptrace_scope"
 _USE_EXEC = "start it with `vtprof-agent exec -- …`"
 
@@ -66,6 +68,11 @@ def read_process(pid: int) -> Process:
         raise NotConcerned("it ended just now") from error
 
 
+def is_machine_init(process: Process) -> bool:
+    """Tell whether it is the first process of the machine, and not one of a container."""
+    return process.own_pid == 1 and process.pid_namespace == _FIRST_PID_NAMESPACE
+
+
 def process_name(pid: int) -> str | None:
     """Return the name of a process as the kernel has it, or None when it is gone."""
     try:
@@ -108,6 +115,26 @@ def tree(pid: int, children: bool) -> list[int]:
     return found
 
 
+def tracing_allowed() -> str:
+    """Return one line on whose processes may be traced from here."""
+    try:
+        if int(_status(PROC / "self")["CapEff"], 16) & _CAN_TRACE:
+            return "any process (CAP_SYS_PTRACE)"
+    except (OSError, KeyError, ValueError):
+        pass
+    scope = _yama_scope()
+    if scope != "0":
+        return f"none: kernel.yama.ptrace_scope = {scope}, and no CAP_SYS_PTRACE (sudo, docker run --cap-add SYS_PTRACE)"
+    return f"processes of user {os.geteuid()}; others need CAP_SYS_PTRACE"
+
+
+def _yama_scope() -> str:
+    try:
+        return _YAMA.read_text().strip()
+    except OSError:
+        return "0"
+
+
 def why_denied(pid: int) -> str:
     """Return one line on why this process may not be traced, and what to do."""
     try:
@@ -122,10 +149,7 @@ def why_denied(pid: int) -> str:
         )
     if owner != os.geteuid():
         return f"it belongs to user {owner}: run vtprof-agent as that user, or as root with CAP_SYS_PTRACE"
-    try:
-        scope = _YAMA.read_text().strip()
-    except OSError:
-        scope = "0"
+    scope = _yama_scope()
     if scope != "0":
         return (
             f"Yama forbids to trace it (kernel.yama.ptrace_scope = {scope}): run vtprof-agent with CAP_SYS_PTRACE"

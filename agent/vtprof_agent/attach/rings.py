@@ -4,8 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from vtprof_agent.attach.processes import Process
-from vtprof_agent.inbox.discovery import RingDirectory
+from vtprof_agent.inbox.discovery import RingDirectory, remove_ring
 from vtprof_agent.inbox.ring_header import RingFile, RingIdentity
+from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_schemas import names, records
 from vtprof_schemas.errors import BackendError
 
@@ -48,6 +49,21 @@ def ask_to_detach(paths: list[Path]) -> None:
                 ring.set_control(records.DETAIL_DEFAULT, detach=True)
             finally:
                 ring.close()
+
+
+def remove_empty(paths: list[Path]) -> None:
+    """Remove those of these rings that are closed and hold neither a record nor a fault: nobody need read them."""
+    for path in paths:
+        with suppress(BackendError, OSError):
+            reader = RingReader.open(path)
+            try:
+                state = reader.state()
+                told = state.dropped or state.hook_errors or reader.recorded_any()
+                empty = state.closed and not told
+            finally:
+                reader.close()
+            if empty:
+                remove_ring(path)
 
 
 def _written_by(identity: RingIdentity, process: Process) -> bool:

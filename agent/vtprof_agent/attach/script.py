@@ -70,9 +70,20 @@ def run(order):
             answer["changed"] = probe is not None and probe.disable()
         elif probe is not None and probe.enabled():
             answer["changed"] = False
+            answer["ring"] = probe.open_ring()[0]
         else:
-            os.environ[order["family_variable"]] = order["family"]
-            answer["changed"] = probe_of(order).enable(ring_dir=order["ring_dir"])
+            probe = probe_of(order)
+            problem = probe.why_no_ring(order["ring_dir"])
+            if problem:
+                answer["refused"] = "no ring can be made in %s: %s; give another --ring-dir" % (
+                    order["ring_dir"], problem)
+            else:
+                os.environ[order["family_variable"]] = order["family"]
+                answer["changed"] = probe.enable(ring_dir=order["ring_dir"])
+                answer["ring"], problem = probe.open_ring()
+                if problem:
+                    probe.disable()
+                    answer["refused"] = problem + "; give another --ring-dir"
     except BaseException as error:
         answer["error"] = "%s: %s" % (type(error).__name__, error)
     try:
@@ -118,6 +129,8 @@ def wait_for_answer(path: Path, alive: Callable[[], bool], timeout_s: float) -> 
         raise Refused("its answer is damaged") from error
     if isinstance(answer, dict) and "error" in answer:
         raise Refused(f"the probe failed in it: {answer['error']}".replace("\n", " "))
+    if isinstance(answer, dict) and "refused" in answer:
+        raise Refused(str(answer["refused"]).replace("\n", " "))
     if not isinstance(answer, dict) or "changed" not in answer:
         raise Refused("its answer is damaged")
     return answer

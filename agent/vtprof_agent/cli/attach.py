@@ -1,17 +1,18 @@
 """`vtprof-agent attach PID`: bring the probe into a running server, and follow it if wanted."""
 
 import logging
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from vtprof_agent.cli.options import ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vtprof_agent.attach.attaching import Options
     from vtprof_agent.attach.outcome import Outcome
-    from vtprof_agent.config import Config
 
 logger = logging.getLogger(__name__)
 Pid = Annotated[
@@ -28,7 +29,25 @@ StageDir = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.0, help="Seconds to wait for each process.")]
 Format = Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")]
-NEXT = "records go to {folder}: `vtprof-agent run --ring-dir {folder}` exports them, `vtprof-agent detach {pid}` ends it"
+
+
+class PidCommand(TyperCommand):
+    """A command on a PID: a negative one would be read as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; raises ConfigError."""
+        for before, argument in zip(["", *args], args, strict=False):
+            if re.fullmatch(r"-\d+", argument) and before != "--timeout":
+                raise ConfigError(
+                    f"PID {argument}: no process has it; give the PID of a running Python process"
+                )
+        return super().parse_args(ctx, args)
+
+
+NEXT = (
+    "records go to {folder}: `vtprof-agent run --ring-dir {folder} --out traces` exports them,"
+    " `vtprof-agent detach {pid}` ends it"
+)
 
 
 def attach(
@@ -54,30 +73,43 @@ def attach(
 
     Exit code 2 if a process could not be attached to; the others of the tree are.
     """
+    from contextlib import ExitStack
+
     from vtprof_agent.attach.attaching import Options
     from vtprof_agent.attach.attaching import attach as attach_tree
     from vtprof_agent.attach.outcome import ATTACHED, FAILED
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import settings
+    from vtprof_agent.cli.options import settings, start_logging, stop_on_signals
+    from vtprof_agent.config import ORIGIN_DEFAULT
 
     following = (follow or any((out, otlp_endpoint, metrics))) and not dry_run
     if following:
         require_extra()
-    chosen = settings(out, otlp_endpoint, ring_dir, metrics, config).config
-    options = Options(
-        chosen.ring_dir.absolute(),
-        stage_dir.absolute() if stage_dir else None,
-        children,
-        dry_run,
-        timeout,
-    )
-    outcomes = attach_tree(pid, options)
-    show(outcomes, options.ring_dir, format_)
-    attached = [outcome.pid for outcome in outcomes if outcome.result == ATTACHED]
-    if attached and following:
-        _follow(chosen, attached, options)
-    elif attached and format_ == "text":
-        typer.echo(NEXT.format(folder=options.ring_dir, pid=pid))
+    merged = settings(out, otlp_endpoint, ring_dir, metrics, config)
+    folder = merged.config.ring_dir.absolute()
+    stage = stage_dir.absolute() if stage_dir else None
+    options = Options(folder, stage, children, dry_run, timeout)
+    with ExitStack() as stack:
+        if following:
+            from vtprof_agent.attach.session import prepared
+
+            start_logging(merged.config.log_level)
+            stop = stop_on_signals()
+            own_rings = merged.origins["ring_dir"] == ORIGIN_DEFAULT
+            session = stack.enter_context(prepared(pid, merged.config, options, own_rings))
+            outcomes = session.attach(pid)
+            show(outcomes, session.options.ring_dir, format_)
+            if any(outcome.result == ATTACHED for outcome in outcomes):
+                for outcome in session.follow(stop):
+                    if format_ == "text":
+                        say(outcome)
+                    elif outcome.result == FAILED:
+                        logger.warning("%s", outcome.line())
+        else:
+            outcomes = attach_tree(pid, options)
+            show(outcomes, folder, format_)
+            if format_ == "text" and any(outcome.result == ATTACHED for outcome in outcomes):
+                typer.echo(NEXT.format(folder=folder, pid=pid))
     if any(outcome.result == FAILED for outcome in outcomes):
         raise typer.Exit(2)
 
@@ -86,7 +118,7 @@ def show(outcomes: "list[Outcome]", ring_dir: Path, format_: str) -> None:
     """Print what became of each process: failures to stderr."""
     import json
 
-    from vtprof_agent.attach.outcome import FAILED
+    from vtprof_agent.attach.execution import RESOURCE_TRACKER
 
     if format_ == "json":
         document = {
@@ -97,43 +129,13 @@ def show(outcomes: "list[Outcome]", ring_dir: Path, format_: str) -> None:
         typer.echo(json.dumps(document, indent=2))
         return
     for outcome in outcomes:
-        failed = outcome.result == FAILED
-        typer.echo(("vtprof-agent: " if failed else "") + outcome.line(), err=failed)
+        if outcome.reason != RESOURCE_TRACKER:  # each server has one, and nobody would look for it
+            say(outcome)
 
 
-def _follow(chosen: "Config", pids: list[int], options: "Options") -> None:
-    """Run the agent until a signal or the end of all processes, then detach and write all that was read."""
-    import dataclasses
-    import signal
-    import threading
-
-    from vtprof_agent.attach.detaching import detach
+def say(outcome: "Outcome") -> None:
+    """Print what became of a process: a failure to stderr."""
     from vtprof_agent.attach.outcome import FAILED
-    from vtprof_agent.attach.processes import alive, read_process
-    from vtprof_agent.attach.refusal import Refused
-    from vtprof_agent.cli.options import start_logging
-    from vtprof_agent.runner import agent
 
-    start_logging(chosen.log_level)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
-            signal.signal(number, lambda *_: stop.set())
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(read_process(pid))
-        except Refused:
-            continue  # it has ended; its ring is read all the same
-    with agent(chosen, {}) as running:
-        try:
-            running.follow(lambda: stop.is_set() or not any(map(alive, processes)), stop.wait)
-        finally:
-            for process in filter(alive, processes):
-                try:
-                    for outcome in detach(process.pid, dataclasses.replace(options, children=False)):
-                        if outcome.result == FAILED:
-                            logger.warning("%s", outcome.line())
-                except Refused as error:
-                    logger.warning("%s", error)
-            running.stop()
+    failed = outcome.result == FAILED
+    typer.echo(("vtprof-agent: " if failed else "") + outcome.line(), err=failed)

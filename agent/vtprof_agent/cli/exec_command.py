@@ -22,8 +22,12 @@ from vtprof_agent.cli.options import (
 )
 
 logger = logging.getLogger(__name__)
-NOTHING_RECORDED = (
-    "nothing was recorded: no process of this command served a request with vLLM or SGLang,"
+NOT_LOADED = (
+    "nothing was recorded: as far as can be told no process of this command loaded the probe: none imported vLLM, SGLang or"
+    " transformers, or its Python ran without the PYTHONPATH that it was given (-I, -E, an environment of its own)"
+)
+NOT_SERVED = (
+    "nothing was recorded: the probe was loaded, but no process of this command served a request with vLLM or SGLang,"
     " nor ran a transformers model with an image, video or audio encoder"
 )
 STILL_RUNNING = "processes of this command still run (PID %s): what they record from now on is not kept"
@@ -56,8 +60,9 @@ def exec_(
 
     require_extra()
     from vtprof_agent.calibrate_host import measure
-    from vtprof_agent.child import Child, leave_on_signals
+    from vtprof_agent.child import Child, leave_on_signals, require_command
     from vtprof_agent.config import ORIGIN_DEFAULT
+    from vtprof_agent.private_rings import private_rings
     from vtprof_agent.runner import agent
     from vtprof_agent.staging import child_environment, stage
 
@@ -74,21 +79,25 @@ def exec_(
         engine_metrics,
     )
     chosen = merged.config
+    require_command(command[0])
     start_logging(chosen.log_level)
     leave_on_signals()
     with ExitStack() as stack:
         own_rings = merged.origins["ring_dir"] == ORIGIN_DEFAULT
         if own_rings:
             # A folder of its own: the rings of other processes on this machine are not this command's.
-            shared_memory = Path("/dev/shm")
-            base = shared_memory if os.access(shared_memory, os.W_OK | os.X_OK) else None
-            private = stack.enter_context(_scratch("vtprof-", base))
-            chosen = dataclasses.replace(chosen, ring_dir=Path(private))
-        staged = Path(stack.enter_context(_scratch("vtprof-probe-")))
+            chosen = dataclasses.replace(chosen, ring_dir=stack.enter_context(private_rings()))
+        # A process that outlives the command may still import from there while it is removed.
+        staged = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="vtprof-probe-", ignore_cleanup_errors=True)
+            )
+        )
         stage(staged)
         peaks = measure() if chosen.calibrate_host else {}
         running = stack.enter_context(agent(chosen, peaks))
         rings = chosen.ring_dir.absolute()
+        logger.info("the processes' rings are in %s: `vtprof-agent status` shows them", rings)
         child = Child(command, child_environment(staged, rings, dict(os.environ)))
         # From here on the command is what counts: a failure of ours must not end it, nor speak in its place.
         sound = _survives(partial(running.follow, child.ended, time.sleep))
@@ -98,13 +107,10 @@ def exec_(
         if own_rings and running.living:
             logger.warning(STILL_RUNNING, ", ".join(map(str, running.living)))
         if sound and running.records_read == 0:
-            logger.warning(NOTHING_RECORDED)
+            # Byte code that Python left beside the probe tells of an import where no ring does.
+            loaded = running.rings_met or any(staged.glob("vtprof_probe/__pycache__"))
+            logger.warning(NOT_SERVED if loaded else NOT_LOADED)
     raise typer.Exit(code)
-
-
-def _scratch(prefix: str, base: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
-    # A process that outlives the command may still write there while it is removed.
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True)
 
 
 def _survives(step: Callable[[], object]) -> bool:

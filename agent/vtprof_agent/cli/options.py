@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -88,3 +90,12 @@ def start_logging(level: str) -> None:
     logging.basicConfig(stream=sys.stderr, level=level.upper(), format="vtprof-agent: %(message)s")
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM, Ctrl-C and SIGHUP set, instead of ending this process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
+            signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -27,24 +27,25 @@ def run(
     engine_metrics: EngineMetrics = None,
 ) -> None:
     """Follow the rings until SIGTERM, SIGHUP or Ctrl-C, then write all that was read."""
-    import signal
-    import threading
+    import logging
 
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import settings, start_logging
+    from vtprof_agent.cli.options import settings, start_logging, stop_on_signals
 
     require_extra()
     from vtprof_agent.calibrate_host import measure
     from vtprof_agent.runner import agent
+    from vtprof_schemas.records import RING_SUFFIX
 
     chosen = settings(
         out, otlp_endpoint, ring_dir, metrics, config, calibrate_host,
         otlp_receive, otlp_receive_grpc, otlp_receive_http, engine_metrics,
     ).config  # fmt: skip
     start_logging(chosen.log_level)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
-            signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     with agent(chosen, measure() if chosen.calibrate_host else {}) as running:
+        if not any(chosen.ring_dir.glob(f"*{RING_SUFFIX}")):
+            logging.getLogger(__name__).info(
+                "no rings in %s yet: waiting for a process to record there", chosen.ring_dir
+            )
         running.run(stop.is_set, stop.wait)

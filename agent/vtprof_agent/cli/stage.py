@@ -8,15 +8,24 @@ import typer
 
 def stage(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that the inference image will see.")],
+    ring_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--ring-dir",
+            help="Where the probes are to put their rings, as the image sees it; else `rings` beside DIR.",
+        ),
+    ] = None,
 ) -> None:
     """Copy the probe to a folder, such as a shared volume, and print the environment that turns it on.
 
     No pip in the image: every Python with that environment finds the probe, and vLLM and SGLang load it as their plugin.
     """
-    from vtprof_agent.staging import child_environment
+    from vtprof_agent.staging import probe_environment
     from vtprof_agent.staging import stage as copy
-    from vtprof_schemas.names import DEFAULT_RING_DIR
 
     copy(folder)
-    for name, value in child_environment(folder.absolute(), Path(DEFAULT_RING_DIR), {}).items():
+    # Not /dev/shm: each container has one of its own.
+    rings = (ring_dir or folder.absolute().parent / "rings").absolute()
+    for name, value in probe_environment(folder.absolute(), rings).items():
         typer.echo(f"{name}={value}")
+    typer.echo(f"vtprof-agent: then `vtprof-agent run --ring-dir {rings} --out traces` exports", err=True)

@@ -19,21 +19,32 @@ def status(
     from vtprof_agent.cli.options import settings
 
     require_extra()
+    from vtprof_agent.config import ORIGIN_DEFAULT
+    from vtprof_agent.private_rings import sessions
     from vtprof_agent.rings_report import look
+    from vtprof_schemas.printable import one_line
 
-    folder = settings(ring_dir=ring_dir, config=config).config.ring_dir
-    rings, problems = look(folder)
+    merged = settings(ring_dir=ring_dir, config=config)
+    folder = merged.config.ring_dir
+    others = sessions() if merged.origins["ring_dir"] == ORIGIN_DEFAULT else []
+    found = {place: look(place) for place in (folder, *others)}
+    rings = [ring for lines, _ in found.values() for ring in lines]
+    problems = [problem for _, told in found.values() for problem in told]
     if format_ == "json":
         document = {
             "ring_dir": str(folder),
+            "ring_dirs": [str(place) for place in found],
             "rings": [ring.document() for ring in rings],
             "problems": problems,
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    if not rings:
-        typer.echo(f"no rings in {folder}: no process with an active probe uses this folder")
-    for ring in rings:
-        typer.echo(ring.text())
+    for place, (lines, _) in found.items():
+        if not lines and (place != folder or not others):
+            typer.echo(f"no rings in {place}: no process has recorded anything there yet")
+        elif place != folder:
+            typer.echo(f"in {place}:")
+        for ring in lines:
+            typer.echo(ring.text())
     for problem in problems:
-        typer.echo(problem, err=True)
+        typer.echo(one_line(problem), err=True)

@@ -7,13 +7,15 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from opentelemetry.sdk.trace import ReadableSpan
 
-from vtprof_agent.engine_metrics.page import Reading, engine_of, read_page
+from vtprof_agent.engine_metrics.own_start import own_start_ns
+from vtprof_agent.engine_metrics.page import INT64_MAX, Reading, engine_of, read_page
 from vtprof_agent.engine_metrics.table import GAUGES, VLLM
 from vtprof_agent.facts import Value
 from vtprof_agent.metric_points import Point
@@ -21,6 +23,7 @@ from vtprof_agent.resource import RingResource
 from vtprof_agent.samplers.sampler import Sample
 from vtprof_schemas import SCHEMA_VERSION, names
 from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.printable import one_line
 from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
@@ -29,11 +32,15 @@ TIMEOUT_S: Final = 3.0
 READ_S: Final = 10.0
 """For the whole page, however slowly it trickles."""
 MAX_BYTES: Final = 16 << 20
+MAX_SAID: Final = 200
+"""Characters of an error, which may repeat what the page says."""
+LAST_READ_S: Final = 1.0
+"""What the stop waits for the last reading; an engine that ends too may answer late or never."""
 MAX_WAITING: Final = 16_384
 """Points kept while the loop does not come for them; beyond it the oldest go."""
 SCRAPES: Final = "vtprof_agent_engine_scrapes_total"
 FAILED: Final = "vtprof_agent_engine_scrapes_failed_total"
-INT64_MAX: Final = 2**63 - 1
+LEFT_OUT: Final = "vtprof_agent_engine_values_left_out_total"
 
 
 def page_url(text: str) -> str:
@@ -58,14 +65,26 @@ class EngineScraper:
     """The metrics page of one engine."""
 
     def __init__(
-        self, url: str, period_s: float, *, unix_ns: Callable[[], int] = time.time_ns, start: bool = True
+        self,
+        url: str,
+        period_s: float,
+        *,
+        unix_ns: Callable[[], int] = time.time_ns,
+        start: bool = True,
+        began_ns: int | None = None,
     ) -> None:
-        """Start reading; raises ConfigError on a URL that is none. ``start=False`` leaves ``read`` to the caller."""
+        """Start reading; raises ConfigError on a URL that is none. ``start=False`` leaves ``read`` to the caller.
+
+        ``began_ns`` is when the agent began, Unix time; without it that of this process.
+        """
         self.url = page_url(url)
         self._period_s = period_s
         self._unix_ns = unix_ns
+        self._began_ns = own_start_ns() if began_ns is None else began_ns
+        self._totals: dict[tuple[int, str], tuple[int, int]] = {}
+        """By rank and key of a running total: since when it counts, and when it was last read."""
         self._points: deque[Point] = deque(maxlen=MAX_WAITING)
-        self._counts: Counter[str] = Counter({SCRAPES: 0, FAILED: 0})
+        self._counts: Counter[str] = Counter({SCRAPES: 0, FAILED: 0, LEFT_OUT: 0})
         self._version: str | None = None
         self._known = False
         """Whether the engine that answers now was asked for its version."""
@@ -90,10 +109,12 @@ class EngineScraper:
             if not self._known:
                 self._version, self._known = self._ask_version(engine), True
             reading = read_page(text, engine, self._version)
-        except (_Unreadable, ValueError) as error:
+            points = self._as_points(reading, self._unix_ns())
+        except Exception as error:  # whatever a page does, the next one is read
             self._failed(error)
             return
-        self._points.extend(self._as_points(reading, self._unix_ns()))
+        self._points.extend(points)
+        self._counts[LEFT_OUT] += reading.left_out
         self._counts[SCRAPES] += 1
         if self._failing:
             logger.info("%s: reading again", self.url)
@@ -114,7 +135,7 @@ class EngineScraper:
         """Read the page a last time, so that the totals reach the end of the run; then stop."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(TIMEOUT_S + 1.0)
+            self._thread.join(LAST_READ_S)
 
     def _run(self) -> None:
         while True:
@@ -127,7 +148,8 @@ class EngineScraper:
         self._counts[FAILED] += 1
         self._known = False  # what answers next may be another version
         if not self._failing and not self._stop.is_set():
-            logger.warning("%s: %s; trying again every %g s", self.url, error, self._period_s)
+            said = one_line(str(error) or type(error).__name__, MAX_SAID)
+            logger.warning("%s: %s; trying again every %g s", self.url, said, self._period_s)
         self._failing = True
 
     def _fetch(self, url: str) -> str:
@@ -172,8 +194,23 @@ class EngineScraper:
                 sample = Sample(
                     key, min(int(value), INT64_MAX) if whole else value, cumulative=key not in GAUGES
                 )
+                zero_ns = self._zero_ns(rank, key, start_ns, now_ns) if sample.cumulative else None
+                if zero_ns is not None:
+                    points.append(Point(resource, replace(sample, value=0), zero_ns, start_ns))
                 points.append(Point(resource, sample, now_ns, start_ns))
         return points
+
+    def _zero_ns(self, rank: int, key: str, start_ns: int, now_ns: int) -> int | None:
+        """Return the time at which a total was zero, where that is known and not told yet: its engine began after us.
+
+        Else what it did before the first reading would be in no difference of readings.
+        """
+        known_start_ns, last_ns = self._totals.get((rank, key), (-1, -1))
+        self._totals[rank, key] = start_ns, now_ns
+        if start_ns == known_start_ns or not self._began_ns <= start_ns <= now_ns:
+            return None
+        # The start is told to a second or so: never before the last reading of the engine's predecessor.
+        return max(start_ns, last_ns + 1)
 
     def _resource(self, engine: str, rank: int) -> RingResource:
         """Return the resource of a rank; a new one when the version turned out to be another."""

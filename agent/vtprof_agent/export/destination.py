@@ -21,6 +21,8 @@ class Outcome(Enum):
     """What became of a batch that was sent."""
 
     DELIVERED = "delivered"
+    SPANS_ONLY = "spans only"
+    """The spans are delivered; the destination will never take the metric points."""
     RETRY = "retry"
     """The destination is away: try again later."""
     REFUSED = "refused"
@@ -56,10 +58,14 @@ class Outbox:
         self.sender = sender
         self.spans_delivered = 0
         self.spans_dropped = 0
+        self.metrics_dropped = 0
+        """Batches of metric points."""
         self._capacity = capacity
         self._waiting: deque[Batch] = deque()
         self._settled = 0
         self._failing = False
+        self._metrics_refused = False
+        """Ever; a Collector without a metrics pipeline refuses them all."""
         self._lock = threading.Lock()
         self._sending = threading.Lock()
 
@@ -69,7 +75,7 @@ class Outbox:
             self._waiting.append(batch)
             if len(self._waiting) > self._capacity:
                 lost = self._waiting.popleft()
-                self.spans_dropped += len(lost.spans)
+                self._drop(lost)
                 self._settled = max(self._settled, lost.number)
 
     def pump(self) -> bool:
@@ -89,20 +95,28 @@ class Outbox:
                     if self._waiting and self._waiting[0] is batch:
                         self._waiting.popleft()
                         self._settled = max(self._settled, batch.number)
-                        if outcome is Outcome.DELIVERED:
-                            self.spans_delivered += len(batch.spans)
+                        if outcome is Outcome.REFUSED:
+                            self._drop(batch)
                         else:
-                            self.spans_dropped += len(batch.spans)
+                            self.spans_delivered += len(batch.spans)
+                            self.metrics_dropped += outcome is Outcome.SPANS_ONLY
 
     def settled(self) -> int:
         """Return the number of the newest batch that, with all before it, is delivered or dropped."""
         with self._lock:
             return self._settled
 
+    def _drop(self, batch: Batch) -> None:
+        self.spans_dropped += len(batch.spans)
+        self.metrics_dropped += batch.metrics is not None
+
     def _note(self, outcome: Outcome) -> None:
         if outcome is Outcome.REFUSED:
             logger.error("%s: refused a batch; dropped", self.sender.target)
-        elif outcome is Outcome.DELIVERED and self._failing:
+        elif outcome is Outcome.SPANS_ONLY and not self._metrics_refused:
+            self._metrics_refused = True
+            logger.warning("%s: does not take metric points; dropping and counting them", self.sender.target)
+        elif outcome in (Outcome.DELIVERED, Outcome.SPANS_ONLY) and self._failing:
             logger.info("%s: delivering again", self.sender.target)
         elif outcome is Outcome.RETRY and not self._failing:
             logger.warning("%s: cannot deliver; keeping up to %d batches", self.sender.target, self._capacity)
@@ -112,7 +126,8 @@ class Outbox:
         """Drop and count what still waits: the agent stops and the destination does not answer."""
         with self._lock:
             lost = sum(len(batch.spans) for batch in self._waiting)
-            self.spans_dropped += lost
+            for batch in self._waiting:
+                self._drop(batch)
             self._waiting.clear()
         if lost:
             logger.error("%s: %d spans were not delivered", self.sender.target, lost)

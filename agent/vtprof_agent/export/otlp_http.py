@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -36,6 +37,25 @@ def signal_urls(endpoint: str) -> tuple[str, str]:
     return f"{base}/v1/traces", f"{base}/v1/metrics"
 
 
+class _Session(requests.Session):
+    """Tells whether a batch was put on the wire, and what was answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tried = False
+        self.status: int | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        self.tried = True
+        response = super().request(*args, **kwargs)
+        self.status = response.status_code
+        return response
+
+    def forget(self) -> None:
+        """Begin a batch."""
+        self.tried, self.status = False, None
+
+
 class HttpSender:
     """Posts batches with OpenTelemetry's exporters, which retry within the timeout."""
 
@@ -43,49 +63,50 @@ class HttpSender:
         """Prepare; connects with the first batch. Headers and certificates come from OTEL_EXPORTER_OTLP_*."""
         traces_url, metrics_url = signal_urls(endpoint)
         self.target = endpoint
-        self._status: int | None = None
         self._spans_sent = 0
-        session = requests.Session()
-        # The exporters do not tell a refused batch from an endpoint that is away; the status does.
-        session.hooks["response"].append(self._saw_response)
+        self._closed = False
+        # The exporters do not tell a refused batch from an endpoint that is away; what they asked for and got does.
+        self._session = _Session()
         self._span_exporter = OTLPSpanExporter(
-            traces_url, timeout=timeout_s, compression=Compression.Gzip, session=session
+            traces_url, timeout=timeout_s, compression=Compression.Gzip, session=self._session
         )
         self._metric_exporter = OTLPMetricExporter(
-            metrics_url, timeout=timeout_s, compression=Compression.Gzip, session=session
+            metrics_url, timeout=timeout_s, compression=Compression.Gzip, session=self._session
         )
 
     def send(self, batch: Batch) -> Outcome:
         """Post a batch; refused when the endpoint answers that it will not have it."""
         # A retry after the metrics failed must not post the spans again.
         if batch.spans and batch.number != self._spans_sent:
-            self._status = None
+            self._session.forget()
             taken = self._span_exporter.export(batch.spans) is SpanExportResult.SUCCESS
             if not (taken and self._accepted()):
                 return self._failure()
             self._spans_sent = batch.number
         if batch.metrics is not None:
-            self._status = None
+            self._session.forget()
             taken = self._metric_exporter.export(batch.metrics) is MetricExportResult.SUCCESS
             if not (taken and self._accepted()):
                 # A Collector without a metrics pipeline must not cost the spans behind it.
-                return Outcome.DELIVERED if self._failure() is Outcome.REFUSED else Outcome.RETRY
+                return Outcome.SPANS_ONLY if self._failure() is Outcome.REFUSED else Outcome.RETRY
         return Outcome.DELIVERED
 
     def close(self) -> None:
         """Close the connections and break off a retry."""
+        self._closed = True
         self._span_exporter.shutdown()  # type: ignore[no-untyped-call]
         self._metric_exporter.shutdown()
 
-    def _saw_response(self, response: requests.Response, *_args: object, **_kwargs: object) -> None:
-        self._status = response.status_code
-
     def _accepted(self) -> bool:
         # To the exporters everything below 400 is a success; they follow no redirect.
-        return self._status is not None and 200 <= self._status < 300
+        status = self._session.status
+        return status is not None and 200 <= status < 300
 
     def _failure(self) -> Outcome:
-        refused = self._status is not None and self._status not in RETRYABLE and 300 <= self._status < 500
+        if not self._session.tried and not self._closed:
+            return Outcome.REFUSED  # it cannot be encoded, or is too large: no later try would get further
+        status = self._session.status
+        refused = status is not None and status not in RETRYABLE and 300 <= status < 500
         return Outcome.REFUSED if refused else Outcome.RETRY
 
 

@@ -116,6 +116,10 @@ class PrometheusPage:
         self.spans_dropped = self._counter(
             "vtprof_agent_spans_dropped_total", "Spans that a destination did not take."
         )
+        self.metrics_dropped = self._counter(
+            "vtprof_agent_metric_batches_dropped_total",
+            "Batches of metric points that a destination did not take.",
+        )
         self.requests_unusable = self._counter(
             "vtprof_agent_requests_unusable_total", "Requests not exported: their arrival was lost."
         )

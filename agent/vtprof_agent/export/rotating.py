@@ -5,17 +5,21 @@ that failed half way (a full disk) is cut off again; what a killed agent left of
 reader, because the next agent begins a new file.
 """
 
+import errno
 import io
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtprof_schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -132,3 +136,22 @@ def _check_folder(folder: Path) -> None:
         )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {folder}: no permission to write to {nearest}; choose another folder")
+    _try_out(folder, nearest)
+
+
+def _try_out(folder: Path, nearest: Path) -> None:
+    """Make a file and the folders above it, and take them away; some file systems, such as /proc, refuse only that."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno not in _FULL:  # that may pass, and is waited for
+            raise ConfigError(
+                f"--out {folder}: cannot be written to: {error.strerror}; choose another folder"
+            ) from error
+    finally:
+        for made in (folder.absolute(), *folder.absolute().parents):
+            if made == nearest.absolute():
+                break
+            with suppress(OSError):
+                made.rmdir()

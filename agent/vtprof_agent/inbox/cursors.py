@@ -12,7 +12,7 @@ _HIGHEST_SEQUENCE = 1 << 62
 
 
 class CursorStore:
-    """Next wanted sequence number of each ring, by the ring's instance id."""
+    """Next wanted sequence number of each ring, by ``RingIdentity.ring_id``."""
 
     def __init__(self, path: Path) -> None:
         """Load the file; one that is missing or broken leaves an empty store, the latter with a ``problem``."""
@@ -29,17 +29,17 @@ class CursorStore:
                 f"{path}: stored cursors cannot be used, rings are read from their beginning: {error}"
             )
 
-    def get(self, instance_id: str) -> int | None:
+    def get(self, ring_id: str) -> int | None:
         """Return the next wanted number of a ring, or None for a ring that is new."""
-        return self._cursors.get(instance_id)
+        return self._cursors.get(ring_id)
 
-    def set(self, instance_id: str, sequence: int) -> None:
+    def set(self, ring_id: str, sequence: int) -> None:
         """Note the next wanted number of a ring; ``save`` makes it last."""
-        self._cursors[instance_id] = sequence
+        self._cursors[ring_id] = sequence
 
-    def forget(self, instance_id: str) -> None:
+    def forget(self, ring_id: str) -> None:
         """Drop a ring that was removed."""
-        self._cursors.pop(instance_id, None)
+        self._cursors.pop(ring_id, None)
 
     def save(self, durable: bool = False) -> None:
         """Replace the file; ``durable`` waits for the disk. Raises BackendError when it cannot be written."""
@@ -68,7 +68,7 @@ def _parse(text: bytes) -> dict[str, int]:
     cursors = document.get("cursors")
     if not isinstance(cursors, dict):
         raise ValueError("it holds no cursors")
-    for instance_id, sequence in cursors.items():
+    for ring_id, sequence in cursors.items():
         if type(sequence) is not int or not 1 <= sequence <= _HIGHEST_SEQUENCE:
-            raise ValueError(f"cursor of {instance_id} is {sequence!r}")
+            raise ValueError(f"cursor of {ring_id} is {sequence!r}")
     return cursors

@@ -43,8 +43,13 @@ class RingIdentity:
 
     @property
     def instance_id(self) -> str:
+        """Return the name of the process, whichever of its rings this is."""
+        return f"{self.boot_id.hex()}-{self.pid}-{self.start_ticks}"
+
+    @property
+    def ring_id(self) -> str:
         """Return a key that no two rings share."""
-        return f"{self.boot_id.hex()}-{self.pid}-{self.start_ticks}-{self.created_ns}"
+        return f"{self.instance_id}-{self.created_ns}"
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,10 @@ class RingReader:
         """Return the writer's own counters."""
         return self._ring.state()
 
+    def recorded_any(self) -> bool:
+        """Tell whether the ring holds a record. Raises BackendError when the file was truncated."""
+        return self._newest() > 0
+
     def set_control(self, detail: int, detach: bool = False) -> bool:
         """Tell the probe its detail level (0..3) and whether to detach; False when the file may not be written."""
         return self._ring.set_control(detail, detach)

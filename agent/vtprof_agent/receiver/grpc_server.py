@@ -1,5 +1,6 @@
 """OTLP over gRPC, which engines speak by default. Needs grpcio, which is imported only when a server is opened."""
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -34,6 +35,7 @@ def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Ca
         import grpc
     except ImportError as error:
         raise ConfigError(f"{flag} {shown(host, port)}: {MISSING}") from error
+    _require_free(host, port, flag)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vtprof-otlp-grpc")
     server = grpc.server(
         pool,
@@ -59,9 +61,7 @@ def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Ca
         bound = 0
     if not bound:
         pool.shutdown(wait=False)
-        raise ConfigError(
-            f"{flag} {shown(host, port)}: cannot listen there (port in use?); choose another port"
-        )
+        raise _cannot_listen(host, port, flag)
     server.start()
 
     def stop() -> None:
@@ -69,3 +69,20 @@ def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Ca
         pool.shutdown(wait=False)
 
     return shown(host, bound), stop
+
+
+def _require_free(host: str, port: int, flag: str) -> None:
+    """Raise ConfigError when nobody could listen there: asked of gRPC, it would write lines of its own to stderr."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found[:1]:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
+                tried.listen(1)
+    except OSError as error:
+        raise _cannot_listen(host, port, flag) from error
+
+
+def _cannot_listen(host: str, port: int, flag: str) -> ConfigError:
+    return ConfigError(f"{flag} {shown(host, port)}: cannot listen there (port in use?); choose another port")

@@ -1,29 +1,39 @@
 """OTLP over HTTP: POST /v1/traces with protobuf or JSON, plain or gzip; other signals are answered as not taken."""
 
-import base64
-import binascii
-import json
+import io
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToJson, ParseDict, ParseError
+from google.protobuf.json_format import MessageToJson
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from vtprof_agent.receiver.address import shown
+from vtprof_agent.receiver.deadline import DeadlineReader
 from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Answer, Intake, TooLarge, Verdict, unpack
+from vtprof_agent.receiver.otlp_json import parse_json
 from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.printable import one_line
 
 PATH: Final = "/v1/traces"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MAX_CONNECTIONS: Final = 64
-IDLE_S: Final = 60.0
+MAX_PARSED: Final = 2
+"""Requests unpacked and parsed at a time: as objects they are many times as large as on the wire."""
+REQUEST_S: Final = 10.0
+"""For a request from its first byte to the parser, however slowly it comes."""
+IDLE_S: Final = 10.0
+"""For the next request to begin; exporters send every 5 s when they have something, and connect again."""
+SEND_S: Final = 1.0
+"""For an answer, which a socket takes at once unless nobody reads."""
 _CODES: Final = {Verdict.MALFORMED: HTTPStatus.BAD_REQUEST, Verdict.BUSY: HTTPStatus.SERVICE_UNAVAILABLE}
-_IDS: Final = frozenset(("traceId", "spanId", "parentSpanId"))
+_NO_ROOM: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 
 class _Refused(Exception):
@@ -37,15 +47,22 @@ class _Refused(Exception):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], intake: Intake) -> None:
         self.intake = intake
+        self.parsers = threading.BoundedSemaphore(MAX_PARSED)
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._room.acquire(blocking=False):
+            self.intake.turned_away("too many connections")
+            with suppress(OSError):  # it does not wait: this is the thread that accepts
+                request.setblocking(False)
+                request.send(_NO_ROOM)
+                request.recv(1 << 16)  # what is left unread would take the answer away with it
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
@@ -62,8 +79,34 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_S
+    timeout = REQUEST_S
     server: _Server
+
+    def setup(self) -> None:
+        """Read against a deadline."""
+        super().setup()
+        self.rfile.close()
+        self._reader = DeadlineReader(self.connection)
+        self.rfile = self._buffered = io.BufferedReader(self._reader)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request to begin, which may take long, then take it, which may not."""
+        self._reader.allow(IDLE_S)
+        try:
+            begun = self._buffered.peek(1)
+        except TimeoutError:
+            begun = b""
+        if not begun:
+            self.close_connection = True
+            return
+        self._reader.allow(REQUEST_S)
+        super().handle_one_request()
+        self._count_slow()
+
+    def _count_slow(self) -> None:
+        if self._reader.expired:
+            self._reader.expired = False
+            self.server.intake.turned_away("too slow")
 
     def do_POST(self) -> None:
         """Answer one export request."""
@@ -71,22 +114,41 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._answer(kind, self._take(kind))
         except _Refused as refused:
-            answer = self.server.intake.malformed(str(refused))
             self.close_connection = True  # its body may still be on the wire
-            self._send_status(kind, refused.status, answer.message)
+            if refused.status is not HTTPStatus.REQUEST_TIMEOUT:
+                self.server.intake.malformed(str(refused))
+            self._count_slow()
+            self._send_status(kind, refused.status, str(refused))
 
     def _take(self, kind: str) -> Answer:
         if self.path.split("?")[0].rstrip("/") != PATH:
             raise _Refused(HTTPStatus.NOT_FOUND, f"vtprof-agent takes traces only, at {PATH}")
         if kind not in (PROTOBUF, JSON):
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content type must be {PROTOBUF} or {JSON}")
+        encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content encoding must be gzip or identity")
         body = self._body()
+        if not self.server.parsers.acquire(timeout=self._reader.left()):
+            return self.server.intake.turned_away("too many requests at a time; try again")
+        try:
+            return self._offer(kind, unpack(body) if encoding == "gzip" else body)
+        except TooLarge as error:
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
+        except ValueError as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+        finally:
+            self.server.parsers.release()
+
+    def _offer(self, kind: str, body: bytes) -> Answer:
         if kind == PROTOBUF:
             return self.server.intake.offer_bytes(body)
         try:
             request = parse_json(body)
+        except TooLarge:
+            raise
         except ValueError as error:
-            raise _Refused(HTTPStatus.BAD_REQUEST, f"not OTLP JSON: {error}") from error
+            raise ValueError(f"not OTLP JSON: {error}") from error
         return self.server.intake.offer(request, len(body))
 
     def _body(self) -> bytes:
@@ -95,20 +157,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length is needed")
         if len(length) > 12 or int(length) > MAX_REQUEST_BYTES:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
-        body = self.rfile.read(int(length))
+        try:
+            body = self.rfile.read(int(length))
+        except TimeoutError as error:
+            raise _Refused(HTTPStatus.REQUEST_TIMEOUT, f"not sent within {REQUEST_S:g} s") from error
         if len(body) < int(length):
             raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
-        encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding == "identity":
-            return body
-        if encoding != "gzip":
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content encoding must be gzip or identity")
-        try:
-            return unpack(body)
-        except TooLarge as error:
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
-        except ValueError as error:
-            raise _Refused(HTTPStatus.BAD_REQUEST, str(error)) from error
+        return body
 
     def _answer(self, kind: str, answer: Answer) -> None:
         if answer.verdict is not Verdict.TAKEN:
@@ -119,11 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, JSON if kind == JSON else PROTOBUF, body)
 
     def _send_status(self, kind: str, status: HTTPStatus, message: str) -> None:
-        told = Status(message=message[:500])
+        told = Status(message=one_line(message, 500))
         body = MessageToJson(told).encode() if kind == JSON else told.SerializeToString()
         self._send(status, JSON if kind == JSON else PROTOBUF, body)
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.connection.settimeout(SEND_S)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -136,30 +192,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: requests are counted."""
-
-
-def parse_json(body: bytes) -> ExportTraceServiceRequest:
-    """Parse OTLP JSON, in which ids are hexadecimal where protobuf's own JSON has base64; raises ValueError."""
-    try:
-        document = json.loads(body)
-        request = ExportTraceServiceRequest()
-        ParseDict(_ids_to_base64(document), request, ignore_unknown_fields=True)
-    except (ParseError, RecursionError, binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(str(error)[:200]) from error
-    return request
-
-
-def _ids_to_base64(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_ids_to_base64(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: base64.b64encode(bytes.fromhex(inner)).decode()
-        if key in _IDS and isinstance(inner, str)
-        else _ids_to_base64(inner)
-        for key, inner in value.items()
-    }
 
 
 def serve_http(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Callable[[], None]]:

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.receiver.decode import decode
+from vtprof_schemas.printable import one_line
 
 MAX_REQUEST_BYTES: Final = 4 << 20
 """Of one request, unpacked, as gRPC and Collectors have it; an exporter's batch of 512 spans is some 0.5 MB."""
@@ -26,6 +27,7 @@ MAX_QUEUED_SPANS: Final = 65_536
 RECEIVED: Final = "vtprof_agent_otlp_spans_received_total"
 REFUSED: Final = "vtprof_agent_otlp_spans_refused_total"
 MALFORMED: Final = "vtprof_agent_otlp_requests_malformed_total"
+TURNED_AWAY: Final = "vtprof_agent_otlp_requests_turned_away_total"
 
 
 class Verdict(Enum):
@@ -68,7 +70,7 @@ class Intake:
         self._spans: list[ReadableSpan] = []
         self._bytes = 0
         self._closed = False
-        self._counts: Counter[str] = Counter({RECEIVED: 0, REFUSED: 0, MALFORMED: 0})
+        self._counts: Counter[str] = Counter({RECEIVED: 0, REFUSED: 0, MALFORMED: 0, TURNED_AWAY: 0})
 
     def offer_bytes(self, body: bytes) -> Answer:
         """Take a protobuf request."""
@@ -104,7 +106,13 @@ class Intake:
         """Count a request that is none of ours and return the answer to it."""
         with self._lock:
             self._counts[MALFORMED] += 1
-        return Answer(Verdict.MALFORMED, message)
+        return Answer(Verdict.MALFORMED, one_line(message, 500))
+
+    def turned_away(self, message: str) -> Answer:
+        """Count a request or connection for which there is no room or no time and return the answer to it."""
+        with self._lock:
+            self._counts[TURNED_AWAY] += 1
+        return Answer(Verdict.BUSY, message)
 
     def take(self) -> list[ReadableSpan]:
         """Return what waits, and forget it."""

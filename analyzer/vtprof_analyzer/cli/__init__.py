@@ -10,8 +10,8 @@ import sys
 import traceback
 from typing import Final
 
-from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import VtprofError
+from vtprof_schemas.printable import one_line
 
 INTERRUPTED: Final = 130
 """What shells expect of a program that Ctrl-C ended."""

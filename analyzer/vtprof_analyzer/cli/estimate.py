@@ -157,7 +157,7 @@ def command(
     from vtprof_analyzer.estimate import answer
     from vtprof_analyzer.estimate_request import Asked, request
     from vtprof_analyzer.estimate_text import as_document, as_text
-    from vtprof_analyzer.printable import one_line
+    from vtprof_schemas.printable import one_line
 
     items = media.in_order(context.find_root().obj or (), image or (), video or (), audio or ())
     asked = Asked(

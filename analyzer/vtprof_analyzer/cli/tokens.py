@@ -56,8 +56,8 @@ def command(
     """
     from vtprof_analyzer.models.find import find_model
     from vtprof_analyzer.models.tokens.count import count_items
-    from vtprof_analyzer.printable import one_line
     from vtprof_schemas.errors import ConfigError, DataError
+    from vtprof_schemas.printable import one_line
 
     items = media.in_order(context.find_root().obj or (), image or (), video or (), audio or ())
     if not items:

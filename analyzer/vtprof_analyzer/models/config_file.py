@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import ConfigError, DataError
+from vtprof_schemas.printable import one_line
 
 CONFIG_FILE = "config.json"
 MAX_BYTES = 2 * 1024**2

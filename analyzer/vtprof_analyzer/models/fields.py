@@ -5,8 +5,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import DataError
+from vtprof_schemas.printable import one_line
 
 LARGEST = 2**40
 """No size of a model is larger: what is comes from a broken file, and would only overflow later."""

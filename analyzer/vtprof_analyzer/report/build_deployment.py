@@ -19,7 +19,10 @@ VLLM_NOTES = (
         " requests' steps"
     ),
     "unexplained contains preprocessing: TTFT less queue and prefill is only an upper bound of it",
-    "aborted and rejected requests have no span in vLLM, so every request here counts as ok",
+    (
+        "aborted and rejected requests have no span at all in vLLM: they are in no number here, and every request that is"
+        " counts as ok"
+    ),
 )
 
 SGLANG_NOTES = (
@@ -80,10 +83,12 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
     workers = one(
         connection,
         """
-        SELECT count(DISTINCT coalesce(r.service_instance_id, s.resource_id::VARCHAR)) AS workers,
-               nullif(count(DISTINCT r.hw_id), 0) AS devices
-        FROM (SELECT DISTINCT resource_id FROM spans WHERE dialect IS NOT NULL) AS s
-        LEFT JOIN resources AS r USING (resource_id)
+        -- Engines: a server's API process serves nobody itself, and stands for them only where nothing else is known.
+        SELECT coalesce(nullif(count(DISTINCT who) FILTER (coalesce(role, '') <> 'api'), 0), count(DISTINCT who)) AS workers,
+               nullif(count(DISTINCT hw_id), 0) AS devices
+        FROM (SELECT coalesce(r.service_instance_id, s.resource_id::VARCHAR) AS who, r.role, r.hw_id
+              FROM (SELECT DISTINCT resource_id FROM spans WHERE dialect IS NOT NULL) AS s
+              LEFT JOIN resources AS r USING (resource_id))
         """,
     )
     dialect = max((VTPROF, VLLM, SGLANG), key=lambda name: used[name])

@@ -17,6 +17,8 @@ def build_engine(connection: duckdb.DuckDBPyConnection) -> Engine | None:
         version=row["engine_version"],
         ranks=row["ranks"],
         readings=row["readings"],
+        seconds=row["seconds"],
+        since_start=row["since_start"],
         kv_used_ratio_p50=row["kv_used_ratio_p50"],
         kv_used_ratio_max=row["kv_used_ratio_max"],
         running_p50=row["running_p50"],

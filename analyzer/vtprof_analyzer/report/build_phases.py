@@ -96,7 +96,10 @@ def _verdict(
 ) -> Verdict:
     if phase == names.PREPROCESS:
         engine = one(connection, "SELECT engine FROM facts")["engine"]
-        return judge.judge_preprocess(row["cpu_timed_s"] or 0.0, row["cpu_s"], row["fetch_s"], share, engine)
+        timed = row["cpu_timed_s"] or 0.0
+        return judge.judge_preprocess(
+            timed, row["cpu_s"], row["fetch_s"], share, engine, decode_seconds=row["decode_s"]
+        )
     if phase == names.QUEUE:
         waited = one(
             connection,
@@ -104,11 +107,20 @@ def _verdict(
             SELECT sum(s.kv_used_tokens / nullif(k.capacity_tokens, 0) * s.duration_ns)
                        / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / k.capacity_tokens IS NOT NULL), 0)
                        AS usage,
-                   (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions
+                   (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions,
+                   (SELECT max(greatest(kv_used_tokens, kv_used_tokens_max) / nullif(capacity_tokens, 0))
+                    FROM steps LEFT JOIN kv_sizes USING (resource_id)) AS most,
+                   (SELECT count(*) > 0 AND count(waiting) = count(*) AND max(waiting) = 0 FROM steps) AS left_nobody
             FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
             """,
         )
-        return judge.judge_queue(waited["usage"], waited["preemptions"], share)
+        return judge.judge_queue(
+            waited["usage"],
+            waited["preemptions"],
+            share,
+            most=waited["most"],
+            left_nobody=waited["left_nobody"],
+        )
     if phase == names.TRANSFER:
         return judge.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share)
     return judge.judge_phase(_phase_steps(connection, phase, row, share), roof)

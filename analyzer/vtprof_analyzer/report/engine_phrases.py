@@ -34,7 +34,12 @@ def lines(engine: Engine) -> list[str]:
             _hits("encoder outputs", "items", engine.encoder_cache_hit_rate),
         ),
     ]  # fmt: skip
-    head = f"{who}{version}{ranks}, {count(engine.readings)} readings of its metrics page"
+    readings = "1 reading" if engine.readings == 1 else f"{count(engine.readings)} readings"
+    head = f"{who}{version}{ranks}, {readings} of its metrics page"
+    if engine.since_start is False:
+        # What it did before is in its totals too, but nobody knows how much of that was this run.
+        grown = f"totals are what grew within {duration(1e3 * engine.seconds)}"
+        head += f"; its start was not seen: {grown if engine.seconds else 'no totals'}"
     return [head, *(line for line in told if line)]
 
 

@@ -54,7 +54,7 @@ class Deployment:
     weights_dtype: str | None
     kv_dtype: str | None
     tensor_parallel: int | None
-    workers: int
+    workers: int  # engines; a server's API processes only where no engine wrote a span
     roof: Roof | None  # the one the verdicts used
     roofs: list[Roof]
     notes: list[str]  # one line each: what is unknown, and what would make it known
@@ -207,6 +207,8 @@ class Engine:
     version: str | None
     ranks: int  # engines, or data-parallel ranks of one
     readings: int
+    seconds: float  # from the first reading to the last
+    since_start: bool | None  # whether totals are from the engine's start; None where it told no total
     kv_used_ratio_p50: float | None
     kv_used_ratio_max: float | None
     running_p50: float | None  # requests being served, all ranks together

@@ -8,7 +8,8 @@
 -- e2e_ns             arrival to end; NULL when the end is not known
 -- ttft_ns            arrival to first token; NULL when there was none, or it is not recorded or impossible
 -- impossible_ttft    whether the recorded one was negative or later than the end
--- tpot_ns            (end - first token) / (output tokens - 1); NULL for fewer than two tokens
+-- tpot_ns            (end - first token) / (output tokens of a sequence - 1); NULL for fewer than two tokens
+-- sequences          how many spans of vLLM tell of it: the n answers to one request, which each count the prompt's KV; else 1
 -- *_tokens           tokens; visual_tokens is image + video; NULL is not recorded
 -- *_items            images, videos, audio clips in the prompt
 -- recorded_kv_bytes, recorded_kv_visual_bytes  bytes, as the probe read them from the engine
@@ -44,7 +45,7 @@ WITH broken AS (
         s.kv_bytes AS recorded_kv_bytes, s.kv_visual_bytes AS recorded_kv_visual_bytes
     FROM recorded AS s
     LEFT JOIN last_child ON s.trace_id = last_child.trace_id AND s.span_id = last_child.span_id
-), vllm AS (
+), vllm_spans AS (
     -- (`least` and `greatest` pass over NULL: they would make a time of one that was not recorded.)
     -- Aborted and rejected requests have no span: the status of those that have one is not told either.
     SELECT
@@ -56,6 +57,22 @@ WITH broken AS (
         vllm_prompt_tokens AS input_tokens, vllm_completion_tokens AS output_tokens
     FROM spans
     WHERE dialect = 'vllm'
+), vllm_ranked AS (
+    -- Each of the n answers to one request has a span, under its id and with its arrival, in traces of their own.
+    SELECT *, row_number() OVER (answers ORDER BY ttft_ns < 0, ttft_ns NULLS LAST, trace_id, span_id) AS place,
+           count(*) OVER answers AS sequences, max(end_ns) OVER answers AS last_ns,
+           bool_or(end_missing) OVER answers AS any_missing, bool_or(negative_duration) OVER answers AS any_negative,
+           CASE WHEN count(output_tokens) OVER answers = count(*) OVER answers
+                THEN (sum(output_tokens) OVER answers)::BIGINT END AS all_output
+    FROM vllm_spans
+    WINDOW answers AS (
+        PARTITION BY resource_id, coalesce(request_id, trace_id || '-' || span_id), arrival_ns, input_tokens
+    )
+), vllm AS (
+    SELECT * EXCLUDE (place, last_ns, any_missing, any_negative, all_output)
+           REPLACE (last_ns AS end_ns, any_missing AS end_missing, any_negative AS negative_duration,
+                    all_output AS output_tokens)
+    FROM vllm_ranked WHERE place = 1
 ), sglang AS (
     SELECT
         trace_id, span_id, resource_id, dialect, coalesce(sglang_request_id, sglang_rid) AS request_id,
@@ -100,6 +117,7 @@ SELECT
     CASE WHEN image_tokens IS NOT NULL OR video_tokens IS NOT NULL
          THEN coalesce(image_tokens, 0) + coalesce(video_tokens, 0) END AS visual_tokens,
     CASE WHEN NOT end_missing AND NOT negative_duration THEN end_ns - arrival_ns END AS e2e_ns,
-    CASE WHEN output_tokens >= 2 AND NOT end_missing AND NOT negative_duration AND end_ns - arrival_ns >= ttft_ns
-         THEN (end_ns - arrival_ns - ttft_ns) / (output_tokens - 1) END AS tpot_ns
-FROM possible;
+    CASE WHEN output_tokens >= 2 * sequences AND NOT end_missing AND NOT negative_duration
+              AND end_ns - arrival_ns >= ttft_ns
+         THEN (end_ns - arrival_ns - ttft_ns) / (output_tokens / sequences - 1) END AS tpot_ns
+FROM (SELECT * REPLACE (coalesce(sequences, 1) AS sequences) FROM possible);

@@ -8,7 +8,7 @@
 -- items, patches     media items and patches encoded
 -- tokens, visual_tokens  prompt tokens computed in prefill
 -- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got
--- fetch_ns           media download [ns]; transfer_bytes: bytes moved [B]
+-- fetch_ns, decode_ns  media download and decoding [ns]; transfer_bytes: bytes moved [B]
 CREATE TABLE phase_intervals AS
 WITH ours AS (
     -- A phase whose request is absent finds no partner here: an orphan, counted in `integrity`.
@@ -22,7 +22,7 @@ WITH ours AS (
         s.gpu_dram_bandwidth_ratio AS dram_ratio, s.gpu_tensor_active_ratio AS tensor_ratio,
         s.gpu_sm_active_ratio AS sm_ratio,
         coalesce(s.gpu_dram_bandwidth_ratio_quality, s.gpu_tensor_active_ratio_quality) AS counter_quality,
-        s.preprocess_fetch_ns AS fetch_ns, s.transfer_bytes
+        s.preprocess_fetch_ns AS fetch_ns, s.preprocess_decode_ns AS decode_ns, s.transfer_bytes
     FROM spans AS s
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.parent_span_id = r.span_id
     WHERE s.name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
@@ -33,7 +33,9 @@ WITH ours AS (
         r.request_key, r.arrival_ns, r.arrival_ns + r.ttft_ns AS first_token_ns, r.end_ns,
         (if(s.vllm_queue_s < 0, 0, s.vllm_queue_s) * 1e9)::BIGINT AS queue_ns,
         (if(s.vllm_prefill_s < 0, 0, s.vllm_prefill_s) * 1e9)::BIGINT AS prefill_ns,
-        (if(s.vllm_decode_s < 0, 0, s.vllm_decode_s) * 1e9)::BIGINT AS decode_ns
+        -- Of n answers the one with the first token may not be the last to end.
+        CASE WHEN r.sequences > 1 THEN r.end_ns - r.arrival_ns - r.ttft_ns
+             ELSE (if(s.vllm_decode_s < 0, 0, s.vllm_decode_s) * 1e9)::BIGINT END AS decode_ns
     FROM spans AS s
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.span_id = r.span_id
     WHERE s.dialect = 'vllm' AND r.ttft_ns IS NOT NULL

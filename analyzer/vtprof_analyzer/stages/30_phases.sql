@@ -5,7 +5,7 @@
 -- first_ns, last_ns  begin of the first and end of the last stretch, Unix time
 -- intervals          number of stretches
 -- gpu_time_ns, energy_mj, cpu_ns, pixels, items, patches, tokens, visual_tokens  sums; NULL when none recorded it
--- fetch_ns, transfer_bytes   sums: media download [ns], bytes moved [B]
+-- fetch_ns, decode_ns, transfer_bytes  sums: media download and decoding [ns], bytes moved [B]
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
 CREATE TABLE phases AS
 WITH ordered AS (
@@ -30,6 +30,6 @@ SELECT
     -- The weakest: one estimated stretch makes the mean an estimate.
     CASE WHEN bool_or(counter_quality = 'estimated') THEN 'estimated' WHEN bool_or(counter_quality = 'attributed') THEN 'attributed'
          WHEN bool_or(counter_quality = 'measured') THEN 'measured' END AS counter_quality,
-    sum(fetch_ns)::BIGINT AS fetch_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes
+    sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes
 FROM ordered
 GROUP BY request_key, phase;

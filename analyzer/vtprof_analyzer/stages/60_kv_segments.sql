@@ -22,7 +22,7 @@ WITH from_steps AS (
     FROM phases GROUP BY request_key
 ), from_requests AS (
     SELECT coalesce(a.work_begin_ns, a.queue_end_ns, q.arrival_ns) AS start_ns, q.end_ns,
-           q.input_tokens + greatest(0, q.output_tokens - 1) AS held, coalesce(q.visual_tokens, 0) AS visual,
+           q.sequences * q.input_tokens + greatest(0, q.output_tokens - q.sequences) AS held, coalesce(q.visual_tokens, 0) AS visual,
            k.token_bytes
     FROM request_base AS q
     LEFT JOIN admitted AS a USING (request_key)

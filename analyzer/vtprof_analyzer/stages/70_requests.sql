@@ -55,9 +55,10 @@ SELECT
     (SELECT arg_min(label, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS visual_stratum,
     coalesce(
         q.recorded_kv_bytes,
-        -- The last token is answered, not cached. Not known without the output: `greatest` would skip its NULL.
+        -- The last token of each sequence is answered, not cached. Not known without the output: `greatest` would skip its NULL.
         CASE WHEN q.output_tokens IS NOT NULL
-             THEN (q.input_tokens + greatest(0, q.output_tokens - 1)) * q.token_bytes + q.fixed_bytes END
+             THEN (q.sequences * q.input_tokens + greatest(0, q.output_tokens - q.sequences)) * q.token_bytes
+                  + q.sequences * q.fixed_bytes END
     ) AS kv_bytes,
     coalesce(q.recorded_kv_visual_bytes, q.visual_tokens * q.token_bytes) AS kv_visual_bytes,
     q.recorded_kv_bytes IS NOT NULL OR coalesce(q.recorded, false) AS kv_recorded,

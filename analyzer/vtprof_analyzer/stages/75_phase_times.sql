@@ -4,7 +4,8 @@
 -- duration_ns        sum over requests; gpu_time_ns, energy_mj likewise, NULL where nothing recorded them
 -- p50_ms, p95_ms, p99_ms  of its duration per request, linear interpolation [ms]
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
--- cpu_timed_s, cpu_s  duration and CPU time of what recorded CPU time [s]; fetch_s: media download [s]
+-- cpu_timed_s, cpu_s  duration and CPU time of what recorded CPU time [s]; fetch_s, decode_s: media download and decoding
+--                    of the same [s], of one request at most its duration: it may load several items at once
 -- transfer_bytes     bytes moved [B]
 CREATE TABLE phase_times AS
 SELECT
@@ -20,6 +21,8 @@ SELECT
          WHEN bool_or(counter_quality = 'attributed') THEN 'attributed'
          WHEN bool_or(counter_quality = 'measured') THEN 'measured' END AS counter_quality,
     sum(duration_ns) FILTER (cpu_ns IS NOT NULL) / 1e9 AS cpu_timed_s, sum(cpu_ns) / 1e9 AS cpu_s,
-    sum(fetch_ns) / 1e9 AS fetch_s, sum(transfer_bytes)::BIGINT AS transfer_bytes
+    sum(least(fetch_ns, duration_ns)) FILTER (cpu_ns IS NOT NULL AND fetch_ns IS NOT NULL) / 1e9 AS fetch_s,
+    sum(least(decode_ns, duration_ns)) FILTER (cpu_ns IS NOT NULL AND decode_ns IS NOT NULL) / 1e9 AS decode_s,
+    sum(transfer_bytes)::BIGINT AS transfer_bytes
 FROM phases
 GROUP BY phase;

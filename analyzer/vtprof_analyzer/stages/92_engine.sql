@@ -1,6 +1,8 @@
 -- One row: what the engines said of themselves on their metrics pages while the agent read these; no row without a reading.
 -- engine_name, engine_version  of most readings
 -- ranks              engines, or data-parallel ranks of one; readings: of all pages
+-- seconds            from the first reading to the last; since_start: whether every total was first told as zero, so that
+--                    its growth is all that the engine did
 -- kv_used_ratio_p50, kv_used_ratio_max  share of the KV cache held by requests being served, fullest rank of each reading
 -- running_*, waiting_*  requests, summed over ranks of one reading, median and most
 -- preemptions, prompt_tokens, output_tokens, mm_queried, mm_hit, ...  growth from first to last reading; an engine that
@@ -13,6 +15,8 @@ CREATE TABLE engine_said AS
 WITH states AS (
     SELECT
         ts_ns,
+        -- At the start of an engine the agent tells that its totals are zero: that is no reading of its page.
+        bool_or(name IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')) AS has_state,
         max(value) FILTER (name = 'vtprof.engine.kv_used_ratio') AS kv_used_ratio,
         sum(value) FILTER (name = 'vtprof.engine.running') AS running,
         sum(value) FILTER (name = 'vtprof.engine.waiting') AS waiting
@@ -24,6 +28,10 @@ WITH states AS (
 ), grown AS (
     SELECT name, sum(CASE WHEN value < before THEN value ELSE value - before END) AS growth
     FROM ordered WHERE before IS NOT NULL GROUP BY name
+), beginnings AS (
+    SELECT bool_and(value = 0) AS since_start FROM ordered
+    WHERE before IS NULL
+      AND name NOT IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')
 ), growths AS (
     SELECT
         max(growth) FILTER (name = 'vtprof.engine.preemptions') AS preemptions,
@@ -46,19 +54,21 @@ WITH states AS (
            count(DISTINCT instance) AS ranks
     FROM engine_samples
 ), summed AS (
-    SELECT count(*) AS readings,
+    SELECT coalesce(nullif(count(*) FILTER (has_state), 0), count(*)) AS readings,
+           (coalesce(max(ts_ns) FILTER (has_state), max(ts_ns)) - coalesce(min(ts_ns) FILTER (has_state), min(ts_ns)))
+               / 1e9 AS seconds,
            median(kv_used_ratio) AS kv_used_ratio_p50, max(kv_used_ratio) AS kv_used_ratio_max,
            median(running) AS running_p50, max(running) AS running_max,
            median(waiting) AS waiting_p50, max(waiting) AS waiting_max
     FROM states
 )
 SELECT
-    whose.*, summed.*,
+    whose.*, summed.*, since_start,
     preemptions::BIGINT AS preemptions, prompt_tokens::BIGINT AS prompt_tokens, output_tokens::BIGINT AS output_tokens,
     coalesce(prefix_hit / nullif(prefix_queried, 0), cached_tokens / nullif(prompt_tokens, 0)) AS prefix_hit_rate,
     mm_hit / nullif(mm_queried, 0) AS mm_cache_hit_rate,
     encoder_hit / nullif(encoder_queried, 0) AS encoder_cache_hit_rate,
     1e3 * ttft_s / nullif(ttft_requests, 0) AS ttft_ms_mean,
     1e3 * queue_s / nullif(queue_requests, 0) AS queue_ms_mean
-FROM whose, summed, growths
+FROM whose, summed, growths, beginnings
 WHERE readings > 0;

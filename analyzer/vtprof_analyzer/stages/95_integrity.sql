@@ -8,7 +8,7 @@
 -- requests_without_tokens    requests that did not record their prompt tokens
 -- requests_without_phases    requests without any phase
 -- records_lost, hook_errors  what the agents counted as lost, and faults of the probe's hooks (a request may be missing for
---                            each): last value of each process; NULL where none reported
+--                            each): last value of each ring of a process; NULL where none reported
 CREATE TABLE integrity AS
 WITH ours AS (
     SELECT
@@ -30,7 +30,7 @@ WITH ours AS (
         arg_max(m.value, (m.ts_ns, m.value)) AS last_value
     FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
     WHERE m.name IN ('vtprof.agent.records_lost', 'vtprof.agent.hook_errors')
-    GROUP BY m.name, instance
+    GROUP BY m.name, instance, r.ring_created_ns
 )
 SELECT
     ours.* REPLACE (ours.negative_duration

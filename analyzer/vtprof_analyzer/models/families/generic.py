@@ -14,8 +14,8 @@ from vtprof_analyzer.models.fields import Fields, shown
 from vtprof_analyzer.models.registry import model_type
 from vtprof_analyzer.models.spec import AdapterStage, ModelSpec, Tower
 from vtprof_analyzer.models.vision.registry import encoder
-from vtprof_analyzer.printable import one_line
 from vtprof_schemas.errors import DataError
+from vtprof_schemas.printable import one_line
 
 _FLAT_TEXT = "llama"
 """What a flat config without a decoder's type is taken for: the widest spread layout."""
