@@ -4,7 +4,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from vllm_scheduler_doubles import Feature, Output, Place, Request, Scheduler, visual_positions
 
@@ -89,6 +89,7 @@ def check(made: Composition, output: Output, scheduler: Scheduler, held: dict[st
 
 
 @settings(max_examples=120, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@example(28060, True, True, False, 10)  # attached at the last token of a prompt that is done again
 @given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 12))
 def test_sums_are_those_of_a_walk(seed: int, late: bool, old: bool, drafting: bool, attached_at: int) -> None:
     """Random arrivals, aborts, preemptions, stalls and drafts; the batch is watched from any step on."""
@@ -121,7 +122,8 @@ def test_sums_are_those_of_a_walk(seed: int, late: bool, old: bool, drafting: bo
             if step == attached_at + 1:
                 for key, at in output.before.items():
                     # The one last token of a prefill that is done again looks like a decode, and is the same work.
-                    if output.lives[key] and at == scheduler.requests[key].num_tokens - 1:
+                    request = scheduler.requests[key]
+                    if output.lives[key] and request.num_prompt_tokens <= at == request.num_tokens - 1:
                         output.target[key] = at
             if step > attached_at:
                 made = batch.step(step, output, scheduler.requests, scheduler.running, flying.keys())
