@@ -22,7 +22,7 @@ from workload import CALLER_SPAN_ID, CALLER_TRACE_ID, Case
 from vtprof_schemas import names
 
 LATER = [known for known in SEQUENTIAL if known.status == names.STATUS_OK]
-OPTIONS = ("--max-num-batched-tokens", "1024", "--max-model-len", "4096", "--max-num-seqs", "4")
+OPTIONS = ("--max-num-batched-tokens", "1024", "--max-model-len", "8192", "--max-num-seqs", "4")
 
 
 class AttachedRun:
@@ -40,6 +40,7 @@ class AttachedRun:
                 self.early = client.submit(send_group, server.port, [long_request()], "early", 1)
                 wait_for(lambda: len(iterations(server.log.read_text(errors="replace"))) > 20, 60)
                 self.attached = self._agent("attach", server, beside)
+                self.early_ran_on = not self.early.done()
                 beside.start()
                 self.later = send_group(server.port, [*LATER, *fetched(images)], "later", 1)
                 self.early_answer: Sent = self.early.result()[0]
@@ -64,7 +65,7 @@ class AttachedRun:
 
 def long_request() -> Known:
     """Return a request that decodes until the others are through."""
-    return Known(Case("long", "tell me a long story", max_tokens=3500))
+    return Known(Case("long", "tell me a long story", max_tokens=7000))
 
 
 def fetched(images: str) -> list[Known]:
@@ -153,6 +154,8 @@ def test_requests_from_outside_that_time_are_no_half_requests(run: AttachedRun) 
 
 
 def test_steps_count_the_request_that_was_there_before(run: AttachedRun) -> None:
+    if not run.early_ran_on:
+        pytest.skip("this machine is too busy: the request had ended when the probe was there")
     steps = [span for span in run.spans if span.name in (names.SPAN_STEP, names.SPAN_WINDOW)]
     decoded = sum(span.count(names.STEP_DECODE_REQUESTS) for span in steps)
     own = sum(sent.answer["completion_tokens"] - sent.known.case.n for sent in run.later)

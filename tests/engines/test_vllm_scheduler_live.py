@@ -59,7 +59,9 @@ def visual(start: int, stop: int) -> int:
 def test_every_step_of_the_engine_is_one_record_and_nothing_failed(runs: Any, name: str) -> None:
     run = runs[name]
     assert [row["step"] for row in of(run, "step")] == [step["step"] for step in watched(run)]
-    assert [step["step"] for step in watched(run)] == list(range(1, len(watched(run)) + 1))
+    # The engines of one process number their steps on.
+    first = watched(run)[0]["step"]
+    assert [step["step"] for step in watched(run)] == list(range(first, first + len(watched(run))))
     assert run["hook_errors"] == 0
     assert not run["hooked_after"]
 
