@@ -65,7 +65,7 @@ def receiving(folder: Path, engine_port: int, *receivers: str) -> Iterator[Runni
     log = folder / "agent.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stderr=output, env=os.environ | {"VTPROF_AGENT_ENGINE_METRICS_S": "0.5"}
+            command, stderr=output, env=os.environ | {"VTPROF_AGENT_ENGINE_METRICS_S": "0.05"}
         )
     try:
         wait(lambda: "receiving OTLP traces" in log.read_text(), "the agent does not listen")
@@ -147,5 +147,4 @@ def check(sent: list[Sent], report: dict[str, Any]) -> None:
     images = sum(len(answer["images"]) for answer in answers)
     hits = sum(known.processor_hits for known in MIX)
     assert engine["mm_cache_hit_rate"] == pytest.approx(hits / images)
-    # Of the moments at which the page was read; nobody may have been served then.
-    assert 0 <= engine["kv_used_ratio_max"] < 1
+    assert 0 < engine["kv_used_ratio_max"] < 1

@@ -21,6 +21,7 @@ from workload import CALLER_SPAN_ID, CALLER_TRACE_ID, Case
 
 from vtprof_schemas import names
 
+ATTEMPTS = 3
 LATER = [known for known in SEQUENTIAL if known.status == names.STATUS_OK]
 OPTIONS = ("--max-num-batched-tokens", "1024", "--max-model-len", "8192", "--max-num-seqs", "4")
 
@@ -37,13 +38,20 @@ class AttachedRun:
                 serving(venv, model, folder, OPTIONS) as server,
                 ThreadPoolExecutor(1) as client,
             ):
-                self.early = client.submit(send_group, server.port, [long_request()], "early", 1)
-                wait_for(lambda: len(iterations(server.log.read_text(errors="replace"))) > 20, 60)
-                self.attached = self._agent("attach", server, beside)
-                self.early_ran_on = not self.early.done()
+                for _ in range(ATTEMPTS):
+                    ran = len(iterations(server.log.read_text(errors="replace")))
+                    early = client.submit(send_group, server.port, [long_request()], "early", 1)
+                    wait_for(
+                        lambda ran=ran: len(iterations(server.log.read_text(errors="replace"))) > ran + 20, 60
+                    )
+                    self.attached = self._agent("attach", server, beside)
+                    if not early.done():
+                        break
+                    # On a busy machine it may have ended meanwhile: leave, and begin again.
+                    self._agent("detach", server, beside)
                 beside.start()
                 self.later = send_group(server.port, [*LATER, *fetched(images)], "later", 1)
-                self.early_answer: Sent = self.early.result()[0]
+                self.early_answer: Sent = early.result()[0]
                 self.detached = self._agent("detach", server, beside)
                 self.after = send_group(server.port, LATER[:3], "after", 1)
                 self.exit_code = server.stop()
@@ -154,8 +162,6 @@ def test_requests_from_outside_that_time_are_no_half_requests(run: AttachedRun) 
 
 
 def test_steps_count_the_request_that_was_there_before(run: AttachedRun) -> None:
-    if not run.early_ran_on:
-        pytest.skip("this machine is too busy: the request had ended when the probe was there")
     steps = [span for span in run.spans if span.name in (names.SPAN_STEP, names.SPAN_WINDOW)]
     decoded = sum(span.count(names.STEP_DECODE_REQUESTS) for span in steps)
     own = sum(sent.answer["completion_tokens"] - sent.known.case.n for sent in run.later)

@@ -62,7 +62,7 @@ def call_rank(calls: Mapping[int, int], number: int, second_argument: int) -> in
 
 
 def this_machine() -> Machine:
-    """Return this computer's architecture; raises Refused where attach is not implemented."""
+    """Return this computer's architecture; raises Refused for one that attach does not know."""
     name = platform.machine()
     if name == "x86_64":
         from vtprof_agent.attach.machine_x86_64 import X86Machine
