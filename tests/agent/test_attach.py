@@ -87,8 +87,10 @@ def test_attach_turns_the_probe_on_and_detach_off_again_and_again(options: Optio
 def test_a_busy_program_with_a_sleeping_thread_goes_on(kind: str, options: Options) -> None:
     with running(busy_program(kind)) as process:
         for _ in range(CYCLES):
-            assert [outcome.result for outcome in attach(process.pid, options)] == [ATTACHED]
-            assert [outcome.result for outcome in detach(process.pid, options)] == [DETACHED]
+            (attached,) = attach(process.pid, options)
+            assert (attached.result, attached.reason) == (ATTACHED, None), process.poll()
+            (detached,) = detach(process.pid, options)
+            assert (detached.result, detached.reason) == (DETACHED, None), process.poll()
         code, out, errors = finish(process)
         assert (code, errors) == (0, "")
         assert int(out) > 0

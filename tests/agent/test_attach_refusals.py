@@ -1,6 +1,7 @@
 """Attach where the kernel or the moment is against it: one reason that says what to do, and the process goes on."""
 
 import os
+import platform
 import random
 import threading
 from pathlib import Path
@@ -12,7 +13,8 @@ from vtprof_agent.attach import processes
 from vtprof_agent.attach.attaching import Options, attach
 from vtprof_agent.attach.detaching import detach
 from vtprof_agent.attach.outcome import ATTACHED, DETACHED, FAILED, SKIPPED
-from vtprof_agent.attach.processes import why_denied
+from vtprof_agent.attach.processes import ended, why_denied
+from vtprof_agent.attach.ptrace import StoppedThread, ThreadGone
 from vtprof_agent.attach.refusal import Refused
 from vtprof_agent.attach.scheduling import hurried
 
@@ -48,6 +50,20 @@ def test_without_yama_the_process_itself_is_the_reason(unprivileged: Path, scope
     if scope is not None:
         (unprivileged / "ptrace_scope").write_text(scope)
     assert "it has more rights than you, or is not dumpable" in why_denied(7)
+
+
+def test_a_thread_that_has_just_ended_is_passed_over_and_not_taken_for_a_missing_right() -> None:
+    # Its first thread alone ends, and stays dead and uncollected; such is any thread for a moment, and the kernel then
+    # refuses to trace it as it refuses without a right.
+    program = (
+        "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "print('ready', flush=True)\nctypes.PyDLL(None).PyEval_SaveThread()\nctypes.CDLL(None).syscall({exit_call}, 0)"
+    ).format(exit_call={"x86_64": 60, "aarch64": 93}[platform.machine()])
+    with running(program) as process:
+        while not ended(process.pid):
+            pass
+        with pytest.raises(ThreadGone), StoppedThread(process.pid):
+            pass
 
 
 def test_a_process_that_is_killed_at_any_moment_is_told_and_nothing_stays(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ class StoppedThread:
         try:
             _ptrace(_SEIZE, self.tid)
         except PermissionError as error:
+            if _ended(self.tid):  # until it is collected the kernel refuses it so
+                raise ThreadGone from error
             raise Refused(
                 "the kernel does not let it be traced: another tracer, or a right is missing"
             ) from error
@@ -148,6 +150,14 @@ class StoppedThread:
         with suppress(ThreadGone, OSError):  # it is gone
             _ptrace(_DETACH, self.tid, 0, self._signal)
         self.held_ns = time.monotonic_ns() - self._since
+
+
+def _ended(tid: int) -> bool:
+    """Tell whether a thread is gone, or dead and not collected yet."""
+    try:
+        return (PROC / str(tid) / "stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True
 
 
 def _waited_ns(tid: int) -> int:
