@@ -92,11 +92,24 @@ def run(order):
         os.rename(path + ".new", path)
     except BaseException:
         pass
-import json, os, sys
-run(order)
+
+import sys
+switching = sys.getswitchinterval()
+sys.setswitchinterval(min(switching, 0.0002))
+brief = sys.getswitchinterval()
+import json, os
+try:
+    run(order)
+finally:
+    if sys.getswitchinterval() == brief:  # the host did not set it meanwhile
+        sys.setswitchinterval(switching)
 """
 """All of the probe is imported at once, so that nothing need stay for it: neither a file nor an entry on the path, which
 in /tmp would be anybody's to fill. A probe that an earlier release brought in is replaced.
+
+An import gives the interpreter's lock up a thousand times, for each file that is looked for and read. A busy program hands
+it back only when somebody has waited for the switch interval, 5 ms, without a wake-up in between; one that makes short
+system calls wakes the waiter each time and has it again first. So the interval is short meanwhile.
 """
 
 
