@@ -30,9 +30,26 @@ class Config:
     out_dir: Path | None = None
     """Folder for OTLP JSON-lines files; ``traces`` when no destination is named."""
     otlp_endpoint: str | None = None
-    """Base URL of an OTLP/HTTP receiver, such as http://collector:4318."""
+    """Base URL of an OTLP receiver, such as http://collector:4318."""
+    otlp_protocol: str = "http/protobuf"
+    """How to speak to it: http/protobuf or grpc."""
+    otlp_token_file: Path | None = None
+    """File with a bearer token to send to it; read again when it changes."""
+    otlp_ca_file: Path | None = None
+    """Certificates to trust for it, PEM; without it those of the system."""
+    spool_dir: Path | None = None
+    """Where batches wait while the endpoint is away; by default vtprof/spool below the state folder of the user."""
+    spool_bytes: int = 1 << 30
+    """How much may wait there; beyond it the oldest is dropped and counted. 0: nothing is written to disk."""
     metrics: str | None = None
     """HOST:PORT of the Prometheus page; port 0 takes a free one."""
+    tls_cert_file: Path | None = None
+    """Certificate for the page and the receivers, PEM. They listen beyond this machine only with it and a token."""
+    tls_key_file: Path | None = None
+    token_file: Path | None = None
+    """File with the bearer token that readers of the page and senders of OTLP must show."""
+    insecure_listen: bool = False
+    """Listen beyond this machine without TLS and token: the network is guarded otherwise, as by a NetworkPolicy."""
     otlp_receive: bool = False
     """Take OTLP traces that engines send, at the standard ports of this machine: gRPC 4317, HTTP 4318."""
     otlp_receive_grpc: str | None = None
@@ -57,6 +74,22 @@ class Config:
     batch_spans: int = 512
     sample_s: float = 1.0
     """How often GPUs and processes are sampled; 0 never."""
+    gpu_sample_s: float = 0.1
+    """How often GPU counters are read for attribution; what is exported of them are means over ``sample_s``."""
+    samplers: tuple[str, ...] = ()
+    """Only these sources of counters: host, nvml, gpm, dcgm, amd; empty: all that are here."""
+    dcgm_url: str | None = None
+    """Metrics page of a dcgm-exporter, such as http://127.0.0.1:9400/metrics."""
+    budget_cpu_ratio: float = 0.05
+    """CPU time of the agent in cores; before it is exceeded detail is shed. 0: no limit."""
+    budget_rss_bytes: int = 100_000_000
+    """Resident memory of the agent; the same. 0: no limit."""
+    budget_probe_ratio: float = 0.005
+    """Share of a process's time that the probe may take in it; the same. 0: no limit."""
+    keep_ratio: float = 1.0
+    """Share of ordinary requests whose spans are exported; slow and failed ones are all kept."""
+    keep_ttft_above_s: float | None = None
+    """A request is slow from this TTFT on; without it when it is among the slowest twentieth of its visual stratum."""
     gpu_time_hold_s: float = 2.0
     max_open_requests: int = 8192
     """Per ring; beyond it the oldest is closed and counted."""

@@ -465,6 +465,68 @@ GPU_BUSY_RATIO = _attribute(
     "vtprof.gpu.busy_ratio", DOUBLE, "1", "gpu",
     "share of time in which any kernel ran; says nothing of how much of the GPU it used (metric)", "0.97",
 )  # fmt: skip
+GPU_MEMORY_TOTAL_BYTES = _attribute(
+    "vtprof.gpu.memory_total_bytes", INT, "B", "gpu", "device memory (metric)", "150754820096"
+)
+GPU_MEMORY_BUSY_RATIO = _attribute(
+    "vtprof.gpu.memory_busy_ratio", DOUBLE, "1", "gpu",
+    "share of time in which device memory was read or written at all; not a bandwidth (metric)", "0.55",
+)  # fmt: skip
+GPU_SM_OCCUPANCY_RATIO = _attribute(
+    "vtprof.gpu.sm_occupancy_ratio", DOUBLE, "1", "gpu", "resident warps over the most that fit (metric)", "0.31"
+)  # fmt: skip
+GPU_MEMORY_CLOCK_MHZ = _attribute(
+    "vtprof.gpu.memory_clock_mhz", INT, "MHz", "gpu", "memory clock (metric)", "2619"
+)
+GPU_THROTTLE_POWER_NS = _attribute(
+    "vtprof.gpu.throttle_power_ns", INT, "ns", "gpu", "time with clocks lowered by the power limit (metric)", "0"
+)  # fmt: skip
+GPU_THROTTLE_THERMAL_NS = _attribute(
+    "vtprof.gpu.throttle_thermal_ns", INT, "ns", "gpu", "time with clocks lowered by temperature (metric)", "0"
+)  # fmt: skip
+GPU_PCIE_TX_BYTES_PER_S = _attribute(
+    "vtprof.gpu.pcie_tx_bytes_per_s", DOUBLE, "B/s", "gpu", "PCIe traffic from the GPU (metric)", "1.2e9"
+)
+GPU_PCIE_RX_BYTES_PER_S = _attribute(
+    "vtprof.gpu.pcie_rx_bytes_per_s", DOUBLE, "B/s", "gpu", "PCIe traffic to the GPU (metric)", "3.4e8"
+)
+GPU_SOURCE = _attribute(
+    "vtprof.gpu.source", STRING, "", "gpu", "who told: nvml, gpm, dcgm or amd (on metric points)", "gpm"
+)
+GPU_INTERVAL_NS = _attribute(
+    "vtprof.gpu.interval_ns", INT, "ns", "gpu",
+    "the window that a value is the mean over, as its source makes it (on metric points)", "100000000",
+)  # fmt: skip
+_INTEGRALS: Tuple[Tuple[str, str], ...] = (
+    (GPU_DRAM_BANDWIDTH_RATIO, "dram_bandwidth"),
+    (GPU_TENSOR_ACTIVE_RATIO, "tensor_active"),
+    (GPU_SM_ACTIVE_RATIO, "sm_active"),
+)
+GPU_INTEGRALS: Dict[str, str] = {
+    key: _attribute(
+        "vtprof.gpu." + name + "_integral_ns", INT, "ns", "gpu",
+        "running integral of " + key + " over time: a mean over any time is a difference of two (metric)", "410000000",
+    )
+    for key, name in _INTEGRALS
+}  # fmt: skip
+"""By ratio its running integral."""
+ATTRIBUTED: Dict[str, str] = {
+    **{
+        key: _attribute(
+            "vtprof.attributed." + name + "_ns", DOUBLE, "ns", "gpu",
+            "integral of " + key + " over time, by phase (point attribute vtprof.phase; `unattributed`: not ours) (metric)",
+            "310000000",
+        )
+        for key, name in _INTEGRALS
+    },
+    GPU_ENERGY_MJ: _attribute(
+        "vtprof.attributed.energy_mj", DOUBLE, "mJ", "gpu",
+        "energy by phase (point attribute vtprof.phase; `unattributed`: idle, or not ours) (metric)", "52000",
+    ),
+}  # fmt: skip
+"""By counter the running total of what was given to each phase."""
+UNATTRIBUTED = "unattributed"
+"""Phase of what belongs to no work of ours: idle power, a co-tenant."""
 HOST_PROCESS_CPU_RATIO = _attribute(
     "vtprof.host.process_cpu_ratio",
     DOUBLE,
@@ -509,6 +571,36 @@ AGENT_HOOK_ERRORS = _attribute(
     "errors",
     "agent",
     "exceptions that the probe's hooks swallowed (metric)",
+    "0",
+)
+
+AGENT_CPU_RATIO = _attribute(
+    "vtprof.agent.cpu_ratio", DOUBLE, "cores", "agent", "CPU time of the agent per second (metric)", "0.02"
+)
+AGENT_RSS_BYTES = _attribute(
+    "vtprof.agent.rss_bytes", INT, "B", "agent", "resident memory of the agent (metric)", "61000000"
+)
+AGENT_PROBE_RATIO = _attribute(
+    "vtprof.agent.probe_ratio", DOUBLE, "1", "agent",
+    "time spent in the probe's hooks over wall time, of the process where it is most (metric)", "0.002",
+)  # fmt: skip
+AGENT_DETAIL = _attribute(
+    "vtprof.agent.detail", INT, "", "agent",
+    "what is recorded and exported: 3 everything, 2 windows instead of steps, 1 requests and phases only (metric)", "3",
+)  # fmt: skip
+AGENT_SPANS_DROPPED = _attribute(
+    "vtprof.agent.spans_dropped", INT, "spans", "agent", "spans that a destination did not take (metric)", "0"
+)
+AGENT_REQUESTS_SAMPLED_OUT = _attribute(
+    "vtprof.agent.requests_sampled_out", INT, "requests", "agent",
+    "requests left out by sampling; they stand in the metrics, and in the others' sampling_ratio (metric)", "0",
+)  # fmt: skip
+AGENT_SPOOL_BYTES = _attribute(
+    "vtprof.agent.spool_bytes",
+    INT,
+    "B",
+    "agent",
+    "waiting on disk for a destination that is away (metric)",
     "0",
 )
 

@@ -18,6 +18,12 @@ class Sample:
     pid: int | None = None
     """The inference process it belongs to; None: to the device."""
     hw_id: str | None = None
+    start_ns: int | None = None
+    """Monotonic begin of the window of which ``value`` is the mean; None: an instant, or a running total."""
+    end_ns: int | None = None
+    """Monotonic end of that window, or when it was read; None: when the caller asked."""
+    source: str = ""
+    """The name of the sampler, where more than one may tell of the same quantity."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class Device:
 
 class Sampler(Protocol):
     """One source of numbers. What a device does not offer is left out, neither zero nor an error."""
+
+    period_s: float
+    """The shortest useful time between two readings."""
 
     def why_not(self) -> str | None:
         """Return why this source is not here, cheaply, or None when it is."""

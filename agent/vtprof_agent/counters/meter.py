@@ -1,0 +1,86 @@
+"""What attribution works on, and what it answers: work of steps, windows of counters, shares by class of work.
+
+An amount is additive over time and over work: energy in mJ, and for a ratio (bandwidth, tensor or SM activity) the
+integral of the ratio over time, in ns. Amounts of several GPUs are added up: a mean ratio is amount / (time x GPUs).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from vtprof_schemas import names
+
+CLASSES: Final = (names.ENCODE, names.PREFILL, names.DECODE)
+"""Classes of work, in the order of ``StepCounters``."""
+COUNTERS: Final = (
+    names.GPU_DRAM_BANDWIDTH_RATIO,
+    names.GPU_TENSOR_ACTIVE_RATIO,
+    names.GPU_SM_ACTIVE_RATIO,
+    names.GPU_ENERGY_MJ,
+)
+"""Counters that are attributed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one engine step, as the records tell it; unknown counts are 0. Times are monotonic ns."""
+
+    start_ns: int
+    end_ns: int
+    patches: int = 0
+    encode_pairs: int = 0
+    prefill_tokens: int = 0
+    prefill_pairs: int = 0
+    decode_requests: int = 0
+    decode_context_tokens: int = 0
+    encode_ns: int = 0
+    """GPU time (else wall time) of the encoder within the step, which stands at its begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class CounterWindow:
+    """One counter of one GPU over a window of time, monotonic ns."""
+
+    hw_id: str
+    key: str
+    """One of ``COUNTERS``."""
+    start_ns: int
+    end_ns: int
+    amount: float
+    """mJ, or the ratio's integral in ns."""
+    exact_edges: bool = True
+    """False where the source latches its values by a clock of its own: the edges may be off by a period."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of an amount with its interval (90 %)."""
+
+    amount: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepCounters:
+    """What a step is given of each counter."""
+
+    shares: Mapping[str, tuple[Share, Share, Share]]
+    """By key: of encode, prefill and decode, as in ``CLASSES``."""
+    quality: Mapping[str, str]
+    """By key: measured (nothing else was in its windows), attributed or estimated."""
+    gpus: int
+    """How many GPUs the amounts were added over."""
+
+
+class Meter(Protocol):
+    """Gives counters to steps."""
+
+    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+        """Take the work of a step that ran on these GPUs, soon after it ended and in order of time for each set."""
+
+    def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
+        """Tell whether nothing more is to come for steps that ended by then: their windows are closed, or never were."""
+
+    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+        """Return the shares of a step that was added; None when no counter covers it."""
