@@ -63,6 +63,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m vtprof_schemas.reference > schemas/REFERENCE.md
+	$(BIN)/python -m vtprof_agent.metrics.reference > deploy/prometheus/METRICS.md
 	$(BIN)/python -m vtprof_rules.catalogue
 	$(BIN)/python -m vtprof_analyzer.models.reference > analyzer/MODELS.md
 

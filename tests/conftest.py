@@ -16,4 +16,5 @@ def empty_config_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     """What `vtprof calibrate` stored on a developer's machine changes no report of a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))  # agents' spools
         yield

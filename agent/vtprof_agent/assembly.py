@@ -13,7 +13,8 @@ from vtprof_agent.facts import FinishedRequest, StepFact
 from vtprof_agent.request_state import Piece, RequestState
 from vtprof_agent.request_table import AssemblyCounts, AssemblySettings, RequestTable
 from vtprof_agent.request_told import TOLD, tell
-from vtprof_agent.step_lines import Line, StepLines
+from vtprof_agent.step_lines import IN_FLIGHT, Line, StepLines
+from vtprof_agent.step_work import Measures
 from vtprof_agent.steps import EncodePart, OpenStep, PrefillPart, StepParts
 from vtprof_schemas import names, records
 
@@ -24,15 +25,22 @@ class Assembly:
     """Follows the requests and steps of a family; feed it in order, advance it, take what is finished."""
 
     def __init__(
-        self, settings: AssemblySettings, *, expects_gpu_time: bool = True, joined: bool = False
+        self,
+        settings: AssemblySettings,
+        *,
+        expects_gpu_time: bool = True,
+        joined: bool = False,
+        measures: Measures | None = None,
     ) -> None:
         """Start empty. Where no GPU time will come (a model on the CPU) nothing is held for it."""
         self.expects_gpu_time = expects_gpu_time
+        self.times_steps = True
+        """False while the detail is so low that the probe leaves out the GPU times."""
         self.joined = joined
         self.ranks: dict[int, int] = {}
         """By ring the rank of the process, of those that may tell of the same steps."""
         self._settings = settings
-        self.steps = StepLines(joined=joined)
+        self.steps = StepLines(joined=joined, measures=measures)
         leave = (lambda _: None) if joined else self.steps.leave
         self.requests = RequestTable(settings, joined=joined, on_leave=leave)
         self.counts = self.requests.counts
@@ -66,9 +74,9 @@ class Assembly:
         handler(values)
 
     def advance(self, now_ns: int) -> None:
-        """Settle steps whose GPU time came or is overdue, then close the requests that wait for nothing more."""
-        hold = self._settings.gpu_time_hold_ns if self.expects_gpu_time else 0
-        for step in self.steps.due(now_ns - hold):
+        """Settle steps whose GPU time and counters came or are overdue, then close requests that wait for nothing more."""
+        hold_ns = self._settings.gpu_time_hold_ns
+        for step in self.steps.due(now_ns, hold_ns, expects_gpu_time=self.expects_gpu_time):
             self._settle(step)
         self.requests.advance(now_ns)
 
@@ -180,6 +188,7 @@ class Assembly:
         if 0 <= status < len(names.STATUSES):
             state.status = names.STATUSES[status]
         self.requests.finishing(state, self._now_ns)
+        self.steps.one_finished()
 
     # --- Phases of requests --------------------------------------------------------------------------------
 
@@ -226,20 +235,26 @@ class Assembly:
         self._add(state, piece)
 
     def _on_preempted(self, values: Sequence[Any]) -> None:
-        number, _, time_ns = values
+        number, index, time_ns = values
         state = self._engines(number)
         if state is not None:
             self.requests.saw(self._ring, time_ns)
+            if self.steps.line(self._ring).decodes_untold(number, index - IN_FLIGHT):
+                state.decode_untold(time_ns)
             self.steps.line(self._ring).decoding.leave(number)
             state.preempt()
 
     def _on_left(self, values: Sequence[Any]) -> None:
-        number, _, time_ns, output_tokens = values
+        number, index, time_ns, output_tokens = values
         self.requests.saw(self._ring, time_ns)
-        self.steps.line(self._ring).decoding.leave(number)
+        line = self.steps.line(self._ring)
+        untold = line.decodes_untold(number, index)
+        line.decoding.leave(number)
         state = self._find(number)
         if state is None:
             return
+        if untold:
+            state.decode_untold(time_ns)
         state.live.discard(number)
         state.left += 1
         if output_tokens >= 0:
@@ -332,6 +347,10 @@ class Assembly:
         step = OpenStep(
             self._ring, self._sequence, values, end_ns, parts, line.decoding, decoders, self._now_ns
         )
+        step.timed = not self.times_steps
+        if self.joined and 0 <= line.last_index < index - 1:
+            for piece in step.decode_pieces:
+                piece.counts[names.DECODE_STEPS] = records.UNKNOWN  # what came between was not recorded
         if parts.gpu is not None:
             step.take_gpu_time(*parts.gpu[:3], last_word=parts.gpu[3])
         for state in step.states():

@@ -1,7 +1,7 @@
 """GPU time of a step, split over the requests in it: integer shares that add up to the whole.
 
-The encoder's part goes by patches, the rest by tokens (a decoding request counts one). A fit on work is left to the
-analyzer: by tokens is what can be said without a model of the model.
+The encoder's part goes by patches, prefill by tokens, decode alike; between the classes a fit on work decides, and while
+there is none, tokens (a decoding request counts one).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from vtprof_schemas import names
 
 @dataclass(frozen=True)
 class Shares:
-    """One step's GPU time by encode part and by token holder, in the order of the weights given, ns."""
+    """One step's GPU time by encode part and by token holder (prefills, then decoding), in the order given, ns."""
 
     encode_ns: tuple[int, ...]
     token_ns: tuple[int, ...]
@@ -43,26 +43,40 @@ def split_step(
     encode_gpu_ns: int | None,
     encode_wall_ratio: float | None,
     patches: Sequence[int],
-    tokens: Sequence[int],
+    prefill_tokens: Sequence[int],
+    decoding: Sequence[int],
     requests: int,
+    fractions: tuple[float, float, float] | None = None,
 ) -> Shares:
-    """Split a step's GPU time: ``encode_gpu_ns`` over ``patches``, the rest over ``tokens``.
+    """Split a step's GPU time: the encoder's over ``patches``, the rest over prefill tokens and decoding requests.
 
-    Where the encoder's own time is unknown its share of the step's wall time stands in and the quality is
-    ``estimated``; of a step with one request the whole is ``measured``.
+    ``fractions`` are what a fit on work says of encode, prefill and decode. Without it, or where it gives nothing to work
+    that is there, the encoder's share of the wall time stands in for its GPU time if that is unknown, and between
+    prefill and decode the split is by tokens; the quality is then ``estimated``. Of a step with one request the whole is
+    ``measured``.
     """
     quality = names.QUALITY_MEASURED if requests == 1 else names.QUALITY_ATTRIBUTED
+    beside = bool(prefill_tokens or decoding)
     if not patches:
         encode_part = 0
-    elif not tokens:
+    elif not beside:
         encode_part = gpu_ns
     elif encode_gpu_ns is not None:
         encode_part = min(encode_gpu_ns, gpu_ns)
+    elif fractions is not None and 0.0 < fractions[0] < 1.0:
+        encode_part = round(gpu_ns * fractions[0])
+        quality = names.QUALITY_ATTRIBUTED
     else:
         encode_part = round(gpu_ns * min(max(encode_wall_ratio or 0.0, 0.0), 1.0))
         quality = names.QUALITY_ESTIMATED
-    return Shares(
-        tuple(largest_remainder(encode_part, patches)),
-        tuple(largest_remainder(gpu_ns - encode_part, tokens)),
-        quality,
-    )
+    rest = gpu_ns - encode_part
+    if not (prefill_tokens and decoding):
+        token_ns = largest_remainder(rest, [*prefill_tokens, *decoding])
+    elif fractions is not None and min(fractions[1:]) > 0.0:
+        prefill_part = round(rest * fractions[1] / (fractions[1] + fractions[2]))
+        token_ns = largest_remainder(prefill_part, prefill_tokens)
+        token_ns += largest_remainder(rest - prefill_part, decoding)
+    else:
+        token_ns = largest_remainder(rest, [*prefill_tokens, *decoding])
+        quality = names.QUALITY_ESTIMATED
+    return Shares(tuple(largest_remainder(encode_part, patches)), tuple(token_ns), quality)

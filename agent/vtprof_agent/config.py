@@ -6,11 +6,12 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from vtprof_agent.samplers.sampler import SAMPLERS
 from vtprof_schemas import names
 from vtprof_schemas.errors import ConfigError
 
@@ -19,6 +20,8 @@ ORIGIN_DEFAULT = "default"
 _SERVICE_LINK = re.compile(rf"{ENV_PREFIX}(SERVICE_.*|PORT(_.*)?)")
 """What Kubernetes puts into every container when a Service is called vtprof-agent: no settings of ours."""
 DEFAULT_OUT_DIR = Path("traces")
+DEFAULT_FILE = Path("/etc/vtprof/agent.toml")
+"""Read when it is there and no --config was given."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Config:
     otlp_token_file: Path | None = None
     """File with a bearer token to send to it; read again when it changes."""
     otlp_ca_file: Path | None = None
-    """Certificates to trust for it, PEM; without it those of the system."""
+    """Certificates to trust for it, PEM; without it those that requests (certifi) and grpcio bring."""
     spool_dir: Path | None = None
     """Where batches wait while the endpoint is away; by default vtprof/spool below the state folder of the user."""
     spool_bytes: int = 1 << 30
@@ -77,7 +80,7 @@ class Config:
     gpu_sample_s: float = 0.1
     """How often GPU counters are read for attribution; what is exported of them are means over ``sample_s``."""
     samplers: tuple[str, ...] = ()
-    """Only these sources of counters: host, nvml, gpm, dcgm, amd; empty: all that are here."""
+    """Only these sources of counters: host, nvml, gpm, pcie, dcgm, amd; empty: all that are here."""
     dcgm_url: str | None = None
     """Metrics page of a dcgm-exporter, such as http://127.0.0.1:9400/metrics."""
     budget_cpu_ratio: float = 0.05
@@ -133,16 +136,32 @@ def merge(
     return Settings(Config(**values), origins)
 
 
+def load(flags: Mapping[str, Any], environment: Mapping[str, str], path: Path | None = None) -> Settings:
+    """Merge all sources with the TOML file, or with ``DEFAULT_FILE`` if it is there; raises ConfigError."""
+    if path is None and DEFAULT_FILE.is_file():
+        path = DEFAULT_FILE
+    return merge(flags, environment, read_file(path) if path is not None else None, str(path))
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises ConfigError, naming the file and the line."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}; give another file") from error
+        raise ConfigError(
+            f"--config {path}: cannot be read: {error.strerror}; give another with --config"
+        ) from error
     except RecursionError as error:
         raise ConfigError(f"--config {path}: nested too deep; correct it") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path}: not TOML: {error}; correct it") from error
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without user, password and query, which may be secrets; other text as it is."""
+    return re.sub(
+        r"^([a-z][a-z0-9+.-]*://)(?:[^/@?#]*@)?([^?#]*).*$", r"\1\2", url, flags=re.IGNORECASE | re.DOTALL
+    )
 
 
 def _known(key: str, where: str) -> None:
@@ -170,22 +189,35 @@ def _convert(key: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} = {value!r}: must not be negative; correct it")
     if key in _POSITIVE and converted == 0:
         raise ConfigError(f"{where} = {value!r}: must be more than zero; correct it")
-    if key == "log_level" and converted not in LOG_LEVELS:
-        raise ConfigError(f"{where} = {value!r}: not one of {', '.join(LOG_LEVELS)}; correct it")
+    if key in _CHOICES:
+        for one in converted if isinstance(converted, tuple) else (converted,):
+            _require_choice(one, _CHOICES[key], where)
     return converted
 
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
+def _require_choice(value: str, choices: Collection[str], where: str) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f"did you mean {near[0]}?" if near else "correct it"
+        raise ConfigError(f"{where} = {_short(value)}: not one of {', '.join(choices)}; {hint}")
+
+
+_CHOICES: Mapping[str, Collection[str]] = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "otlp_protocol": ("http/protobuf", "grpc"),
+    "samplers": SAMPLERS,
+}
 _POSITIVE = frozenset(
     ("rotate_bytes", "rotate_age_s", "poll_min_s", "poll_max_s", "scan_s", "batch_spans", "otlp_queue_batches",
-     "max_open_requests", "otlp_timeout_s", "engine_metrics_s")
+     "max_open_requests", "otlp_timeout_s", "engine_metrics_s", "gpu_sample_s", "keep_ratio", "keep_ttft_above_s")
 )  # fmt: skip
 _DAY_S, _BYTES = 86_400, 1 << 50
 _AT_MOST = {
     "rotate_bytes": _BYTES, "keep_bytes": _BYTES, "rotate_age_s": 366 * _DAY_S, "poll_min_s": 10, "poll_max_s": 60,
     "scan_s": 3600, "flush_s": 3600, "batch_spans": 100_000, "sample_s": _DAY_S, "gpu_time_hold_s": 3600,
     "max_open_requests": 1 << 20, "otlp_timeout_s": 3600, "otlp_queue_batches": 100_000, "stop_s": 3600,
-    "engine_metrics_s": _DAY_S,
+    "engine_metrics_s": _DAY_S, "gpu_sample_s": 60, "spool_bytes": _BYTES, "keep_ratio": 1, "keep_ttft_above_s": _DAY_S,
+    "budget_cpu_ratio": 1024, "budget_rss_bytes": _BYTES, "budget_probe_ratio": 1,
 }  # fmt: skip
 """Beyond these a setting is a slip: the agent would never write, or need more memory than there is."""
 

@@ -19,6 +19,8 @@ class Decoding:
             (),
             ((), {}),
         )
+        self._some_finished = False
+        """True when a request that decodes here may have finished."""
         self.mismatches = 0
         """Steps whose count of decoding requests is not ours: records were lost, or the engine skipped some."""
 
@@ -37,8 +39,13 @@ class Decoding:
         if state.decoding == 0 or state.decode is None:
             state.decode_from_ns = from_ns
         state.decoding += number not in self._members
+        self._some_finished = self._some_finished or state.finished_ns is not None
         self._members[number] = state
         self._all = None
+
+    def one_finished(self) -> None:
+        """Note that some request finished: the next step looks whether it decodes here."""
+        self._some_finished = True
 
     def leave(self, number: int) -> None:
         """Take a sequence out, if it is in."""
@@ -53,7 +60,7 @@ class Decoding:
             if state is old:
                 self._members[number] = new
                 new.decoding += new is not old
-        self._all, self._known = None, ((), ((), {}))
+        self._all, self._known, self._some_finished = None, ((), ((), {})), True
 
     def of_step(self, decode_requests: int, start_ns: int) -> tuple[RequestState, ...]:
         """Return who decoded in a step that began at ``start_ns`` with so many decoders by the engine's count.
@@ -100,10 +107,13 @@ class Decoding:
         return self._all
 
     def _drop_finished(self, start_ns: int) -> None:
-        for number in [
-            n for n, s in self._members.items() if s.finished_ns is not None and s.finished_ns <= start_ns
-        ]:
+        if not self._some_finished:
+            return
+        finished = [(n, s.finished_ns) for n, s in self._members.items() if s.finished_ns is not None]
+        gone = [number for number, finished_ns in finished if finished_ns <= start_ns]
+        for number in gone:
             self.leave(number)
+        self._some_finished = len(gone) < len(finished)
 
 
 def lowest(needs: Iterable[Mapping[int, int]]) -> dict[int, int]:

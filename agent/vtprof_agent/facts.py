@@ -5,12 +5,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vtprof_agent.counters.meter import StepCounters
 
 Value = int | float | str
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The caller's trace context (W3C traceparent)."""
 
     trace_id: int
@@ -18,8 +20,7 @@ class Caller:
     trace_flags: int
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRef:
+class RequestRef(NamedTuple):
     """Names a request: the ring sequence of its first record, and the caller's context if it has one."""
 
     sequence: int
@@ -52,9 +53,9 @@ class FinishedRequest:
     """The ring of the engine that served it, else its own: whose resource its spans carry."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepFact:
-    """One engine iteration of one rank."""
+    """One engine iteration of one rank; not frozen because that takes three times as long to make."""
 
     sequence: int
     """Ring sequence of its STEP record."""
@@ -73,6 +74,8 @@ class StepFact:
     ring: int = 0
     needs: Mapping[int, int] = field(default_factory=dict)
     """By ring the lowest sequence from which this fact can be made again."""
+    counters: StepCounters | None = None
+    """What it was given of its GPUs' counters."""
 
 
 @dataclass(frozen=True, slots=True)

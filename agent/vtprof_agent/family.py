@@ -16,7 +16,8 @@ from vtprof_agent.family_info import FamilyInfo
 from vtprof_agent.inbox.decoder import Record
 from vtprof_agent.inbox.ring_header import ClockAnchor
 from vtprof_agent.member import ROLE_API, ROLE_WORKER, Member
-from vtprof_agent.windows import Folding
+from vtprof_agent.step_work import Measures
+from vtprof_agent.windows import DETAIL_DECODE_STEPS, DETAIL_WINDOWS, Folding
 from vtprof_schemas import records
 
 STALE_WINDOW_NS = 200_000_000
@@ -42,11 +43,16 @@ class Family:
     """The rings that are assembled together, and their assembly."""
 
     def __init__(
-        self, settings: AssemblySettings, host_peaks: Mapping[str, int | float | str], *, joined: bool
+        self,
+        settings: AssemblySettings,
+        host_peaks: Mapping[str, int | float | str],
+        *,
+        joined: bool,
+        measures: Measures | None = None,
     ) -> None:
         """Start without rings; ``joined``: a server's, of which there may be several."""
         self.joined = joined
-        self.assembly = Assembly(settings, joined=joined)
+        self.assembly = Assembly(settings, joined=joined, measures=measures)
         self.members: dict[int, Member] = {}
         self._info = FamilyInfo(host_peaks)
         self._most_requests = settings.max_open_requests // 2
@@ -65,7 +71,7 @@ class Family:
         self.members[member.index] = member
         self._info.origins[member.index] = member.origin
         self.assembly.requests.reread_through[member.index] = member.read_before
-        member.folding = Folding(member.exported_before)
+        member.folding = Folding(member.exported_before, member.detail)
         member.build(self._info.origins)
         member.builder.alignment = self.alignment
         self.told(member)
@@ -77,6 +83,7 @@ class Family:
 
     def told(self, member: Member) -> None:
         """Take over what a process says of itself, which others of the family may need too."""
+        self._heed_detail()
         self._info.refresh(self.members.values(), self.assembly)
         if self.joined and not member.ended:
             if member.role == ROLE_WORKER:
@@ -97,6 +104,19 @@ class Family:
         self._anchor, self.alignment = anchor, fresh
         for member in self.members.values():
             member.builder.alignment = fresh
+
+    def set_detail(self, member: Member, level: int) -> None:
+        """Fold the steps of a ring at another level of detail, at which its process records from now on."""
+        member.detail = level
+        member.folding.set_detail(level)
+        self._heed_detail()
+
+    def _heed_detail(self) -> None:
+        """Wait for GPU times only where a process still records them; without decode steps give counters to none."""
+        told = [member.detail for member in self.living if member.role != ROLE_API]
+        steps = [m.detail for m in self.living if m.role not in (ROLE_API, ROLE_WORKER)]
+        self.assembly.times_steps = max(told, default=DETAIL_WINDOWS) >= DETAIL_WINDOWS
+        self.assembly.steps.metered = min(steps, default=DETAIL_WINDOWS) >= DETAIL_DECODE_STEPS
 
     # --- Records -------------------------------------------------------------------------------------------
 
@@ -164,14 +184,17 @@ class Family:
         self._cursors = None
         if not self._unread:
             self._next_round()
-        self.assembly.advance(now_ns)
         if self.assembly.steps.groups != self._groups and len(self.members) > 1:
             # Now it is known which worker belongs to which engine.
             self._groups = dict(self.assembly.steps.groups)
             self._info.refresh(self.members.values(), self.assembly)
+        self.assembly.advance(now_ns)
         self._fold()
+        # A step that waits for its counters may still belong into a window, however long ago that began.
+        held = next(iter(self.assembly.steps.by_index.values()), None)
+        stale_ns = now_ns - STALE_WINDOW_NS
         for member in self.members.values():
-            member.folding.close_stale(now_ns - STALE_WINDOW_NS)
+            member.folding.close_stale(stale_ns if held is None else min(stale_ns, held.start_ns))
 
     def end(self, member: Member, now_ns: int, *, process_gone: bool) -> None:
         """End a ring: nothing more is read from it. With the last one everything that can be ends.
@@ -256,10 +279,15 @@ class Families:
         self._by_name: WeakValueDictionary[tuple[bytes, str], Family] = WeakValueDictionary()
 
     def of(
-        self, boot_id: bytes, name: str, settings: AssemblySettings, peaks: Mapping[str, int | float | str]
+        self,
+        boot_id: bytes,
+        name: str,
+        settings: AssemblySettings,
+        peaks: Mapping[str, int | float | str],
+        measures: Measures | None = None,
     ) -> Family:
         """Return the family of a server of this host, a new one if none of its processes is there any more."""
         family = self._by_name.get((boot_id, name))
         if family is None or not family.living:
-            family = self._by_name[boot_id, name] = Family(settings, peaks, joined=True)
+            family = self._by_name[boot_id, name] = Family(settings, peaks, joined=True, measures=measures)
         return family

@@ -43,6 +43,7 @@ class FamilyInfo:
             on_cpu = info.get(names.DEVICE_KIND) == DEVICE_CPU
             extra = self._host_peaks if on_cpu else {}
             assembly.requests.kv[member.index] = _costs(info)
+            assembly.steps.gpus[member.index] = () if on_cpu else _gpus(info)
             if member.role == ROLE_API:
                 info = {key: value for key, value in info.items() if key not in _ENGINES_CACHE}
             member.resource = ring_resource(info, member.identity, extra)
@@ -95,6 +96,12 @@ class FamilyInfo:
 def _weight(member: Member) -> tuple[int, int]:
     """Order processes by how much their word counts: the API's least, then high ranks to low, the engine's most."""
     return {ROLE_API: 0, ROLE_WORKER: 1}.get(member.role, 2), -member.rank
+
+
+def _gpus(info: Mapping[str, Value]) -> tuple[str, ...]:
+    """Return the GPUs of a process, by UUID."""
+    told = str(info.get(names.HW_ID, "")).split(",")
+    return tuple(dict.fromkeys(uuid.strip() for uuid in told if uuid.strip()))
 
 
 def _costs(info: Mapping[str, Value]) -> KvCosts:

@@ -1,24 +1,28 @@
 """Follows one ring: reads its records, gives them to its family, and keeps account of what was read and lost."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.facts import FinishedRequest, Value
+from vtprof_agent.facts import FinishedRequest, RequestRef, Value
 from vtprof_agent.family import Families, Family
 from vtprof_agent.inbox.gaps import Gaps
 from vtprof_agent.inbox.ring_header import RingState
 from vtprof_agent.inbox.ring_reader import Batch, RingReader
 from vtprof_agent.member import ROLE_API, ROLE_WORKER, Member
 from vtprof_agent.resource import RingResource
+from vtprof_agent.step_work import Measures
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
+from vtprof_schemas.records import DETAIL_DEFAULT
 
 logger = logging.getLogger(__name__)
+Keep = Callable[[FinishedRequest, int], float | None]
+"""The ratio with which a request of a trace id is kept, None when its spans are dropped; a repeat gets the same."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,13 @@ class RingFollower:
         host_peaks: Mapping[str, Value],
         progress: Progress | None = None,
         families: Families | None = None,
+        measures: Measures | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        """Begin at record 1, or go on from an earlier agent's ``progress``; ``families`` are those of the other rings."""
+        """Begin at record 1, or go on from an earlier agent's ``progress``; ``families`` are those of the other rings.
+
+        ``measures`` give counters and GPU times to steps; ``keep`` decides which requests become spans, by default all.
+        """
         self.reader = reader
         self._earlier = progress or Progress()
         if progress is not None:
@@ -58,15 +67,22 @@ class RingFollower:
         self._gaps = Gaps()
         self.finished: list[FinishedRequest] = []
         """Requests finished by the last ``spans`` call, for the metrics."""
-        self._settings, self._host_peaks = settings, host_peaks
+        self._keep = keep
+        self._left_out: set[RequestRef] = set()
+        """Of ``finished``, those without spans."""
+        self.detail_refused = False
+        """True when the process cannot be told its level of detail: we may not write its ring, and it records on."""
+        self._settings, self._host_peaks, self._measures = settings, host_peaks, measures
         self._families = Families() if families is None else families
         self._member = Member(reader.identity, self._earlier.exported_through, self._earlier.passed)
         self._member.next_sequence = reader.cursor
-        self._family = Family(settings, host_peaks, joined=False)
+        self._family = Family(settings, host_peaks, joined=False, measures=measures)
         self._family.join(self._member)
         self._placed = self._waits = False
         self._now_ns = 0
         self._info_version = 0
+        if reader.detail() != DETAIL_DEFAULT:
+            self.set_detail(DETAIL_DEFAULT)  # an agent that was killed may have left it lower
         self.refresh()
 
     @property
@@ -182,13 +198,52 @@ class RingFollower:
         """Return the spans of what was finished since the last call, and keep the requests in ``finished``."""
         family, member = self._family, self._member
         self.finished = family.take_requests()
+        self._left_out.clear()
         spans = [
             span
             for request in self.finished
+            if self._kept(request)
             for span in family.members[request.served_by].builder.request(request)
         ]
         spans += [member.builder.step(step) for step in member.folding.take()]
         return spans
+
+    def trace(self, finished: FinishedRequest) -> tuple[int, int] | None:
+        """Return the ids of the trace and the root span of one of the requests in ``finished``, None without spans."""
+        return None if finished.ref in self._left_out else self._trace(finished)
+
+    def _trace(self, finished: FinishedRequest) -> tuple[int, int]:
+        return self._family.members[finished.served_by].builder.trace(finished.ref)
+
+    def _kept(self, request: FinishedRequest) -> bool:
+        """Tell whether a request becomes spans, and note at what ratio its like are kept."""
+        if self._keep is None:
+            return True
+        ratio = self._keep(request, self._trace(request)[0])
+        if ratio is None:
+            self._left_out.add(request.ref)
+            return False
+        request.attributes[names.SAMPLING_RATIO] = ratio
+        return True
+
+    @property
+    def detail(self) -> int:
+        """Return the level of detail at which steps are folded."""
+        return self._member.detail
+
+    def set_detail(self, level: int) -> bool:
+        """Let the process record and its steps be folded at a level (0 to 3); False when its ring may not be written."""
+        written = self.reader.set_control(level)
+        if not written and not self.detail_refused:
+            logger.warning(
+                "%s: detail level %d cannot be set: the ring may not be written; its process records on",
+                self.reader.path.name,
+                level,
+            )
+        self.detail_refused = not written
+        if level != self._member.detail:
+            self._family.set_detail(self._member, level)
+        return written
 
     @property
     def records_lost(self) -> int:
@@ -253,7 +308,7 @@ class RingFollower:
             return
         self._placed = True
         boot_id = self.reader.identity.boot_id
-        self._family = self._families.of(boot_id, name, self._settings, self._host_peaks)
+        self._family = self._families.of(boot_id, name, self._settings, self._host_peaks, self._measures)
         self._family.join(self._member)
         anchor = self.reader.anchor()
         if anchor is not None:

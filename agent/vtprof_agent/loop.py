@@ -15,19 +15,23 @@ from opentelemetry.sdk.trace import ReadableSpan
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.delivery import Delivery
 from vtprof_agent.export.destination import Destination
-from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.facts import Value
 from vtprof_agent.family import Families
 from vtprof_agent.faults import Faults
 from vtprof_agent.feed import Feeds
-from vtprof_agent.follower import RingFollower
+from vtprof_agent.follower import Keep, RingFollower
 from vtprof_agent.inbox.discovery import Liveness, RingDirectory, process_alive, remove_ring, remove_temporary
 from vtprof_agent.inbox.ring_reader import RingReader
-from vtprof_agent.metric_points import Point, metrics_data
+from vtprof_agent.metric_points import Point
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
+from vtprof_agent.oversight import Account
+from vtprof_agent.processes import Processes
 from vtprof_agent.progress_store import ProgressStore
-from vtprof_agent.resource import RingResource
-from vtprof_agent.ring_totals import RingTotals, show
-from vtprof_agent.sampling import Sampling, agent_points
+from vtprof_agent.resource import agent_resource
+from vtprof_agent.ring_totals import RingTotals
+from vtprof_agent.sampling import agent_points
+from vtprof_agent.step_work import Measures
 from vtprof_schemas.errors import BackendError
 from vtprof_schemas.units import NS_PER_S
 
@@ -55,7 +59,6 @@ class LoopSettings:
     scan_s: float = 1.0
     flush_s: float = 1.0
     batch_spans: int = 512
-    sample_s: float = 1.0
     stop_s: float = 5.0
     max_rings: int = 1024
     """Followed at a time; each holds a file open."""
@@ -68,30 +71,32 @@ class Agent:
         self,
         ring_dir: Path,
         destinations: Sequence[Destination],
-        node: RingResource,
         settings: LoopSettings,
         assembly: AssemblySettings,
         *,
-        page: PrometheusPage | None = None,
-        sampling: Sampling | None = None,
+        observer: Observer | None = None,
         host_peaks: Mapping[str, Value] | None = None,
         feeds: Feeds | None = None,
+        measures: Measures | None = None,
+        keep: Keep | None = None,
+        processes: Processes | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Prepare; nothing is read yet."""
         self._directory = RingDirectory(ring_dir)
         self._store = ProgressStore(ring_dir)
-        self._node = node
         self._settings = settings
         self._assembly = assembly
-        self._page = page
-        self._sampling = sampling
+        self._observer = observer or Observer(
+            agent_resource("agent"), Metrics("unknown"), sample_s=0, series_s=0
+        )
         self._host_peaks = host_peaks or {}
         self._feeds = feeds or Feeds()
+        self._measures, self._keep = measures, keep
+        self._processes = processes or Processes()
         self._clock_ns = clock_ns
         self._unix_ns = unix_ns
-        self._started_unix_ns = unix_ns()
         self._families = Families()
         self._rings: dict[Path, RingFollower] = {}
         self._drained: dict[Path, RingFollower] = {}
@@ -112,7 +117,7 @@ class Agent:
         """PIDs of the processes that still recorded at the stop."""
         self._spans: list[ReadableSpan] = []
         self._points: list[Point] = []
-        self._next_scan = self._next_flush = self._next_sample = 0
+        self._next_scan = self._next_flush = 0
         if self._store.problem:
             logger.warning("%s", self._store.problem)
 
@@ -145,9 +150,7 @@ class Agent:
         share = min(READ_RECORDS, max(LEAST_RECORDS, TURN_RECORDS // max(1, len(self._rings))))
         for path, ring in self._in_order():
             read += self._read(path, ring, share)
-        if self._sampling is not None and self._settings.sample_s and now >= self._next_sample:
-            self._next_sample = now + int(self._settings.sample_s * NS_PER_S)
-            self._faults.guard("sampling", partial(self._sample, self._sampling))
+        self._points += self._observer.turn(now, self._unix_ns(), list(self._rings.values()))
         if now >= self._next_flush or len(self._spans) >= self._settings.batch_spans:
             self._next_flush = now + int(self._settings.flush_s * NS_PER_S)
             self._flush()
@@ -165,6 +168,7 @@ class Agent:
             for path, ring in self._in_order():
                 if process_alive(ring.reader.identity) is Liveness.ALIVE:
                     self.living.append(ring.pid)
+                    self._observer.leave(ring)
                 self._end(path, ring, process_gone=last)
             if self._clock_ns() < deadline:
                 # There may be more than could be followed at a time.
@@ -173,12 +177,11 @@ class Agent:
         if left:
             logger.info("%d requests in flight are left to the next agent", left)
         self._feeds.close()
-        self._flush()
+        self._flush(last=True)
         self._delivery.close(self._settings.stop_s)
         self._faults.guard("storing the progress", self._settle)
-        self._faults.guard("the metrics page", self._refresh_page)
-        if self._sampling is not None:
-            self._sampling.close()
+        self._faults.guard("the metrics", self._refresh_metrics)
+        self._observer.close()
 
     def _drain(self, deadline_ns: int) -> None:
         """Read the rings followed now to their ends, those of a family by turns: they wait for each other."""
@@ -236,6 +239,7 @@ class Agent:
             # Asked before the rest is read: nothing is written by a process that was dead then.
             if ring.state.closed or process_alive(ring.reader.identity) is Liveness.DEAD:
                 self._ended.add(path)
+        self._processes.take(self._rings.values())
 
     def _follow(self, path: Path) -> None:
         try:
@@ -249,7 +253,9 @@ class Agent:
             return
         try:
             progress = self._store.get(reader.identity.ring_id)
-            ring = RingFollower(reader, self._assembly, self._host_peaks, progress, self._families)
+            ring = RingFollower(
+                reader, self._assembly, self._host_peaks, progress, self._families, self._measures, self._keep
+            )
         except Exception as error:
             reader.close()
             self._aside.add(path)
@@ -260,6 +266,7 @@ class Agent:
             return
         self._rings[path] = ring
         self.rings_met += 1
+        self._observer.follow(ring)
         logger.info("following %s (PID %d) from record %d", path.name, ring.pid, reader.cursor)
 
     def _read(self, path: Path, ring: RingFollower, most: int) -> int:
@@ -332,27 +339,12 @@ class Agent:
 
     def _take(self, ring: RingFollower) -> None:
         self._spans += ring.spans()
-        if self._page is not None:
-            for finished in ring.finished:
-                self._page.observe(finished)
+        self._observer.finished(ring)
 
-    def _sample(self, sampling: Sampling) -> None:
-        rings = list(self._rings.values())
-        now = self._unix_ns()
-        points = sampling.sample(rings, self._node, now)
-        self._points += points
-        for ring in rings:
-            self._points += agent_points(ring, now)
-        if self._page is not None:
-            for hw_id, total_mj in {
-                p.sample.hw_id: p.sample.value for p in points if p.sample.cumulative
-            }.items():
-                self._page.add_energy(hw_id or "", int(total_mj))
+    def _flush(self, last: bool = False) -> None:
+        self._faults.guard("exporting", partial(self._export, last))
 
-    def _flush(self) -> None:
-        self._faults.guard("exporting", self._export)
-
-    def _export(self) -> None:
+    def _export(self, last: bool) -> None:
         """Hand everything collected to the destinations, then note the progress that it stands for."""
         for path, ring in (*self._rings.items(), *self._drained.items()):
             try:
@@ -362,24 +354,22 @@ class Agent:
         self._feeds.take(self._spans, self._points)
         rings = (*self._rings.values(), *self._drained.values())
         spans, points, self._spans, self._points = self._spans, self._points, [], []
-        self._delivery.submit(spans, metrics_data(points, self._started_unix_ns))
+        data = self._observer.data(points, self._clock_ns(), self._unix_ns(), last=last)
+        self._delivery.submit(spans, data)
         self._delivery.reached({ring.reader.identity.ring_id: ring.progress() for ring in rings})
         self._faults.guard("storing the progress", self._settle)
-        self._faults.guard("the metrics page", self._refresh_page)
+        self._faults.guard("the metrics", self._refresh_metrics)
 
     def _settle(self) -> None:
         if self._delivery.settle():
             self._retire()
 
-    def _refresh_page(self) -> None:
-        page = self._page
-        if page is None:
-            return
-        show(
-            page,
-            list(self._rings.values()),
+    def _refresh_metrics(self) -> None:
+        account = Account(
             self._retired.plus((*self._rings.values(), *self._drained.values())),
-            [destination.outbox for destination in self._delivery.destinations],
-            self._faults.count + (self._sampling.faults if self._sampling else 0),
-            self._feeds.counts(),
+            len(self._rings),
+            sum(ring.open_requests for ring in self._rings.values()),
+            self._faults.count + self._observer.faults,
+            self._delivery.destinations,
         )
+        self._observer.refresh(account, list(self._rings.values()), self._feeds.counts())

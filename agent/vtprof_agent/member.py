@@ -12,6 +12,7 @@ from vtprof_agent.resource import RingResource, ring_resource
 from vtprof_agent.spans import SpanBuilder
 from vtprof_agent.windows import Folding
 from vtprof_schemas import names
+from vtprof_schemas.records import DETAIL_DEFAULT
 
 ROLE_API = "api"
 ROLE_WORKER = "worker"
@@ -33,6 +34,7 @@ class Member:
         self.index = 0
         self.info: Mapping[str, Value] = {}
         self.resource: RingResource = ring_resource({}, identity)
+        self.detail = DETAIL_DEFAULT
         self.folding = Folding(exported_before)
         self.levels: dict[str, int] = {}
         """KV and batch after its last step."""

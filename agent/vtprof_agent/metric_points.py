@@ -82,5 +82,10 @@ def _start(point: Point, start_unix_ns: int) -> int:
     return start_unix_ns if point.start_unix_ns is None else point.start_unix_ns
 
 
-def _attributes(sample: Sample) -> Mapping[str, str]:
-    return {} if sample.hw_id is None else {names.HW_ID: sample.hw_id}
+def _attributes(sample: Sample) -> Mapping[str, str | int]:
+    told = (
+        (names.HW_ID, sample.hw_id),
+        (names.GPU_SOURCE, sample.source or None),
+        (names.GPU_INTERVAL_NS, sample.interval_ns),
+    )
+    return {key: value for key, value in told if value is not None}

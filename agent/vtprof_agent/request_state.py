@@ -6,6 +6,7 @@ from operator import attrgetter
 
 from vtprof_agent.facts import Caller, FinishedRequest, PhaseSpan, RequestRef, Value
 from vtprof_agent.intervals import Timeline
+from vtprof_agent.step_counters import Counted
 from vtprof_schemas import names
 from vtprof_schemas.records import UNKNOWN
 
@@ -26,13 +27,14 @@ class KvCosts:
     fixed_bytes: int = 0
 
 
-class Piece:
-    """A stretch of one phase: its time, its counts, and the GPU time attributed to it so far."""
+class Piece(Counted):
+    """A stretch of one phase: its time, its counts, and the GPU time and counters attributed to it so far."""
 
     __slots__ = ("counts", "end_ns", "gpu_ns", "phase", "quality", "start_ns", "text")
 
     def __init__(self, phase: str, start_ns: int, end_ns: int, counts: dict[str, int]) -> None:
         """Begin a piece; counts that the engine does not tell are negative and become no attribute."""
+        self.tally, self.account = None, None
         self.phase = phase
         self.start_ns = start_ns
         self.end_ns = end_ns
@@ -57,6 +59,8 @@ class Piece:
         if self.gpu_ns is not None:
             values[names.GPU_TIME_NS] = min(self.gpu_ns, INT64_MAX)
             values[names.GPU_TIME_QUALITY] = self.quality
+        if self.tally is not None:
+            values.update(self.tally.attributes())
         return values
 
     def absorb(self, other: "Piece") -> None:
@@ -68,6 +72,8 @@ class Piece:
         if other.gpu_ns is not None:
             self.gpu_ns = other.gpu_ns + (self.gpu_ns or 0)
         self.quality = _worse(self.quality, other.quality)
+        if other.tally is not None:
+            self.gather(other.tally)
 
 
 def _worse(left: str, right: str) -> str:
@@ -157,10 +163,18 @@ class RequestState:
             self.decode = Piece(names.DECODE, begin, max(begin, end_ns), counts)
             self.preemptions = 0
             self.add(self.decode)
-        if not again:
-            self.decode.counts[names.DECODE_STEPS] += 1
-        self.decode.end_ns = max(self.decode.end_ns, end_ns)
-        return self.decode
+        piece = self.decode
+        if not again and piece.counts[names.DECODE_STEPS] >= 0:
+            piece.counts[names.DECODE_STEPS] += 1
+        if end_ns > piece.end_ns:
+            piece.end_ns = end_ns
+        return piece
+
+    def decode_untold(self, end_ns: int) -> None:
+        """Let it have decoded until a time in steps that were not recorded: how many they were is not known."""
+        if self.decode is None and (self.decode_from_ns is None or end_ns <= self.decode_from_ns):
+            return
+        self.decode_step(end_ns, end_ns).counts[names.DECODE_STEPS] = UNKNOWN
 
     def pause_decode(self, resume_ns: int | None) -> None:
         """End the stretch of decoding: the request waits, or starts over; a new one begins at ``resume_ns``."""
@@ -238,6 +252,17 @@ class RequestState:
         decoded = any(piece.phase == names.DECODE for piece in self.pieces)
         if began_ns is not None and not decoded and self.output_tokens > 1 and end_ns > began_ns:
             self.add(Piece(names.DECODE, began_ns, end_ns, {names.DECODE_PREEMPTIONS: self.preemptions}))
+        last = self.decode
+        if last is not None and not self.left and self._counted_steps() < self.output_tokens - 1:
+            # Longer than two of its steps: not the way of its last token to us.
+            steps = last.counts[names.DECODE_STEPS]
+            if (end_ns - last.end_ns) * max(steps, 1) > 2 * (last.end_ns - last.start_ns):
+                self.decode_untold(end_ns)
+
+    def _counted_steps(self) -> int:
+        return sum(
+            max(p.counts.get(names.DECODE_STEPS, 0), 0) for p in self.pieces if p.phase == names.DECODE
+        )
 
 
 def finish(state: RequestState, end_ns: int, status: str, kv: KvCosts, model: str | None) -> FinishedRequest:
@@ -247,6 +272,8 @@ def finish(state: RequestState, end_ns: int, status: str, kv: KvCosts, model: st
     counts and GPU time are in the sums.
     """
     assert state.arrival_ns is not None
+    for piece in state.pieces:
+        piece.close_account()
     start_ns, end_ns = state.arrival_ns, max(state.arrival_ns, end_ns)
     first_token_ns = state.first_token_ns
     if first_token_ns is not None:

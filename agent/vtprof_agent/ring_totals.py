@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vtprof_agent.export.destination import Outbox
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.destination import Ledger
 from vtprof_agent.follower import RingFollower
+from vtprof_agent.metrics import series
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.metrics.series import Series
 
 
 @dataclass
@@ -35,32 +37,39 @@ class RingTotals:
 
 
 def show(
-    page: PrometheusPage,
+    metrics: Metrics,
     followed: Sequence[RingFollower],
     totals: RingTotals,
-    outboxes: Sequence[Outbox],
+    outboxes: Sequence[Ledger],
     faults: int,
     feeds: Mapping[str, int],
+    more: Mapping[Series, float] | None = None,
+    states: Mapping[Series, float | None] | None = None,
 ) -> None:
-    """Bring the metrics page up to date: what the rings followed now hold, all totals, and the counts of feeds."""
+    """Bring the metrics up to date: what the rings followed hold, all totals, and the counts of feeds.
+
+    ``more`` are further running totals, ``states`` further gauges, None for what is not known.
+    """
     held = [kv for kv in (ring.kv_bytes() for ring in followed) if kv is not None]
-    if held or not followed:
-        page.set_kv_bytes(sum(visual for visual, _ in held), sum(other for _, other in held))
-    else:
-        page.forget_kv_bytes()
-    page.rings.set(len(followed))
-    page.open_requests.set(sum(ring.open_requests for ring in followed))
-    page.refresh(
+    known = bool(held) or not followed
+    metrics.kv_bytes((sum(visual for visual, _ in held), sum(other for _, other in held)) if known else None)
+    metrics.refresh(
         {
-            page.records_read: totals.records_read,
-            page.records_lost: totals.records_lost,
-            page.records_dropped: totals.records_dropped,
-            page.hook_errors: totals.hook_errors,
-            page.requests_unusable: totals.requests_unusable,
-            page.spans_exported: sum(outbox.spans_delivered for outbox in outboxes),
-            page.spans_dropped: sum(outbox.spans_dropped for outbox in outboxes),
-            page.metrics_dropped: sum(outbox.metrics_dropped for outbox in outboxes),
-            page.faults: faults,
-            **{counter: feeds.get(name, 0) for name, counter in page.feed_counts.items()},
-        }
+            series.RECORDS_READ: totals.records_read,
+            series.RECORDS_LOST: totals.records_lost,
+            series.RECORDS_DROPPED: totals.records_dropped,
+            series.HOOK_ERRORS: totals.hook_errors,
+            series.REQUESTS_UNUSABLE: totals.requests_unusable,
+            series.SPANS_EXPORTED: sum(outbox.spans_delivered for outbox in outboxes),
+            series.SPANS_DROPPED: sum(outbox.spans_dropped for outbox in outboxes),
+            series.METRICS_DROPPED: sum(outbox.metrics_dropped for outbox in outboxes),
+            series.FAULTS: faults,
+            **{counter: feeds.get(name, 0) for name, counter in series.FEEDS.items()},
+            **(more or {}),
+        },
+        {
+            series.RINGS: len(followed),
+            series.OPEN_REQUESTS: sum(ring.open_requests for ring in followed),
+            **(states or {}),
+        },
     )

@@ -10,20 +10,32 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.budget import Budget
 from vtprof_agent.config import DEFAULT_OUT_DIR, Config
+from vtprof_agent.counters.rolling import RollingMeter
+from vtprof_agent.counters.step_time import StepTimeFit
 from vtprof_agent.engine_metrics.scraper import EngineScraper, page_url
 from vtprof_agent.export.destination import Destination
 from vtprof_agent.export.files import FileDestination
-from vtprof_agent.export.otlp_http import HttpDestination
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.otlp import OtlpDestination
 from vtprof_agent.export.rotating import Rotation
+from vtprof_agent.export.spool import open_spool
 from vtprof_agent.facts import Value
 from vtprof_agent.feed import Feed, Feeds
+from vtprof_agent.listening import Guard
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.metrics.page import serve
+from vtprof_agent.observer import Observer
+from vtprof_agent.oversight import Oversight
+from vtprof_agent.processes import Processes
 from vtprof_agent.progress_store import claim
+from vtprof_agent.receiver.decode import Lookup
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.sampling import Sampling
+from vtprof_agent.step_work import Measures
+from vtprof_agent.tail_sampling import TailSampling
 from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
@@ -36,39 +48,66 @@ SPARE_FILES = 64
 def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
     """Give an agent that is ready to run; what it opened is closed at the end. Raises VtprofError."""
     instance = f"{os.getpid():x}{time.time_ns() // NS_PER_S & 0xFFFF:04x}"
+    node, version = agent_resource(f"agent-{instance}"), agent_version()
     with ExitStack() as stack:
         lock = claim(config.ring_dir)
         stack.callback(os.close, lock)
-        page = None
+        metrics = Metrics(version)
+        guard = Guard(config.tls_cert_file, config.tls_key_file, config.token_file, config.insecure_listen)
         if config.metrics is not None:
-            page = PrometheusPage(agent_version())
-            url, stop = page.serve(config.metrics)
+            url, stop = serve(metrics.registry, config.metrics, guard, metrics.alive)
             stack.callback(stop)
             logger.warning("metrics at %s", url)
-        feeds = _feeds(config, stack)
+        processes = Processes()
+        feeds = _feeds(config, guard, processes.get, stack)
         destinations = _destinations(config, instance)
+        meter = RollingMeter()
+        sampling = _sampling(config, meter)
+        tail = TailSampling(config.keep_ratio, config.keep_ttft_above_s) if config.keep_ratio < 1 else None
+        budget = Budget(config.budget_cpu_ratio, config.budget_rss_bytes, config.budget_probe_ratio)
+        oversight = Oversight(
+            config.ring_dir,
+            version,
+            budget,
+            meter=meter,
+            tail=tail,
+            sources=sampling,
+            spool_limit_bytes=config.spool_bytes if config.otlp_endpoint else None,
+        )
         yield Agent(
             config.ring_dir,
             destinations,
-            agent_resource(f"agent-{instance}"),
             LoopSettings(
                 config.poll_min_s, config.poll_max_s, config.scan_s, config.flush_s, config.batch_spans,
-                config.sample_s, config.stop_s, most_rings(),
+                config.stop_s, most_rings(),
             ),
             AssemblySettings(int(config.gpu_time_hold_s * NS_PER_S), max_open_requests=max(1, config.max_open_requests)),
-            page=page,
-            sampling=Sampling.start() if config.sample_s else None,
+            observer=Observer(
+                node, metrics, sampling=sampling, sample_s=config.sample_s, meter=meter, oversight=oversight,
+                started_unix_ns=time.time_ns(),
+            ),
             host_peaks=host_peaks,
             feeds=feeds,
+            measures=Measures(meter, StepTimeFit),
+            keep=tail.ratio if tail else None,
+            processes=processes,
         )  # fmt: skip
 
 
-def _feeds(config: Config, stack: ExitStack) -> Feeds:
+def _sampling(config: Config, meter: RollingMeter) -> Sampling | None:
+    if not config.sample_s:
+        return None
+    return Sampling.start(
+        config.samplers, gpu_sample_s=config.gpu_sample_s, dcgm_url=config.dcgm_url, meter=meter
+    )
+
+
+def _feeds(config: Config, guard: Guard, lookup: Lookup, stack: ExitStack) -> Feeds:
     """Open what comes from engines without the probe; all of it is closed with the stack."""
     feeds: list[Feed] = []
     urls = dict.fromkeys(map(page_url, config.engine_metrics))
     if Receiver.asked_for(config):
-        feeds.append(Receiver(config))
+        feeds.append(Receiver(config, guard, lookup))
         stack.callback(feeds[-1].close)
     for url in urls:
         feeds.append(EngineScraper(url, config.engine_metrics_s))
@@ -102,5 +141,15 @@ def _destinations(config: Config, instance: str) -> list[Destination]:
         rotation = Rotation(config.rotate_bytes, config.rotate_age_s, config.keep_bytes)
         found.append(FileDestination(out_dir, instance, rotation))
     if config.otlp_endpoint is not None:
-        found.append(HttpDestination(config.otlp_endpoint, config.otlp_timeout_s, config.otlp_queue_batches))
+        found.append(
+            OtlpDestination(
+                config.otlp_endpoint,
+                protocol=config.otlp_protocol,
+                timeout_s=config.otlp_timeout_s,
+                queued_batches=config.otlp_queue_batches,
+                token_file=config.otlp_token_file,
+                ca_file=config.otlp_ca_file,
+                spool=open_spool(config.spool_dir, config.otlp_endpoint, config.spool_bytes),
+            )
+        )
     return found

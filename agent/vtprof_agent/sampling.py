@@ -1,81 +1,163 @@
-"""Runs the samplers that are here, once for each period, and gives their readings to the resource they belong to."""
+"""Runs the samplers that are here: GPUs in threads of their own, processes when the loop asks.
+
+What the GPU samplers read goes to the meter as windows, and to the resources that run on the GPU as points.
+"""
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, Protocol
 
+from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.follower import RingFollower
 from vtprof_agent.metric_points import Point
 from vtprof_agent.resource import RingResource
+from vtprof_agent.samplers.reader import Reader
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler, load
+from vtprof_agent.samplers.tally import Tally
 from vtprof_agent.windows import INT64_MAX
 from vtprof_schemas import names
-from vtprof_schemas.errors import BackendError
+from vtprof_schemas.errors import BackendError, ConfigError
+from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
+HOST: Final = "host"
+OPEN_S: Final = 5.0
+"""What the start waits for drivers; one that answers later is taken up then."""
+JOIN_S: Final = 2.0
+"""What the stop waits for readings under way."""
+
+
+class WindowSink(Protocol):
+    """Who gets counter windows, from the threads of the samplers."""
+
+    def expect(self, hw_id: str, keys: tuple[str, ...], period_s: float) -> None:
+        """Learn which counters will come and how often."""
+
+    def add_window(self, window: CounterWindow) -> None:
+        """Take a window; those of one counter of one GPU come in order."""
 
 
 class Sampling:
     """The open samplers of this node."""
 
-    def __init__(self, samplers: Sequence[Sampler]) -> None:
-        """Take open samplers."""
+    def __init__(self, samplers: Sequence[Sampler] = (), meter: WindowSink | None = None) -> None:
+        """Take open samplers that are read when ``sample`` is called."""
         self._samplers = samplers
-        self._failing: list[Sampler] = []
+        self._meter = meter
+        self._readers: list[Reader] = []
+        self._tally = Tally()
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
         self.faults = 0
         """Readings that failed, over all samplers."""
 
     @classmethod
-    def start(cls, make: Callable[[str], Sampler] = load) -> "Sampling":
-        """Open every sampler that is here; say once which is not, and why."""
-        opened = []
-        for name in SAMPLERS:
-            sampler = make(name)
-            reason = sampler.why_not()
-            if reason is not None:
-                logger.debug("sampler %s is off: %s", name, reason)
-                continue
-            try:
-                sampler.open()
-            except BackendError as error:
-                logger.warning("sampler %s is off: %s", name, error)
-                continue
-            opened.append(sampler)
-        return cls(opened)
+    def start(
+        cls,
+        wanted: Sequence[str] = (),
+        *,
+        gpu_sample_s: float = 0.1,
+        dcgm_url: str | None = None,
+        meter: WindowSink | None = None,
+        make: Callable[[str], Sampler] | None = None,
+        open_s: float = OPEN_S,
+    ) -> "Sampling":
+        """Open the samplers wanted that are here, all when none is named; say once which is not, and why.
+
+        GPUs are read each ``gpu_sample_s``, or at the period of a sampler that is slower. Raises ConfigError.
+        """
+        unknown = [name for name in wanted if name not in SAMPLERS]
+        if unknown:
+            raise ConfigError(f"samplers: unknown source {unknown[0]!r}; there are {', '.join(SAMPLERS)}")
+        chosen = [name for name in SAMPLERS if name in wanted or not wanted]
+        maker = make or partial(load, dcgm_url=dcgm_url)
+        sampling = cls(_opened(maker(HOST)) if HOST in chosen else (), meter)
+        for name in chosen:
+            if name != HOST:
+                sampling._readers.append(
+                    Reader(name, partial(maker, name), gpu_sample_s, sampling._take, sampling._failed)
+                )
+        deadline_s = time.monotonic() + open_s
+        for reader in sampling._readers:
+            if not reader.looked.wait(max(0.0, deadline_s - time.monotonic())):
+                logger.warning("sampler %s: it does not answer; it is taken up when it does", reader.name)
+        return sampling
 
     def devices(self) -> list[Device]:
         """Return the devices that are sampled."""
-        return [device for sampler in self._samplers for device in sampler.devices()]
+        own = [device for sampler in self._samplers for device in sampler.devices()]
+        return own + [device for reader in self._readers for device in reader.devices]
+
+    def states(self) -> dict[str, str | None]:
+        """Return for each GPU source why it is not read; None: it is."""
+        return {reader.name: reader.reason for reader in self._readers}
 
     def sample(self, rings: Sequence[RingFollower], node: RingResource, unix_ns: int) -> list[Point]:
-        """Read everything once.
+        """Return what there is to export: processes as they are now, GPUs over the time since the last call.
 
         A process's samples go to its rings, a GPU's to the rings that run on it, or to the node when no ring says so.
         """
         pids = frozenset(ring.pid for ring in rings)
         samples = [sample for sampler in self._samplers for sample in self._read(sampler, pids)]
+        with self._lock:
+            samples += self._tally.take()
         return [Point(resource, one, unix_ns) for one in samples for resource in _owners(one, rings, node)]
 
     def close(self) -> None:
-        """Close the samplers."""
+        """Stop the threads and close the samplers; one that hangs is left behind after a while."""
+        for reader in self._readers:
+            reader.stop()
+        deadline_s = time.monotonic() + JOIN_S
+        for reader in self._readers:
+            if not reader.join(deadline_s - time.monotonic()):
+                logger.warning("sampler %s: a reading hangs; it is left behind", reader.name)
         for sampler in self._samplers:
             try:
                 sampler.close()
             except Exception as error:
-                self._failed(sampler, error)
+                self._failed(type(sampler).__name__, error)
+
+    def _take(self, samples: list[Sample], period_s: float) -> None:
+        """Take a reading of a GPU sampler, in its thread."""
+        with self._lock:
+            expected, windows = self._tally.add(samples, time.monotonic_ns(), int(period_s * NS_PER_S))
+        if self._meter is None:
+            return
+        for one in expected:
+            self._meter.expect(one.hw_id, (one.key,), one.period_s)
+        for window in windows:
+            self._meter.add_window(window)
 
     def _read(self, sampler: Sampler, pids: frozenset[int]) -> list[Sample]:
         try:
             return sampler.sample(pids)
         except Exception as error:
-            self._failed(sampler, error)
+            self._failed(type(sampler).__name__, error)
             return []
 
-    def _failed(self, sampler: Sampler, error: Exception) -> None:
+    def _failed(self, name: str, error: Exception) -> None:
         """Count a fault of a sampler, which must cost neither the others nor the rings; the first is said."""
-        self.faults += 1
-        if sampler not in self._failing:
-            self._failing.append(sampler)
-            logger.error("%s failed and is left out while it does: %r", type(sampler).__name__, error)
+        with self._lock:
+            self.faults += 1
+            first = name not in self._failing
+            self._failing.add(name)
+        if first:
+            logger.error("%s failed and is left out while it does: %r", name, error)
+
+
+def _opened(sampler: Sampler) -> tuple[Sampler, ...]:
+    reason = sampler.why_not()
+    if reason is None:
+        try:
+            sampler.open()
+            return (sampler,)
+        except BackendError as error:
+            reason = str(error)
+    logger.warning("sampler %s is off: %s", HOST, reason)
+    return ()
 
 
 def agent_points(ring: RingFollower, unix_ns: int) -> list[Point]:
@@ -100,4 +182,5 @@ def _owners(sample: Sample, rings: Sequence[RingFollower], node: RingResource) -
         for ring in rings
         if sample.hw_id in str(ring.resource.attributes.get(names.HW_ID, "")).split(",")
     ]
-    return users or [node]
+    # One tells for all: a server has a process for each GPU and more, which all name the same ones.
+    return users[:1] or [node]

@@ -74,6 +74,11 @@ class SpanBuilder:
             )
         return spans
 
+    def trace(self, ref: RequestRef) -> tuple[int, int]:
+        """Return the ids of a request's trace and of its root span."""
+        context = self._request_context(ref)
+        return context.trace_id, context.span_id
+
     def step(self, step: StepSpan) -> ReadableSpan:
         """Build one step or window span; a continuation hangs under the span it continues."""
         trace_id = self._origin.trace_id(STEP, step.sequence)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from vtprof_agent.decoding import Decoding
 from vtprof_agent.facts import StepFact
 from vtprof_agent.request_state import RequestState
+from vtprof_agent.step_counters import DecodeAccount
+from vtprof_agent.step_work import Measures, StepTimes, mixed, share_counters, work_of
 from vtprof_agent.steps import OpenStep, StepParts
 from vtprof_schemas import records
 
@@ -17,6 +19,10 @@ MAX_PARTS_AHEAD = 16_384
 """The same where other rings tell of the parts: they may be read far ahead of the scheduler's."""
 _RECHECKED_STEPS = 64
 """After a loss, so many steps look for those that decode though nobody said so."""
+IN_FLIGHT = 2
+"""A request may be preempted for a step while the one before is still under way: both are recorded later."""
+ENCODER_TIME_WAIT_NS = 200_000_000
+"""The meter is told of a step with encodes once the encoder's GPU time is known, but no later."""
 
 
 class Line:
@@ -29,6 +35,16 @@ class Line:
         self.steps_seen = 0
         self.recheck = 0
         """Steps to come that look for decoders whose records were lost."""
+        self.last_index = -1
+        """Of its newest step that was recorded."""
+        self.unmetered: deque[OpenStep] = deque()
+        """Steps whose work the meter does not know yet."""
+        self.account = DecodeAccount()
+        self.times: StepTimes | None = None
+
+    def decodes_untold(self, number: int, index: int) -> bool:
+        """Tell whether a sequence decoded through a step that was not recorded, as at the lowest level of detail."""
+        return number in self.decoding and index > self.last_index
 
     def lost(self) -> None:
         """Note that records of the scheduler were lost."""
@@ -38,9 +54,14 @@ class Line:
 class StepLines:
     """Parts by step number, which is one number in all rings of a family, and one line for each ring with steps."""
 
-    def __init__(self, *, joined: bool) -> None:
+    def __init__(self, *, joined: bool, measures: Measures | None = None) -> None:
         """Start empty."""
         self._joined = joined
+        self._measures = measures or Measures()
+        self.gpus: dict[int, tuple[str, ...]] = {}
+        """By ring the GPUs on which its steps run."""
+        self.metered = True
+        """False while not all steps are recorded: counters would be given to those that are."""
         self.lines: dict[int, Line] = {}
         self.by_index: dict[int, OpenStep] = {}
         self.parts: OrderedDict[int, StepParts] = OrderedDict()
@@ -106,15 +127,29 @@ class StepLines:
             newest = self._done.get(rank, -1) if line.steps_seen else -1
             self._done[rank] = max(step.index, newest)
         line.steps_seen += 1
+        line.last_index = step.index
+        if self._measures.meter is not None and self.metered and (gpus := self.gpus.get(step.ring)):
+            step.gpus = gpus
+            line.unmetered.append(step)
         over = line.steps.popleft() if len(line.steps) >= MAX_OPEN_STEPS else None
         line.steps.append(step)
         self.by_index[step.index] = step
         return over
 
-    def due(self, seen_before_ns: int) -> Iterable[OpenStep]:
-        """Take out, in order, the steps whose GPU time came and those first seen so early."""
+    def due(self, now_ns: int, hold_ns: int, *, expects_gpu_time: bool) -> Iterable[OpenStep]:
+        """Take out, in order, the steps for which nothing more will come, and those first seen ``hold_ns`` ago."""
+        overdue_ns = now_ns - hold_ns
+        meter = self._measures.meter
         for line in self.lines.values():
-            while line.steps and (line.steps[0].timed or line.steps[0].seen_ns <= seen_before_ns):
+            if line.unmetered:
+                self._tell_meter(line, now_ns)
+            while line.steps:
+                step = line.steps[0]
+                if step.seen_ns > overdue_ns:
+                    if expects_gpu_time and not step.timed:
+                        break
+                    if step.gpus and meter is not None and not self._complete(step):
+                        break
                 yield line.steps.popleft()
 
     def all(self) -> Iterable[OpenStep]:
@@ -124,12 +159,18 @@ class StepLines:
                 yield line.steps.popleft()
 
     def settle(self, step: OpenStep, *, expects_gpu_time: bool) -> StepFact:
-        """Split a step's GPU time over its requests, and make its fact."""
+        """Split a step's GPU time and counters over its requests, and make its fact."""
         if self.by_index.get(step.index) is step:
             del self.by_index[step.index]
+        line = self.lines[step.ring]
+        if step.gpus and step.work is None:
+            self._tell_meter(line, step.seen_ns, through=step)
         if step.gpu_ns is not None or expects_gpu_time:
             step.place_encodes()
-            step.share_gpu_time()
+            step.share_gpu_time(self._fractions(line, step))
+        if step.work is not None and self._measures.meter is not None:
+            step.counters = self._measures.meter.of(step.gpus, step.work)
+            share_counters(step, step.work, step.counters, line.account)
         if self._joined:
             step.begin_with_encodes()
         states = step.states()
@@ -140,6 +181,40 @@ class StepLines:
         for state in states:
             state.unsettled_steps -= 1
         return step.fact(joined=self._joined)
+
+    def _complete(self, step: OpenStep) -> bool:
+        meter = self._measures.meter
+        return step.work is not None and meter is not None and meter.complete(step.gpus, step.end_ns)
+
+    def _tell_meter(self, line: Line, now_ns: int, through: OpenStep | None = None) -> None:
+        """Tell the meter, in order, of the steps whose work is known, or of all through one."""
+        meter = self._measures.meter
+        assert meter is not None
+        while line.unmetered:
+            step = line.unmetered[0]
+            known = not step.parts.encodes or step.timed or step.encode_gpu_ns is not None
+            if through is None and not known and now_ns - step.seen_ns < ENCODER_TIME_WAIT_NS:
+                return
+            line.unmetered.popleft()
+            step.work = work_of(step)
+            meter.add(step.gpus, step.work)
+            if step is through:
+                return
+
+    def _fractions(self, line: Line, step: OpenStep) -> tuple[float, float, float] | None:
+        """Learn from a step's GPU time; return how a mixed one is split, None where that is not known."""
+        if step.gpu_ns is None or self._measures.step_times is None:
+            return None
+        if line.times is None:
+            line.times = self._measures.step_times()
+        work = step.work or work_of(step)
+        line.times.add(work, step.gpu_ns)
+        return line.times.parts(work) if mixed(work) else None
+
+    def one_finished(self) -> None:
+        """Note that a request finished."""
+        for line in self.lines.values():
+            line.decoding.one_finished()
 
     def leave(self, number: int) -> None:
         """Take a sequence out of whichever line it decodes in."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtprof_agent.attribution import split_step
+from vtprof_agent.counters.meter import StepCounters, Work
 from vtprof_agent.decoding import Decoding, lowest
 from vtprof_agent.facts import StepFact
 from vtprof_agent.intervals import union_ns
@@ -19,6 +20,9 @@ _SUMS = (
     (names.STEP_ENCODE_NS, _FIELDS["encode_ns"]),
     (names.STEP_PREEMPTIONS, _FIELDS["preemptions"]),
 )
+PREFILL_TOKENS = _FIELDS["prefill_tokens"]
+CONTEXT_TOKENS = _FIELDS["decode_context_tokens"]
+"""Places in the payload of a STEP record."""
 _LEVELS = (
     (names.STEP_KV_USED_TOKENS, _FIELDS["kv_used_tokens"]),
     (names.STEP_KV_VISUAL_TOKENS, _FIELDS["kv_visual_tokens"]),
@@ -131,8 +135,8 @@ class OpenStep:
     """A step whose GPU time may still come."""
 
     __slots__ = (
-        "decode_pieces", "decode_requests", "decoders", "decoding", "encode_gpu_ns", "end_ns", "gpu_ns", "gpu_rank",
-        "index", "parts", "ring", "seen_ns", "sequence", "start_ns", "timed", "values",
+        "counters", "decode_pieces", "decode_requests", "decoders", "decoding", "encode_gpu_ns", "end_ns", "gpu_ns",
+        "gpu_rank", "gpus", "index", "parts", "ring", "seen_ns", "sequence", "start_ns", "timed", "values", "work",
     )  # fmt: skip
 
     def __init__(
@@ -172,6 +176,11 @@ class OpenStep:
         self.gpu_rank = 0
         self.timed = False
         """True once its GPU time is there for good."""
+        self.gpus: tuple[str, ...] = ()
+        """Whose counters it is given; empty: none."""
+        self.work: Work | None = None
+        """Set once it was told to the meter."""
+        self.counters: StepCounters | None = None
 
     def take_gpu_time(self, gpu_ns: int, encode_gpu_ns: int, rank: int, *, last_word: bool) -> None:
         """Take a rank's GPU time; of several the lowest rank's stands. ``last_word``: no lower rank will tell."""
@@ -188,8 +197,17 @@ class OpenStep:
             return told
         return union_ns(worked, self.start_ns, self.end_ns)
 
-    def states(self) -> list[RequestState]:
+    @property
+    def encoder_ns(self) -> int:
+        """Return the encoder's time within the step: the GPU's if known, else the wall's, 0 where neither is."""
+        told = self.encode_ns if self.encode_gpu_ns is None else self.encode_gpu_ns
+        return min(max(told, 0), self.end_ns - self.start_ns)
+
+    def states(self) -> Sequence[RequestState]:
         """Return the requests in the step, each once."""
+        parts = self.parts
+        if not parts.prefills and not parts.encodes and not self.decoding.by_left:
+            return self.decoders
         found = {id(state): state for state in self.decoders}
         found.update((id(part.state), part.state) for part in self.parts.prefills)
         found.update((id(part.state), part.state) for part in self.parts.encodes)
@@ -229,8 +247,11 @@ class OpenStep:
         for part in first.values():
             part.piece.start_ns = self.start_ns
 
-    def share_gpu_time(self) -> None:
-        """Add to every piece in the step its share of the GPU time; without one, mark that it is missing."""
+    def share_gpu_time(self, fractions: tuple[float, float, float] | None = None) -> None:
+        """Add to every piece in the step its share of the GPU time; without one, mark that it is missing.
+
+        ``fractions`` are what a fit on work says of encode, prefill and decode.
+        """
         encodes = [part for part in self.parts.encodes if not part.only_hits]
         prefills = self.parts.prefills
         holders = [part.piece for part in prefills if part.piece is not None] + self.decode_pieces
@@ -241,7 +262,7 @@ class OpenStep:
         # Requests that decoded unknown to us (their records are lost) keep their share, in one sum.
         strangers = max(0, self.decode_requests - len(self.decode_pieces))
         tokens = [part.counts[names.PREFILL_TOKENS] for part in prefills if part.piece is not None]
-        tokens += [1] * len(self.decode_pieces) + [strangers] * (strangers > 0)
+        decoding = [1] * len(self.decode_pieces) + [strangers] * (strangers > 0)
         wall_ns, encode_ns = self.end_ns - self.start_ns, self.encode_ns
         shares = split_step(
             self.gpu_ns,
@@ -249,7 +270,9 @@ class OpenStep:
             encode_ns / wall_ns if wall_ns > 0 and encode_ns >= 0 else None,
             [part.patches for part in encodes],
             tokens,
+            decoding,
             len(self.states()) + strangers,
+            fractions,
         )
         for part, share in zip(encodes, shares.encode_ns, strict=True):
             part.piece.add_gpu_time(share, shares.quality)
@@ -299,6 +322,7 @@ class OpenStep:
             decode_requests=self.decode_requests,
             sums=sums,
             levels={key: self.values[position] for key, position in _LEVELS if self.values[position] >= 0},
+            counters=self.counters,
         )
 
 

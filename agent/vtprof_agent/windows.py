@@ -1,23 +1,51 @@
 """Folding: engine steps in order become step spans and decode windows, each linked to the requests in it.
 
 Steps with prefill or encode work stand alone as ``vtprof.step``; decode-only ones of one composition fold into a
-``vtprof.window`` of at most a second. What closes a window is in the records, not in when they were read, so that a
-repeated run folds alike.
+``vtprof.window`` of at most a second. At a lower level of detail all steps of a second are one window, or there are no
+such spans at all. What closes a window is in the records, not in when they were read, so that a repeated run folds alike.
 """
 
 from collections.abc import Mapping
 
+from vtprof_agent.decoding import lowest
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
+from vtprof_agent.step_counters import Tally
 from vtprof_schemas import names
-from vtprof_schemas.records import STEP_COUNT_MASK, UNKNOWN
+from vtprof_schemas.records import DETAIL_DEFAULT, STEP_COUNT_MASK, UNKNOWN
 
+DETAIL_STEPS = 3
+"""From this level on steps with prefill or encode work are spans of their own."""
+DETAIL_WINDOWS = 2
+"""From this level on there are windows, and GPU times are recorded."""
+DETAIL_DECODE_STEPS = 1
+"""From this level on steps of decoding alone are recorded."""
 WINDOW_NS = 1_000_000_000
 FULL_LINKS_EVERY_NS = 1_000_000_000
 MAX_LINKS = 64
 INT64_MAX = 2**63 - 1
+LEVELS = (
+    names.STEP_KV_USED_TOKENS,
+    names.STEP_KV_VISUAL_TOKENS,
+    names.STEP_KV_USED_BLOCKS,
+    names.STEP_RUNNING,
+    names.STEP_WAITING,
+)
+"""The levels of a step that spans state the time means of."""
 _DOUBLE_LEVELS = frozenset((names.STEP_RUNNING, names.STEP_WAITING))
 _KV_PEAK = (names.STEP_KV_USED_TOKENS_MAX, names.STEP_KV_VISUAL_TOKENS_MAX)
-_COMPLETE_OR_ABSENT = (names.GPU_TIME_NS, names.STEP_ENCODE_GPU_TIME_NS)
+_PREFILL_SUMS = (
+    names.STEP_PREFILL_VISUAL_TOKENS,
+    names.STEP_PREFILL_ATTENTION_PAIRS,
+    names.STEP_PREFILL_VISUAL_ATTENTION_PAIRS,
+)
+_ENCODE_SUMS = (
+    names.STEP_ENCODE_ITEMS,
+    names.STEP_ENCODE_PATCHES,
+    names.STEP_ENCODE_ATTENTION_PAIRS,
+    names.STEP_ENCODE_NS,
+    names.STEP_ENCODE_GPU_TIME_NS,
+)
+"""What every step with such work has, or the sum over steps says less than was done."""
 
 
 class _Window:
@@ -26,33 +54,60 @@ class _Window:
     def __init__(self, fact: StepFact) -> None:
         self.first = fact
         self.last = fact
+        self.end_ns = fact.end_ns
         self.needs = dict(fact.needs)
         self.count = 0
         self.sums: dict[str, int] = {}
-        self.seen: dict[str, int] = {}
-        self.level_ns: dict[str, tuple[int, int]] = {}
+        self.short: set[str] = set()
+        """Sums that miss what a step did not tell."""
+        self.weight = 0
+        self.level_sums: dict[str, int] = {}
+        """Weighed by the steps' time."""
+        self.untold: dict[str, int] = {}
+        """By level the weight of steps that did not tell it."""
         self.kv_peak: tuple[int, int] | None = None
         """Tokens held and the visual part (UNKNOWN when not told) after the step that held the most."""
+        self.requests = fact.requests
+        self._others: dict[RequestRef, None] = {}
+        """Those of the steps whose requests were not those of the first."""
+        self._counters: Tally | None = None
+        self._gpus = 0
         self.add(fact)
 
     def add(self, fact: StepFact) -> None:
         self.last = fact
+        self.end_ns = max(self.end_ns, fact.end_ns)
         self.count += 1
         if len(fact.needs) > len(self.needs):
             self.needs = {**fact.needs, **self.needs}
+        if fact.requests is not self.requests and fact.requests != self.requests:
+            self._others.update(dict.fromkeys(fact.requests))
+        sums = self.sums
         for key, value in fact.sums.items():
-            self.sums[key] = self.sums.get(key, 0) + value
-        for key in _COMPLETE_OR_ABSENT:
-            self.seen[key] = self.seen.get(key, 0) + (key in fact.sums)
+            sums[key] = sums.get(key, 0) + value
+        if names.GPU_TIME_NS not in fact.sums:
+            self.short.add(names.GPU_TIME_NS)
+        if fact.mixed:
+            self.short.update(key for key in _owed(fact.sums) if key not in fact.sums)
         # A step of no length still counts for something.
         weight = max(fact.end_ns - fact.start_ns, 1)
+        self.weight += weight
+        level_sums = self.level_sums
         for key, value in fact.levels.items():
-            weighted, whole = self.level_ns.get(key, (0, 0))
-            self.level_ns[key] = (weighted + value * weight, whole + weight)
+            level_sums[key] = level_sums.get(key, 0) + value * weight
+        if len(fact.levels) < len(LEVELS):
+            for key in LEVELS:
+                if key not in fact.levels:
+                    self.untold[key] = self.untold.get(key, 0) + weight
         used = fact.levels.get(names.STEP_KV_USED_TOKENS)
         if used is not None:
             held = (used, fact.levels.get(names.STEP_KV_VISUAL_TOKENS, UNKNOWN))
             self.kv_peak = held if self.kv_peak is None else max(self.kv_peak, held)
+        if fact.counters is not None:
+            if self._counters is None:
+                self._counters = Tally()
+            self._gpus = max(self._gpus, fact.counters.gpus)
+            self._counters.add_step(fact.counters)
 
     def fits(self, fact: StepFact) -> bool:
         same = fact.requests is self.first.requests or fact.requests == self.first.requests
@@ -60,8 +115,20 @@ class _Window:
             not fact.mixed
             and same
             and fact.decode_requests == self.first.decode_requests
-            and self.first.start_ns <= fact.start_ns < self.first.start_ns + WINDOW_NS
+            and self.in_time(fact)
         )
+
+    def in_time(self, fact: StepFact) -> bool:
+        return self.first.start_ns <= fact.start_ns < self.first.start_ns + WINDOW_NS
+
+    def all_needs(self) -> Mapping[int, int]:
+        if not self._others:
+            return self.needs
+        # Some may be exported before the window is; then their arrivals are needed for the links.
+        return lowest((self.needs, *({ref.ring: ref.sequence} for ref in self.all_requests())))
+
+    def all_requests(self) -> tuple[RequestRef, ...]:
+        return tuple(dict.fromkeys((*self.requests, *self._others))) if self._others else self.requests
 
     def attributes(self) -> dict[str, Value]:
         values: dict[str, Value] = {
@@ -70,42 +137,71 @@ class _Window:
         }
         for key, value in self.sums.items():
             # A sum that misses a step would be read as less work than was done.
-            if key not in self.seen or self.seen[key] == self.count:
+            if key not in self.short:
                 values[key] = min(value, INT64_MAX)
         if names.GPU_TIME_NS in values:
             values[names.GPU_TIME_QUALITY] = names.QUALITY_MEASURED
-        for key, (weighted, whole) in self.level_ns.items():
-            mean = weighted / whole
+        for key, weighted in self.level_sums.items():
+            mean = weighted / (self.weight - self.untold.get(key, 0))
             values[key] = mean if key in _DOUBLE_LEVELS else min(round(mean), INT64_MAX)
         if self.kv_peak is not None:
             peak = zip(_KV_PEAK, self.kv_peak, strict=True)
             values.update((key, min(tokens, INT64_MAX)) for key, tokens in peak if tokens != UNKNOWN)
+        if self._counters is not None:
+            gpu_ns = float((self.end_ns - self.first.start_ns) * self._gpus)
+            values.update(self._counters.complete(self.count).attributes(gpu_ns))
         return values
+
+
+def _owed(sums: Mapping[str, int]) -> tuple[str, ...]:
+    """Return what the sums of a step hold if its work was told whole."""
+    prefills = sums.get(names.STEP_PREFILL_TOKENS, 0) > 0 or sums.get(names.STEP_PREFILL_REQUESTS, 0) > 0
+    encodes = sums.get(names.STEP_ENCODE_ITEMS, 0) > 0 or sums.get(names.STEP_ENCODE_NS, 0) > 0
+    return (_PREFILL_SUMS if prefills else ()) + (_ENCODE_SUMS if encodes else ())
 
 
 class Folding:
     """Turns the step facts of one rank, in order, into spans."""
 
-    def __init__(self, skip_through: int = 0) -> None:
+    def __init__(self, skip_through: int = 0, detail: int = DETAIL_DEFAULT) -> None:
         """Start; steps up to this ring sequence were exported by an earlier agent and are left out."""
         self.exported_through = skip_through
-        """Ring sequence of the last step in a span that was handed over."""
-        self._skip_through = skip_through
+        """Ring sequence of the last step that was handed over in a span, or left out for lack of detail."""
+        self._detail = detail
+        self._skip_through = self._left_out_through = skip_through
         self._window: _Window | None = None
         self._linked: dict[RequestRef, None] = {}
         self._full_links_ns: int | None = None
         self._done: list[StepSpan] = []
 
+    @property
+    def detail(self) -> int:
+        """Return the level: 3 steps and windows, 2 windows of all steps, 1 and 0 neither."""
+        return self._detail
+
+    def set_detail(self, level: int) -> None:
+        """Fold what follows at another level; the open window ends here."""
+        if level != self._detail:
+            self.close()
+            self._detail = level
+
     def add(self, fact: StepFact) -> None:
         """Take the next step."""
         if fact.sequence <= self._skip_through:
             return
-        if self._window is not None and self._window.fits(fact):
-            self._window.add(fact)
+        if self._detail < DETAIL_WINDOWS:
+            self._left_out_through = max(self._left_out_through, fact.sequence)
+            self._full_links_ns = None  # the next span to come names everybody
             return
-        self.close()
+        alone = fact.mixed and self._detail >= DETAIL_STEPS
+        window = self._window
+        if window is not None:
+            if window.in_time(fact) if self._detail < DETAIL_STEPS else window.fits(fact):
+                window.add(fact)
+                return
+            self.close()
         self._window = _Window(fact)
-        if fact.mixed:
+        if alone:
             self.close()
 
     def close(self) -> None:
@@ -113,10 +209,11 @@ class Folding:
         window, self._window = self._window, None
         if window is None:
             return
-        name = names.SPAN_STEP if window.first.mixed else names.SPAN_WINDOW
+        alone = window.first.mixed and self._detail >= DETAIL_STEPS
+        name = names.SPAN_STEP if alone else names.SPAN_WINDOW
         start_ns = window.first.start_ns
-        end_ns = max(start_ns, window.last.end_ns)
-        links = self._links(window.first.requests, start_ns)
+        end_ns = max(start_ns, window.end_ns)
+        links = self._links(window.all_requests(), start_ns)
         sequence, last = window.first.sequence, window.last.sequence
         span = StepSpan(name, sequence, last, 0, start_ns, end_ns, window.attributes(), links[:MAX_LINKS])
         self._done.append(span)
@@ -137,14 +234,14 @@ class Folding:
     def take(self) -> list[StepSpan]:
         """Hand over the spans made since the last call."""
         done, self._done = self._done, []
-        if done:
-            self.exported_through = max(self.exported_through, max(span.last_sequence for span in done))
+        through = max((span.last_sequence for span in done), default=0)
+        self.exported_through = max(self.exported_through, self._left_out_through, through)
         return done
 
     @property
     def open_needs(self) -> Mapping[int, int]:
         """Return by ring the lowest sequence that the open window needs."""
-        return {} if self._window is None else self._window.needs
+        return {} if self._window is None else self._window.all_needs()
 
     def _links(self, requests: tuple[RequestRef, ...], start_ns: int) -> tuple[RequestRef, ...]:
         """Return who joined or left since the previous span; at most once a second everybody."""

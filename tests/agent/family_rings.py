@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from memory_outbox import Outbox
 from opentelemetry.sdk.trace import ReadableSpan
 from ring_records import (
     Row,
@@ -20,9 +21,10 @@ from ring_records import (
 )
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.destination import Batch, Outcome
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
 from vtprof_agent.resource import agent_resource
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
@@ -42,6 +44,8 @@ class Kept:
     """A destination that keeps the spans."""
 
     target = "memory"
+    spool_bytes = None
+    problem = None
 
     def __init__(self) -> None:
         self.outbox = Outbox(self, 8)
@@ -86,12 +90,13 @@ class Following:
     """An agent on a folder of rings, whose clock moves only here."""
 
     def __init__(
-        self, folder: Path, page: PrometheusPage | None = None, kept: Kept | None = None, **limits: int
+        self, folder: Path, page: Metrics | None = None, kept: Kept | None = None, **limits: int
     ) -> None:
         self.now_ns = 0
         self.kept = kept or Kept()
         self.agent = Agent(
-            folder, [self.kept], agent_resource("agent-test"), LoopSettings(), AssemblySettings(**limits), page=page,
+            folder, [self.kept], LoopSettings(), AssemblySettings(**limits),
+            observer=Observer(agent_resource("agent-test"), page or Metrics("test"), sample_s=0, series_s=0),
             clock_ns=lambda: self.now_ns,
         )  # fmt: skip
 

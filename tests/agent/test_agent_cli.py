@@ -276,6 +276,11 @@ def test_doctor_gives_the_promised_document_with_origins(tmp_path: Path) -> None
     "arguments",
     [
         ["run", "--metrics", "nowhere"],
+        ["run", "--metrics", "0.0.0.0:0"],
+        ["run", "--otlp-receive-http", "0.0.0.0:0"],
+        ["run", "--otlp-protocol", "carrier-pigeon"],
+        ["run", "--keep-ratio", "7"],
+        ["run", "--samplers", "astrology"],
         ["run", "--otlp-endpoint", "collector"],
         ["run", "--otlp-endpoint", "http://[::1"],
         ["status", "--ring-dir", "/etc/passwd"],
@@ -320,3 +325,39 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     for command in ("run", "exec", "stage", "status", "doctor"):
         assert command in done.stdout
+
+
+def test_run_exec_and_doctor_take_the_same_flags_and_every_flag_is_a_setting() -> None:
+    from dataclasses import fields
+
+    from vtprof_agent.cli.options import OPTIONS
+    from vtprof_agent.config import Config
+
+    assert OPTIONS.keys() <= {field.name for field in fields(Config)}
+    flags = ["--out"] + ["--" + name.replace("_", "-") for name in OPTIONS if name != "out_dir"]
+    for command in ("run", "exec", "doctor"):
+        shown = _agent(command, "--help").stdout
+        assert [flag for flag in [*flags, "--config"] if flag not in shown] == []
+
+
+def test_flags_reach_the_settings_with_their_own_names_as_origins(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text("keep_ratio = 0.5\nflush_s = 2.0\n")
+    arguments = [
+        "--config",
+        str(file),
+        "--ring-dir",
+        str(tmp_path),
+        "--keep-ratio",
+        "0.25",
+        "--insecure-listen",
+    ]
+    arguments += ["--engine-metrics", "http://127.0.0.1:1", "--samplers", "host"]
+    document = json.loads(_agent("doctor", "--format", "json", *arguments).stdout)
+    found = {one["name"]: (one["value"], one["origin"]) for one in document["settings"]}
+    assert found["keep_ratio"] == (0.25, "--keep-ratio")
+    assert found["flush_s"] == (2.0, str(file))
+    assert found["engine_metrics"] == (["http://127.0.0.1:1"], "--engine-metrics")
+    assert found["samplers"] == (["host"], "--samplers")
+    assert found["insecure_listen"] == (True, "--insecure-listen")
+    assert found["metrics"] == (None, "default")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vtprof_agent.config import Config, merge, read_file
+from vtprof_agent import config as config_module
+from vtprof_agent.config import Config, load, merge, read_file, without_secrets
 from vtprof_schemas.errors import ConfigError
 
 
@@ -70,6 +71,17 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
         ("out_dir", "a\0b"),
         ("ring_dir", "a\0b"),
         ("metrics", "host\0:1"),
+        ("keep_ratio", 0),
+        ("keep_ratio", 1.5),
+        ("keep_ttft_above_s", 0),
+        ("budget_probe_ratio", 2),
+        ("budget_cpu_ratio", -0.1),
+        ("budget_rss_bytes", 1.5),
+        ("gpu_sample_s", 0),
+        ("spool_bytes", -1),
+        ("otlp_protocol", "http"),
+        ("samplers", ["host", "nvlm"]),
+        ("insecure_listen", "perhaps"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_it(key: str, value: object) -> None:
@@ -85,3 +97,60 @@ def test_a_file_that_is_not_toml_names_file_and_line(tmp_path: Path) -> None:
         read_file(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_file(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        (
+            "otlp_protocol",
+            "gprc",
+            r"otlp_protocol = 'gprc': not one of http/protobuf, grpc; did you mean grpc\?",
+        ),
+        ("samplers", ["nvlm"], r"not one of host, .*nvml.*; did you mean nvml\?"),
+        ("log_level", "loud", "not one of debug, info, warning, error; correct it"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_told_the_choices(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        merge({}, {}, {key: value}, "agent.toml")
+
+
+def test_limits_of_zero_are_none_and_lists_come_from_the_environment() -> None:
+    file = {"budget_cpu_ratio": 0, "budget_rss_bytes": 0, "budget_probe_ratio": 0, "spool_bytes": 0}
+    config = merge({}, {"VTPROF_AGENT_SAMPLERS": "host, nvml"}, file, "agent.toml").config
+    assert (
+        config.budget_cpu_ratio,
+        config.budget_rss_bytes,
+        config.budget_probe_ratio,
+        config.spool_bytes,
+    ) == (0, 0, 0, 0)
+    assert config.samplers == ("host", "nvml")
+
+
+def test_the_file_of_the_machine_is_read_unless_another_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine, own = tmp_path / "machine.toml", tmp_path / "own.toml"
+    monkeypatch.setattr(config_module, "DEFAULT_FILE", machine)
+    assert load({}, {}).config == Config()
+    machine.write_text("keep_ratio = 0.1\n")
+    own.write_text("flush_s = 2.0\n")
+    settings = load({}, {})
+    assert (settings.config.keep_ratio, settings.origins["keep_ratio"]) == (0.1, str(machine))
+    assert load({}, {}, own).config == Config(flush_s=2.0)
+    assert load({"keep_ratio": 0.5}, {}).origins["keep_ratio"] == "--keep-ratio"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:pw@host:4318/v1?token=x#y", "http://host:4318/v1"),
+        ("https://host", "https://host"),
+        ("host:4318", "host:4318"),
+        ("http://pw@h", "http://h"),
+        ("not a url?", "not a url?"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown

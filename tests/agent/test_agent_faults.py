@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_outbox import Outbox
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.destination import Batch, Outcome
 from vtprof_agent.follower import RingFollower
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers.sampler import Sample
 from vtprof_agent.sampling import Sampling
@@ -29,6 +31,8 @@ class Kept:
     """A destination that keeps what it gets."""
 
     target = "memory"
+    spool_bytes = None
+    problem = None
 
     def __init__(self) -> None:
         self.outbox = Outbox(self, 8)
@@ -57,13 +61,22 @@ class Kept:
 class Turning:
     """An agent whose clock goes on by ten seconds with every turn."""
 
-    def __init__(self, rings: Path, kept: Kept, max_rings: int = 1024, **more: Any) -> None:
+    def __init__(
+        self,
+        rings: Path,
+        kept: Kept,
+        max_rings: int = 1024,
+        metrics: Metrics | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
         self.now_ns = 0
         settings = LoopSettings(max_rings=max_rings)
+        observer = Observer(
+            agent_resource("agent-test"), metrics or Metrics("test"), sampling=sampling, series_s=0
+        )
         self.agent = Agent(
-            rings, [kept], agent_resource("agent-test"), settings, AssemblySettings(),
-            clock_ns=lambda: self.now_ns, **more,
-        )  # fmt: skip
+            rings, [kept], settings, AssemblySettings(), observer=observer, clock_ns=lambda: self.now_ns
+        )
 
     def turn(self) -> None:
         self.agent.turn()
@@ -206,8 +219,8 @@ def test_what_the_probe_could_not_do_reaches_metrics_page_and_log(
     for _ in range(3):
         ring.count_hook_error()
     ring.close()
-    kept, page = Kept(), PrometheusPage("1")
-    agent = Turning(tmp_path, kept, page=page)
+    kept, page = Kept(), Metrics("1")
+    agent = Turning(tmp_path, kept, metrics=page)
     agent.turn()
     agent.stop()
     # Three records written, one of them void: lost, and the one that was dropped.

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memory_outbox import Outbox
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.destination import Batch, Outcome
 from vtprof_agent.feed import FEED_COUNTS, Feeds
 from vtprof_agent.loop import Agent, LoopSettings
 from vtprof_agent.metric_points import Point
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers.sampler import Sample
 from vtprof_schemas import names
@@ -25,6 +27,8 @@ class Kept:
     """A destination that keeps what it is given."""
 
     target = "kept"
+    spool_bytes = None
+    problem = None
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -76,10 +80,11 @@ class Broken(Given):
         raise OSError("no")
 
 
-def run(folder: Path, feeds: Feeds, page: PrometheusPage | None = None) -> Kept:
+def run(folder: Path, feeds: Feeds, page: Metrics | None = None) -> Kept:
     kept = Kept()
-    settings = LoopSettings(flush_s=0, sample_s=0)
-    agent = Agent(folder, [kept], NODE, settings, AssemblySettings(), page=page, feeds=feeds)
+    settings = LoopSettings(flush_s=0)
+    observer = Observer(NODE, page or Metrics("test"), sample_s=0, series_s=0)
+    agent = Agent(folder, [kept], settings, AssemblySettings(), observer=observer, feeds=feeds)
     agent.turn()
     agent.stop()
     return kept
@@ -100,7 +105,7 @@ def test_a_feed_that_fails_costs_the_others_nothing(tmp_path: Path) -> None:
 
 
 def test_their_counts_are_added_up_on_the_metrics_page(tmp_path: Path) -> None:
-    page = PrometheusPage("1")
+    page = Metrics("1")
     run(tmp_path, Feeds([Given(), Given()]), page)
     assert page.registry.get_sample_value(COUNTER) == 6
     assert all(page.registry.get_sample_value(name) is not None for name in FEED_COUNTS)

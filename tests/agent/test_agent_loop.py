@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from memory_outbox import Outbox
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.assembly import AssemblySettings
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
-from vtprof_agent.export.prometheus import PrometheusPage
+from vtprof_agent.export.destination import Batch, Outcome
+from vtprof_agent.follower import Keep
 from vtprof_agent.inbox.discovery import Liveness
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
 from vtprof_agent.resource import agent_resource
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
@@ -25,6 +28,8 @@ class _Collecting:
     """A destination that keeps the spans."""
 
     target = "memory"
+    spool_bytes = None
+    problem = None
 
     def __init__(self) -> None:
         self.outbox = Outbox(self, 8)
@@ -45,12 +50,13 @@ class _Collecting:
 class _Bench:
     """An agent on a folder of rings; ``at`` is its time."""
 
-    def __init__(self, rings: Path, page: PrometheusPage | None = None) -> None:
+    def __init__(self, rings: Path, page: Metrics | None = None, keep: Keep | None = None) -> None:
         self.at = 0
         self.unix_s = 1e9
         self.destination = _Collecting()
         self.agent = Agent(
-            rings, [self.destination], agent_resource("agent-test"), LoopSettings(), AssemblySettings(), page=page,
+            rings, [self.destination], LoopSettings(), AssemblySettings(), keep=keep,
+            observer=Observer(agent_resource("agent-test"), page or Metrics("test"), sample_s=0, series_s=0),
             clock_ns=lambda: self.at, unix_ns=lambda: int(self.unix_s * SECOND),
         )  # fmt: skip
 
@@ -148,15 +154,15 @@ def test_it_is_known_to_the_next_agent(tmp_path: Path) -> None:
     assert second.resources() == {8}
 
 
-def _held(page: PrometheusPage) -> list[float | None]:
+def _held(page: Metrics) -> list[float | None]:
     return [
         page.registry.get_sample_value(names.PROM_KV_BYTES, {"modality": modality})
         for modality in ("visual", "other")
     ]
 
 
-def _page_with_kv(tmp_path: Path) -> tuple[RingWriter, _Bench, PrometheusPage]:
-    ring, page = _ring(tmp_path), PrometheusPage("1")
+def _page_with_kv(tmp_path: Path) -> tuple[RingWriter, _Bench, Metrics]:
+    ring, page = _ring(tmp_path), Metrics("1")
     ring.set_info(KNOWN)
     bench = _Bench(tmp_path, page)
     _begin(ring)
@@ -165,6 +171,32 @@ def _page_with_kv(tmp_path: Path) -> tuple[RingWriter, _Bench, PrometheusPage]:
     # 20 visual tokens and 10 others, 8 bytes each.
     assert _held(page) == [160, 80]
     return ring, bench, page
+
+
+@pytest.mark.parametrize("ratio", [1.0, None])
+def test_an_exemplar_names_the_request_span_that_is_exported_or_there_is_none(
+    tmp_path: Path, ratio: float | None
+) -> None:
+    ring, page = _ring(tmp_path), Metrics("1")
+    bench = _Bench(tmp_path, page, keep=lambda _finished, _trace_id: ratio)
+    _begin(ring)
+    _step(ring)
+    ring.write(records.FIRST_TOKEN, 1, 200)
+    ring.write(records.REQUEST_FINISHED, 1, 300, 0, 1)
+    ring.close()
+    bench.turn(0)
+    bench.agent.stop()
+    [ttft] = [family for family in page.registry.collect() if family.name == names.PROM_TTFT]
+    exemplars = [sample.exemplar for sample in ttft.samples if sample.exemplar is not None]
+    roots = [span for span in bench.destination.spans if span.name == names.SPAN_REQUEST]
+    assert page.registry.get_sample_value("vtprof_requests_total", {"status": "ok"}) == 1
+    assert len(roots) == len(exemplars) == (ratio is not None)
+    if ratio is None:
+        return
+    [root], [seen] = roots, exemplars
+    assert root.context is not None
+    assert int(seen.labels["trace_id"], 16) == root.context.trace_id
+    assert int(seen.labels["span_id"], 16) == root.context.span_id
 
 
 def test_the_kv_gauge_is_zero_once_the_server_closed_its_ring(tmp_path: Path) -> None:
@@ -184,7 +216,7 @@ def test_the_kv_gauge_is_zero_once_the_server_was_killed(
 
 
 def test_the_kv_gauge_of_running_requests_of_unknown_size_is_absent_and_not_zero(tmp_path: Path) -> None:
-    ring, page = _ring(tmp_path), PrometheusPage("1")
+    ring, page = _ring(tmp_path), Metrics("1")
     bench = _Bench(tmp_path, page)
     bench.turn(0)
     assert _held(page) == [0, 0]

@@ -23,7 +23,8 @@ from ring_records import (
 )
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
-from vtprof_agent.request_state import KvCosts
+from vtprof_agent.decoding import Decoding
+from vtprof_agent.request_state import KvCosts, RequestState
 from vtprof_schemas import names, records
 
 
@@ -311,3 +312,21 @@ def test_gpu_shares_add_up_to_the_steps() -> None:
     requests, steps, _ = assemble(rows, expects_gpu_time=True)
     whole = sum(fact.sums[names.GPU_TIME_NS] for fact in steps)
     assert whole == sum(int(p.attributes.get(names.GPU_TIME_NS, 0)) for p in requests["1"].phases) == 47
+
+
+def test_whoever_finished_before_a_step_is_out_of_it_whenever_that_was_told() -> None:
+    early, late, third = (RequestState(number, number, 0) for number in (1, 2, 3))
+    early.finished_ns, late.finished_ns, third.finished_ns = 20, 35, 15
+    decoding = Decoding()
+    decoding.join(1, early, 0)
+    decoding.join(2, late, 0)
+    assert decoding.of_step(records.UNKNOWN, 25) == (late,)
+    assert decoding.of_step(records.UNKNOWN, 40) == ()
+    decoding.join(3, third, 0)
+    assert decoding.of_step(records.UNKNOWN, 50) == ()
+    running = RequestState(4, 4, 0)
+    decoding.join(4, running, 0)
+    assert decoding.of_step(records.UNKNOWN, 50) == (running,)
+    running.finished_ns = 55
+    decoding.one_finished()
+    assert decoding.of_step(records.UNKNOWN, 60) == ()

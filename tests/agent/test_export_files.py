@@ -1,4 +1,4 @@
-"""The files as OTLP/JSON has them, and their rotation; exporter and streams are the real ones."""
+"""The files as OTLP/JSON has them, and their rotation; streams and disks are the real ones."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from collectors import batch
 from ring_records import SINGLE, assemble, make
 
 from vtprof_agent.align import Alignment
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
-from vtprof_agent.export.files import FileDestination
+from vtprof_agent.export.destination import Batch
+from vtprof_agent.export.files import QUEUED_BATCHES, FileDestination
 from vtprof_agent.export.rotating import RotatingLines, Rotation
 from vtprof_agent.identifiers import Origin
 from vtprof_agent.inbox.ring_header import RingIdentity
@@ -140,7 +141,7 @@ def test_a_repeated_export_has_the_same_ids(tmp_path: Path) -> None:
 
 def test_a_file_ends_by_size_before_a_line_would_pass_it(tmp_path: Path) -> None:
     lines = RotatingLines(tmp_path, "me", "traces", Rotation(max_bytes=10), FakeClock(), lambda: 0.0)
-    for text in ("1234\n", "5678\n", "9\n", "longer than a file\n", "z\n"):
+    for text in (b"1234\n", b"5678\n", b"9\n", b"longer than a file\n", b"z\n"):
         lines.write(text)
     lines.close()
     files = sorted(tmp_path.iterdir())
@@ -156,7 +157,7 @@ def test_a_file_ends_by_age(tmp_path: Path) -> None:
     lines = RotatingLines(tmp_path, "me", "traces", Rotation(max_age_s=60.0), clock, lambda: 0.0)
     for now in (0.0, 59.0, 60.0, 61.0):
         clock.now = now
-        lines.write(f"{now}\n")
+        lines.write(f"{now}\n".encode())
     lines.close()
     assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["0.0\n59.0\n", "60.0\n61.0\n"]
 
@@ -167,7 +168,7 @@ def test_the_oldest_files_go_when_more_than_the_limit_is_kept(tmp_path: Path) ->
         tmp_path, "me", "traces", Rotation(max_bytes=5, keep_bytes=10), FakeClock(), lambda: 0.0
     )
     for number in range(6):
-        lines.write(f"{number}234\n")
+        lines.write(f"{number}234\n".encode())
     lines.close()
     assert [path.read_text() for path in sorted(tmp_path.glob("*.jsonl"))] == ["4234\n", "5234\n"]
     assert (tmp_path / "notes.txt").exists()
@@ -177,7 +178,7 @@ def test_a_line_that_could_not_be_written_whole_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = RotatingLines(tmp_path, "me", "traces", Rotation(), FakeClock(), lambda: 0.0)
-    lines.write("whole\n")
+    lines.write(b"whole\n")
     real, calls = os.write, []
 
     def full_disk(fd: int, data: bytes) -> int:
@@ -188,9 +189,9 @@ def test_a_line_that_could_not_be_written_whole_leaves_nothing(
 
     monkeypatch.setattr(os, "write", full_disk)
     with pytest.raises(OSError, match="No space"):
-        lines.write("second line\n")
+        lines.write(b"second line\n")
     monkeypatch.undo()
-    lines.write("third\n")
+    lines.write(b"third\n")
     lines.close()
     (path,) = tmp_path.iterdir()
     assert path.read_text() == "whole\nthird\n"
@@ -200,7 +201,7 @@ def test_the_folder_is_made_by_the_first_line(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     lines = RotatingLines(folder, "me", "traces", Rotation(), FakeClock(), lambda: 0.0)
     assert list(tmp_path.iterdir()) == []
-    lines.write("first\n")
+    lines.write(b"first\n")
     lines.close()
     assert [path.read_text() for path in folder.iterdir()] == ["first\n"]
 
@@ -222,54 +223,44 @@ def test_a_folder_that_may_not_be_written_is_one_clear_line(
             RotatingLines(folder, "me", "traces", Rotation())
 
 
-class _Flaky:
-    """A sender that answers as told."""
+def test_on_a_full_disk_batches_wait_in_memory_within_bounds_and_go_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = FileDestination(tmp_path, "test", Rotation())
+    destination.submit(batch(1, with_metrics=True))
+    real = os.write
 
-    target = "flaky"
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
 
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self.outcomes = outcomes
-        self.sent: list[int] = []
-
-    def send(self, batch: Batch) -> Outcome:
-        outcome = self.outcomes.pop(0)
-        if outcome is Outcome.DELIVERED:
-            self.sent.append(batch.number)
-        return outcome
-
-    def close(self) -> None:
-        return
-
-
-def _three_spans() -> list[object]:
-    requests, _, _ = assemble(SINGLE)
-    return list(_builder().request(requests["1"])[:3])
-
-
-def test_a_batch_is_kept_in_order_until_it_is_delivered() -> None:
-    sender = _Flaky([Outcome.RETRY, Outcome.DELIVERED, Outcome.DELIVERED])
-    outbox = Outbox(sender, capacity=8)
-    outbox.put(Batch(1))
-    assert not outbox.pump()
-    assert outbox.settled() == 0
-    outbox.put(Batch(2))
-    assert outbox.pump()
-    assert (sender.sent, outbox.settled()) == ([1, 2], 2)
+    monkeypatch.setattr(os, "write", full)
+    for number in range(2, QUEUED_BATCHES + 12):
+        destination.submit(batch(number, with_metrics=True))
+    assert (destination.outbox.settled(), destination.outbox.spans_dropped) == (11, 20)
+    monkeypatch.setattr(os, "write", real)
+    destination.submit(batch(QUEUED_BATCHES + 12))
+    destination.close(1.0)
+    # The newest pushed out one more before the disk was tried again.
+    assert (destination.outbox.settled(), destination.outbox.spans_dropped) == (QUEUED_BATCHES + 12, 22)
+    assert destination.outbox.metrics_dropped == 11
+    (path,) = tmp_path.glob("*.traces.jsonl")
+    numbers = [_first_id(json.loads(line)) // 100 for line in path.read_text().splitlines()]
+    assert numbers == [1, *range(13, QUEUED_BATCHES + 13)]
 
 
-def test_a_full_queue_drops_the_oldest_and_counts_its_spans() -> None:
-    outbox = Outbox(_Flaky([Outcome.DELIVERED] * 2), capacity=2)
-    for number in (1, 2, 3):
-        outbox.put(Batch(number, _three_spans()))  # type: ignore[arg-type]
-    assert (outbox.spans_dropped, outbox.settled()) == (3, 1)
-    assert outbox.pump()
-    assert (outbox.spans_delivered, outbox.settled()) == (6, 3)
+def test_what_a_full_disk_never_took_is_counted_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = FileDestination(tmp_path, "test", Rotation())
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    destination.submit(batch(1))
+    destination.close(1.0)
+    assert (destination.outbox.spans_dropped, destination.outbox.settled()) == (2, 0)
 
 
-def test_a_refused_batch_does_not_hold_up_the_next() -> None:
-    sender = _Flaky([Outcome.REFUSED, Outcome.DELIVERED])
-    outbox = Outbox(sender, capacity=8)
-    outbox.put(Batch(1, _three_spans()))  # type: ignore[arg-type]
-    outbox.put(Batch(2))
-    assert outbox.pump()
-    assert (sender.sent, outbox.spans_dropped) == ([2], 3)
+def _first_id(document: dict[str, list[dict[str, list[dict[str, list[dict[str, str]]]]]]]) -> int:
+    return int(document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["spanId"], 16)

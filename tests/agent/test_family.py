@@ -36,9 +36,9 @@ from ring_records import (
 )
 
 from vtprof_agent.align import Alignment
-from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.identifiers import REQUEST, Origin
 from vtprof_agent.inbox.ring_header import RingFile, RingIdentity
+from vtprof_agent.metrics.metrics import Metrics
 from vtprof_schemas import names, records
 
 
@@ -333,7 +333,7 @@ def test_two_transformers_processes_of_one_family_name_have_nothing_in_common(tm
 
 
 def test_the_page_counts_a_request_once(tmp_path: Path) -> None:
-    server, page = Server(tmp_path, ALL), PrometheusPage("1")
+    server, page = Server(tmp_path, ALL), Metrics("1")
     agent = Following(tmp_path, page)
     server.write_all(ONE[:-1])
     agent.turn(5, 1_000_000_000)

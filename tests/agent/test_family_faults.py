@@ -19,8 +19,8 @@ from family_rings import (
 from ring_records import arrived, finished, first_token, left, prefill, sequence, step
 
 from vtprof_agent.align import Alignment
-from vtprof_agent.export.prometheus import PrometheusPage
 from vtprof_agent.inbox.discovery import Liveness
+from vtprof_agent.metrics.metrics import Metrics
 from vtprof_schemas import names
 
 
@@ -31,7 +31,7 @@ def _monotonic_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_without_its_api_server_gives_steps_and_counts_the_requests(tmp_path: Path) -> None:
-    page = PrometheusPage("1")
+    page = Metrics("1")
     server, agent = Server(tmp_path, ("engine", "worker")), Following(tmp_path, page)
     server.write_all(line for line in ONE if line[0] != "api")
     agent.settle()

@@ -6,16 +6,18 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtprof_agent.config import Config
-from vtprof_agent.receiver import http_server
+from vtprof_agent.receiver import http_server, room
 from vtprof_agent.receiver.intake import MALFORMED, MAX_REQUEST_BYTES, TURNED_AWAY, Intake, TooLarge, Verdict
 from vtprof_agent.receiver.otlp_json import parse_json
 from vtprof_agent.receiver.receiver import Receiver
+from vtprof_agent.receiver.room import Room
 
 WAIT_S = 20.0
 BEGUN = b"POST /v1/traces HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n{"
@@ -144,6 +146,7 @@ def test_an_idle_connection_is_closed(
 
 def test_one_connection_too_many_is_told_so_at_once_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(room, "LINGER_S", 3600.0)
     receiver = Receiver(Config(otlp_receive_http="127.0.0.1:0"))
     try:
         port = receiver.ports[0]
@@ -151,5 +154,93 @@ def test_one_connection_too_many_is_told_so_at_once_and_counted(monkeypatch: pyt
             assert third.recv(1 << 16).startswith(b"HTTP/1.1 503")
         assert receiver.counts()[TURNED_AWAY] == 1
         assert any(post(port) == 200 for _ in range(1000)), "there is room again"
+    finally:
+        receiver.close()
+
+
+@pytest.mark.parametrize("begun", [b"", BEGUN])
+def test_senders_that_hold_every_connection_give_way_to_one_that_sends(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(http_server, "IDLE_S", 3600.0)
+    monkeypatch.setattr(http_server, "REQUEST_S", 3600.0)
+    monkeypatch.setattr(room, "LINGER_S", 0.0)
+    receiver = Receiver(Config(otlp_receive_http="127.0.0.1:0"))
+    try:
+        with connect(receiver.ports[0], begun), connect(receiver.ports[0], begun):
+            assert any(post(receiver.ports[0]) == 200 for _ in range(1000))
+    finally:
+        receiver.close()
+
+
+def test_the_one_who_lingered_longest_goes_and_nobody_before_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "YIELD_S", WAIT_S)
+    now = [0.0]
+    places = Room(2, 100, lambda: now[0])
+    ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        assert places.enter()
+        places.await_sender(connection)
+        begun.release()
+        connection.recv(1)
+        places.no_longer()
+        places.leave()
+        go.wait(WAIT_S)
+
+    threads = []
+    for connection in ours:
+        threads.append(threading.Thread(target=serve, args=(connection,)))
+        threads[-1].start()
+        assert begun.acquire(timeout=WAIT_S)
+        now[0] += 0.2
+    assert not places.enter(), "the first has lingered for 0.5 s only when that has passed"
+    now[0] = room.LINGER_S
+    assert places.enter()
+    theirs[0].settimeout(WAIT_S)
+    assert theirs[0].recv(1) == b"", "the first was disconnected"
+    theirs[1].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs[1].recv(1)
+    go.set()
+    theirs[1].close()
+    for thread in threads:
+        thread.join(WAIT_S)
+    for connection in (*ours, theirs[0]):
+        connection.close()
+
+
+def test_bodies_that_are_not_parsed_yet_have_one_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Room(1, 100)
+    assert (places.hold(60), places.hold(41), places.hold(40)) == (True, False, True)
+    places.release(100)
+    assert places.hold(100)
+    monkeypatch.setattr(http_server, "MAX_UNPARSED_BYTES", 1000)
+    receiver = Receiver(Config(otlp_receive_http="127.0.0.1:0"))
+    try:
+        assert post(receiver.ports[0], b" " * 2000 + b"{}") == 503
+        assert receiver.counts()[TURNED_AWAY] == 1
+        assert any(post(receiver.ports[0], b" " * 998 + b"{}") == 200 for _ in range(1000)), "nothing is held"
+    finally:
+        receiver.close()
+
+
+def test_room_is_given_back_whatever_became_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(http_server, "MAX_UNPARSED_BYTES", 100_000)
+    monkeypatch.setattr(room, "LINGER_S", 3600.0)
+    receiver = Receiver(Config(otlp_receive_http="127.0.0.1:0"))
+    refused = (BEGUN + b"x" * 8000, BEGUN.replace(b"9000", b"1"), BEGUN.replace(b"9000", b"x"))
+    try:
+        for body in (*refused, b"GET / HTTP/1.1\r\n\r\n", b"\0") * 15:
+            with suppress(OSError), connect(receiver.ports[0], body) as connection:  # some are turned away
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+        assert any(post(receiver.ports[0], b" " * 65_000 + b"{}") == 200 for _ in range(1000))
     finally:
         receiver.close()

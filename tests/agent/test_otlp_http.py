@@ -1,141 +1,256 @@
 """OTLP over HTTP against a real server that decodes with OpenTelemetry's own protobuf."""
 
-import gzip
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import socket
+import ssl
+import time
+from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from ring_records import SINGLE, assemble
+from collectors import Seen, batch, http_collector, ids, make_certificate, metrics, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 
-from vtprof_agent.align import Alignment
-from vtprof_agent.export.destination import Batch
-from vtprof_agent.export.otlp_http import HttpDestination, signal_urls
-from vtprof_agent.identifiers import Origin
-from vtprof_agent.metric_points import Point, metrics_data
-from vtprof_agent.resource import agent_resource
-from vtprof_agent.samplers.sampler import Sample
-from vtprof_agent.spans import SpanBuilder
-from vtprof_schemas import names
+from vtprof_agent.export.backoff import Backoff
+from vtprof_agent.export.destination import Batch, Outcome
+from vtprof_agent.export.otlp import OtlpDestination
+from vtprof_agent.export.otlp_http import HttpTransport, retry_after_s, signal_urls
+from vtprof_agent.export.parcel import encode
 from vtprof_schemas.errors import ConfigError
 
-
-class Collector:
-    """What a server was sent, and what it answers."""
-
-    def __init__(self, statuses: list[int]) -> None:
-        self.statuses = statuses
-        self.spans: list[str] = []
-        self.metrics: list[str] = []
-        self.url = ""
+AT_ONCE = {"backoff": Backoff(0.01, 0.01)}
 
 
-@contextmanager
-def _collector(*statuses: int, location: str = "") -> Iterator[Collector]:
-    """Serve; answers the statuses in turn (with a place to go to instead), then 200."""
-    seen = Collector(list(statuses))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            status = seen.statuses.pop(0) if seen.statuses else 200
-            if status == 200 and self.path == "/v1/traces":
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    seen.spans += [span.name for scope in resource.scope_spans for span in scope.spans]
-            elif status == 200 and self.path == "/v1/metrics":
-                for metrics in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                    seen.metrics += [
-                        metric.name for scope in metrics.scope_metrics for metric in scope.metrics
-                    ]
-            self.send_response(status)
-            if location and 300 <= status < 400:
-                self.send_header("Location", location)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    seen.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def _open(seen: Seen, **more: object) -> OtlpDestination:
+    return OtlpDestination(seen.url, **{"timeout_s": 10.0, "queued_batches": 8, **AT_ONCE, **more})  # type: ignore[arg-type]
 
 
-def _batch(number: int) -> Batch:
-    requests, _, _ = assemble(SINGLE)
-    resource = agent_resource("test")
-    spans = SpanBuilder(Origin(b"b" * 16, 1, 2), resource, Alignment(10**18)).request(requests["1"])
-    return Batch(
-        number,
-        spans,
-        metrics_data([Point(resource, Sample(names.GPU_POWER_MW, 7, hw_id="GPU-1"), 10**18)], 0),
-    )
-
-
-def test_spans_and_metrics_arrive_at_the_collector() -> None:
-    with _collector() as seen:
-        destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
-        destination.submit(_batch(1))
-        destination.close(10.0)
-        assert seen.spans[0] == names.SPAN_REQUEST
-        assert len(seen.spans) == 6
-        assert seen.metrics == [names.GPU_POWER_MW]
-        assert (destination.outbox.spans_delivered, destination.outbox.settled()) == (6, 1)
+def test_spans_and_metrics_arrive_at_the_collector_compressed() -> None:
+    with http_collector() as seen:
+        destination = _open(seen)
+        destination.submit(batch(1, with_metrics=True))
+        destination.submit(batch(2))
+        destination.close(20.0)
+        assert (seen.spans, seen.metrics) == (ids(1, 2), 1)
+        assert seen.encodings == ["gzip"] * 3
+        assert (destination.outbox.spans_delivered, destination.outbox.settled()) == (4, 2)
+        assert (destination.outbox.spans_dropped, destination.outbox.metrics_dropped) == (0, 0)
 
 
 def test_a_batch_that_the_collector_refuses_is_dropped_and_the_next_arrives() -> None:
-    with _collector(400) as seen:
-        destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
-        destination.submit(_batch(1))
-        destination.submit(_batch(2))
-        destination.close(10.0)
-        assert len(seen.spans) == 6
-        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (6, 6)
+    with http_collector() as seen:
+        seen.answers = [400]
+        destination = _open(seen)
+        destination.submit(batch(1))
+        destination.submit(batch(2))
+        destination.close(20.0)
+        assert seen.spans == ids(2)
+        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (2, 2)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_an_answer_that_is_no_success_delivers_nothing_and_is_counted(status: int) -> None:
-    with _collector(status, status, location="/elsewhere") as seen:
-        destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
-        destination.submit(_batch(1))
-        destination.submit(_batch(2))
-        destination.close(10.0)
-        # The first answer is that to the spans of the first batch, the second that to those of the second.
-        assert (seen.spans, seen.metrics) == ([], [])
-        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (12, 0)
+    with http_collector() as seen:
+        seen.answers = [status, status]
+        seen.answer_headers = {"Location": "/elsewhere"}
+        destination = _open(seen)
+        destination.submit(batch(1))
+        destination.submit(batch(2))
+        destination.close(20.0)
+        assert (seen.spans, seen.calls) == ([], ["traces"] * 2)
+        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (4, 0)
 
 
-def test_a_collector_that_is_busy_gets_the_batch_again_and_once() -> None:
-    with _collector(503) as seen:
-        destination = HttpDestination(seen.url, timeout_s=5.0, queued_batches=8)
-        destination.submit(_batch(1))
-        destination.close(10.0)
-        assert len(seen.spans) == 6
-        assert destination.outbox.settled() == 1
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
+def test_a_collector_that_is_not_ready_gets_the_batch_again_and_once(status: int) -> None:
+    with http_collector() as seen:
+        seen.answers = [status]
+        destination = _open(seen)
+        destination.submit(batch(1))
+        destination.close(20.0)
+        assert (seen.spans, seen.calls) == (ids(1), ["traces"] * 2)
+        assert (destination.outbox.settled(), destination.outbox.spans_dropped) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [400, 404, 415])
+def test_a_collector_without_metrics_gets_all_spans(status: int) -> None:
+    with http_collector() as seen:
+        seen.answer_metrics = status
+        destination = _open(seen)
+        destination.submit(Batch(1, [], metrics()))
+        destination.submit(batch(2, with_metrics=True))
+        destination.close(20.0)
+        assert (seen.spans, seen.metrics) == (ids(2), 0)
+        assert (destination.outbox.metrics_dropped, destination.outbox.spans_dropped) == (2, 0)
+
+
+def test_spans_that_a_collector_rejects_of_a_batch_are_counted_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with http_collector() as seen:
+        seen.rejects = 1
+        destination = _open(seen)
+        destination.submit(batch(1, spans=3))
+        destination.submit(batch(2, spans=3))
+        destination.close(20.0)
+        assert (destination.outbox.spans_delivered, destination.outbox.spans_dropped) == (4, 2)
+    said = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
+    assert said == [f"{seen.url}: took a message but rejected 1 of it (too old); said once, counted"]
 
 
 def test_an_absent_collector_does_not_hold_up_the_stop_and_the_loss_is_counted() -> None:
-    destination = HttpDestination("http://127.0.0.1:9", timeout_s=0.2, queued_batches=2)
+    destination = OtlpDestination("http://127.0.0.1:9", timeout_s=0.2, queued_batches=2, **AT_ONCE)  # type: ignore[arg-type]
     for number in (1, 2, 3):
-        destination.submit(_batch(number))
+        destination.submit(batch(number))
     destination.close(1.0)
-    assert destination.outbox.spans_dropped == 18
+    assert destination.outbox.spans_dropped == 6
     assert destination.outbox.spans_delivered == 0
+
+
+def test_a_collector_that_hangs_is_given_up_after_the_timeout_and_holds_up_nobody() -> None:
+    with http_collector() as seen:
+        seen.hang.clear()
+        destination = _open(seen, timeout_s=0.1)
+        destination.submit(batch(1))
+        wait_for(lambda: len(seen.calls) >= 2)
+        seen.hang.set()
+        wait_for(lambda: destination.outbox.spans_delivered == 2)
+        destination.close(20.0)
+        assert set(seen.spans) == set(ids(1))
+
+
+def test_a_connection_that_the_collector_closed_while_idle_costs_no_retry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with http_collector() as seen:
+        destination = _open(seen)
+        destination.submit(batch(1))
+        wait_for(lambda: destination.outbox.spans_delivered == 2)
+        port = int(seen.url.rpartition(":")[2])
+    with http_collector(seen, port=port):
+        destination.submit(batch(2))
+        destination.close(20.0)
+        assert seen.spans == ids(1, 2)
+
+
+def test_the_pause_that_a_collector_asks_for_is_passed_on() -> None:
+    with http_collector() as seen:
+        seen.answers = [429]
+        seen.answer_headers = {"Retry-After": "17"}
+        transport = HttpTransport(seen.url, 10.0)
+        (parcel,) = encode(batch(1)).parcels
+        answer = transport.send(parcel)
+        assert (answer.outcome, answer.wait_s) == (Outcome.RETRY, 17.0)
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, None), ("3", 3.0), ("-3", 0.0), ("soon", None), ("inf", None), ("nan", None),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 60.0), ("Wed, 21 Oct 2015 07:26:00 GMT", 0.0)],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
+    # 2015-10-21 07:27:00 UTC, by `date -d @1445412420 -u`
+    assert retry_after_s(value, 1445412420.0) == expected
+
+
+@given(st.text())
+def test_any_retry_after_is_read_or_left(value: str) -> None:
+    found = retry_after_s(value, time.time())
+    assert found is None or found >= 0
+
+
+def test_over_tls_the_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with http_collector(tls=context) as seen:
+        destination = _open(seen, token_file=token, ca_file=certificate)
+        destination.submit(batch(1))
+        wait_for(lambda: destination.outbox.spans_delivered == 2)
+        (tmp_path / "next").write_text("second-longer\n")
+        (tmp_path / "next").replace(token)
+        destination.submit(batch(2))
+        wait_for(lambda: destination.outbox.spans_delivered == 4)
+        token.unlink()
+        destination.submit(batch(3))
+        destination.close(20.0)
+        assert seen.spans == ids(1, 2, 3)
+        assert [headers["authorization"] for headers in seen.headers] == [
+            "Bearer first", "Bearer second-longer", "Bearer second-longer",
+        ]  # fmt: skip
+
+
+def test_a_collector_with_a_certificate_that_is_not_trusted_gets_nothing(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    other, _ = make_certificate(tmp_path, "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http_collector(tls=context) as seen:
+        transport = HttpTransport(seen.url, 10.0, ca_file=other)
+        (parcel,) = encode(batch(1)).parcels
+        assert transport.send(parcel).outcome is Outcome.RETRY
+        assert seen.calls == []
+        transport.close()
+
+
+def test_headers_and_client_certificate_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = make_certificate(tmp_path)
+    client, client_key = make_certificate(tmp_path, "client")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(client)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "X-Tenant=a%20b,authorization=Basic%20xyz")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "x-tenant=m")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(client))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(client_key))
+    with http_collector(tls=context) as seen:
+        destination = _open(seen)
+        destination.submit(batch(1, with_metrics=True))
+        destination.close(20.0)
+        assert seen.spans == ids(1)
+        assert [headers["x-tenant"] for headers in seen.headers] == ["a b", "m"]
+        assert seen.headers[0]["authorization"] == "Basic xyz"
+
+
+def test_a_token_never_crosses_the_network_unencrypted(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    for protocol in ("http/protobuf", "grpc"):
+        with pytest.raises(
+            ConfigError, match="unencrypted to http://collector:4318; give an https"
+        ) as caught:
+            OtlpDestination("http://collector:4318", protocol=protocol, token_file=token)
+        assert "secret" not in str(caught.value)
+    for endpoint in ("http://127.0.0.1:4318", "http://[::1]:4318", "http://localhost:4318"):
+        HttpTransport(endpoint, 1.0, token).close()
+
+
+@pytest.mark.parametrize("content", [None, "", "two words", "é", "x" * 70_000])
+def test_a_token_file_that_holds_no_token_is_one_clear_line(tmp_path: Path, content: str | None) -> None:
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_text(content)
+    with pytest.raises(ConfigError, match=r"--otlp-token-file .*: cannot be used: .*; give a file") as caught:
+        HttpTransport("https://c:4318", 1.0, token)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_certificate_file_that_is_missing_is_one_clear_line(tmp_path: Path) -> None:
+    for protocol in ("http/protobuf", "grpc"):
+        with pytest.raises(ConfigError, match=r"ca.pem: certificate file for OTLP cannot be read"):
+            OtlpDestination("https://c:4318", protocol=protocol, ca_file=tmp_path / "ca.pem")
+
+
+def test_an_unknown_protocol_is_one_clear_line() -> None:
+    with pytest.raises(ConfigError, match="--otlp-protocol 'http/json': give http/protobuf or grpc"):
+        OtlpDestination("http://c:4318", protocol="http/json")
 
 
 def test_the_endpoint_is_a_base_url_or_the_traces_url() -> None:
@@ -157,3 +272,23 @@ def test_an_endpoint_that_is_no_url_is_one_clear_line(endpoint: str) -> None:
     with pytest.raises(ConfigError, match=r"not an http\(s\) URL") as caught:
         signal_urls(endpoint)
     assert str(caught.value).isprintable()
+
+
+def test_the_password_of_an_endpoint_is_sent_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with http_collector() as seen:
+        seen.answers = [503, 400]
+        url = seen.url.replace("//", "//me:hidden@")
+        destination = OtlpDestination(url, **AT_ONCE)  # type: ignore[arg-type]
+        destination.submit(batch(1))
+        destination.close(20.0)
+        assert [headers["authorization"] for headers in seen.headers] == ["Basic bWU6aGlkZGVu"] * 2
+    assert seen.url in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_a_server_that_speaks_no_http_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport = HttpTransport(f"http://127.0.0.1:{listener.getsockname()[1]}", 0.2)
+        (parcel,) = encode(batch(1)).parcels
+        assert transport.send(parcel).outcome is Outcome.RETRY
+        transport.close()

@@ -25,12 +25,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from vtprof_agent.config import Config, merge
-from vtprof_agent.export.destination import Batch, Outcome
-from vtprof_agent.export.files import FileSender
+from vtprof_agent.export.destination import Batch
+from vtprof_agent.export.files import FileDestination
 from vtprof_agent.export.rotating import Rotation
 from vtprof_agent.receiver import grpc_server, intake
 from vtprof_agent.receiver.decode import decode
 from vtprof_agent.receiver.intake import (
+    CONTENTS,
     MALFORMED,
     RECEIVED,
     REFUSED,
@@ -114,7 +115,7 @@ def test_a_real_exporter_s_spans_arrive_as_they_were(receiver: tuple[Receiver, i
     assert {span.resource.attributes[names.ENGINE_NAME] for span in got} == {"vllm"}, "told by the scope"
     plain = [_without(span, names.ENGINE_NAME) for span in got]
     assert normal(plain) == normal(sent)
-    assert feed.counts() == {RECEIVED: 6, REFUSED: 0, MALFORMED: 0, TURNED_AWAY: 0}
+    assert feed.counts() == {RECEIVED: 6, REFUSED: 0, MALFORMED: 0, TURNED_AWAY: 0, CONTENTS: 0}
 
 
 def _without(span: ReadableSpan, key: str) -> ReadableSpan:
@@ -185,9 +186,9 @@ def test_a_capture_of_vllm_in_json_arrives_whole_and_can_be_written(
     for line in lines:
         assert post(port, line.encode(), Content_Type="application/json") == (200, b"{}")
     spans = feed.take()[0]
-    sender = FileSender(tmp_path, "x", Rotation(1 << 30, 3600.0, None))
-    sender.send(Batch(1, spans))
-    sender.close()
+    files = FileDestination(tmp_path, "x", Rotation(1 << 30, 3600.0, None))
+    files.submit(Batch(1, spans))
+    files.close(1.0)
     written = "\n".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*.traces.jsonl"))
     assert _ids(written) == _ids("\n".join(lines))
     (resources,) = {
@@ -285,7 +286,7 @@ def test_a_full_queue_refuses_until_it_is_emptied() -> None:
     queue = Intake(max_queued_bytes=size)
     assert queue.offer(request, size).verdict is Verdict.TAKEN
     assert queue.offer(request, size).verdict is Verdict.BUSY
-    assert queue.counts() == {RECEIVED: 2, REFUSED: 2, MALFORMED: 0, TURNED_AWAY: 0}
+    assert queue.counts() == {RECEIVED: 2, REFUSED: 2, MALFORMED: 0, TURNED_AWAY: 0, CONTENTS: 0}
     assert len(queue.take()) == 2
     assert queue.offer(request, size).verdict is Verdict.TAKEN
 
@@ -328,7 +329,7 @@ def test_a_host_name_that_the_engine_gave_stays_and_strangers_get_no_engine() ->
 
 @pytest.mark.parametrize("address", ["0.0.0.0:4318", "[::]:4318", "192.168.1.4:4318", "example.com:4318"])
 def test_the_network_is_not_listened_to(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"would take spans from the network") as caught:
+    with pytest.raises(ConfigError, match=r"would be open to the network") as caught:
         Receiver(Config(otlp_receive_http=address))
     assert "\n" not in str(caught.value)
 
@@ -387,9 +388,10 @@ def test_every_kind_of_value_can_be_written_to_files(tmp_path: Path) -> None:
     span.attributes.add(key="mixed").value.array_value.values.add().bool_value = True
     queue = Intake()
     queue.offer(request, 1)
-    sender = FileSender(tmp_path, "x", Rotation(1 << 30, 3600.0, None))
-    assert sender.send(Batch(1, queue.take())) is Outcome.DELIVERED
-    sender.close()
+    files = FileDestination(tmp_path, "x", Rotation(1 << 30, 3600.0, None))
+    files.submit(Batch(1, queue.take()))
+    files.close(1.0)
+    assert files.outbox.spans_delivered > 0
     (path,) = tmp_path.glob("*.traces.jsonl")
     written = {
         one["spanId"]: one

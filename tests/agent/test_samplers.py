@@ -9,6 +9,7 @@ import pytest
 
 from vtprof_agent.samplers.host import HostSampler
 from vtprof_agent.samplers.nvml import NvmlSampler
+from vtprof_agent.samplers.nvml_session import NvmlSession
 from vtprof_agent.samplers.sampler import SAMPLERS, load
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
@@ -27,7 +28,7 @@ class _Nvml:
     NVML_ERROR_LIBRARY_NOT_FOUND = 12
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_ERROR_NO_PERMISSION = 4
-    NVML_CLOCK_SM = 1
+    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
 
     def __init__(self, fails: int | None = None) -> None:
         self.fails = fails
@@ -52,11 +53,17 @@ class _Nvml:
     def nvmlDeviceGetName(self, handle: int) -> str:
         return "Test GPU"
 
+    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:
+        raise _NvmlError(self.NVML_ERROR_NOT_SUPPORTED)
+
+    def nvmlDeviceGetFieldValues(self, handle: int, fields: Any) -> Any:
+        raise _NvmlError(self.NVML_ERROR_NOT_SUPPORTED)
+
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
         return SimpleNamespace(gpu=75, memory=50)
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        return SimpleNamespace(used=1024)
+    def nvmlDeviceGetMemoryInfo(self, handle: int, version: int | None = None) -> Any:
+        return SimpleNamespace(used=1024, total=4096)
 
     def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
         return self._offered(handle, 400_000)
@@ -77,7 +84,7 @@ class _Nvml:
 
 
 def _opened() -> NvmlSampler:
-    sampler = NvmlSampler(_Nvml())
+    sampler = NvmlSampler(NvmlSession(_Nvml()))
     assert sampler.why_not() is None
     sampler.open()
     return sampler
@@ -93,12 +100,20 @@ def test_each_gpu_is_read_under_its_uuid() -> None:
 
 def test_what_a_gpu_does_not_offer_is_left_out_and_not_zero() -> None:
     keys = {s.key for s in _opened().sample(frozenset()) if s.hw_id == "GPU-b"}
-    assert keys == {names.GPU_BUSY_RATIO, names.GPU_MEMORY_USED_BYTES, names.GPU_SM_CLOCK_MHZ}
+    assert keys == {
+        names.GPU_BUSY_RATIO,
+        names.GPU_MEMORY_BUSY_RATIO,
+        names.GPU_MEMORY_USED_BYTES,
+        names.GPU_MEMORY_TOTAL_BYTES,
+        names.GPU_SM_CLOCK_MHZ,
+        names.GPU_MEMORY_CLOCK_MHZ,
+    }
 
 
 def test_time_share_utilization_is_never_called_bandwidth_or_activity() -> None:
     samples = {s.key: s.value for s in _opened().sample(frozenset())}
     assert samples[names.GPU_BUSY_RATIO] == 0.75
+    assert samples[names.GPU_MEMORY_BUSY_RATIO] == 0.5
     assert not samples.keys() & {
         names.GPU_DRAM_BANDWIDTH_RATIO,
         names.GPU_SM_ACTIVE_RATIO,
@@ -114,18 +129,23 @@ def test_devices_say_whether_they_have_performance_metrics() -> None:
     ("code", "text"), [(12, "no NVIDIA driver library"), (4, "no permission"), (999, "NVML error 999")]
 )
 def test_vendor_errors_are_told_in_the_users_words(code: int, text: str) -> None:
-    sampler = NvmlSampler(_Nvml(fails=code))
+    sampler = NvmlSampler(NvmlSession(_Nvml(fails=code)))
     assert text in str(sampler.why_not())
     with pytest.raises(BackendError, match=text):
         sampler.open()
 
 
-def test_closing_disconnects_once() -> None:
+def test_closing_disconnects_once_when_the_last_user_is_gone() -> None:
     nvml = _Nvml()
-    sampler = NvmlSampler(nvml)
-    sampler.open()
+    session = NvmlSession(nvml)
+    sampler, other = NvmlSampler(session), NvmlSampler(session)
+    for one in (sampler, other, other):
+        one.open()
     sampler.close()
-    sampler.close()
+    assert nvml.shut_down == 0
+    assert other.sample(frozenset())
+    for one in (other, other):
+        one.close()
     assert nvml.shut_down == 1
 
 

@@ -76,7 +76,6 @@ def measure(batches: int) -> dict[str, float]:
         agent = Agent(
             rings,
             [destination],
-            agent_resource("bench"),
             LoopSettings(),
             AssemblySettings(finish_linger_ns=0),
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vtprof_schemas import names
+from vtprof_agent.metrics import reference
+from vtprof_agent.metrics.series import HISTOGRAM, SERIES
 
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 promtool = pytest.mark.skipif(
@@ -54,19 +55,21 @@ def test_a_looser_threshold_makes_the_rule_tests_fail(tmp_path: Path) -> None:
 def test_every_series_used_is_one_the_agent_exposes() -> None:
     rules = yaml.safe_load((PROMETHEUS / "vtprof.rules.yaml").read_text())
     recorded = {rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule}
-    known = {
-        names.PROM_TTFT + "_bucket",
-        names.PROM_TTFT + "_count",
-        names.PROM_PHASE_DURATION + "_sum",
-        names.PROM_PHASE_DURATION + "_count",
-        names.PROM_KV_BYTES,
-        names.PROM_TOKENS,
-        names.PROM_RECORDS_LOST,
+    known = {series.name for series in SERIES.values() if series.kind != HISTOGRAM} | {
+        series.name + suffix
+        for series in SERIES.values()
+        if series.kind == HISTOGRAM
+        for suffix in ("_bucket", "_count", "_sum")
     }
     for group in rules["groups"]:
         for rule in group["rules"]:
             used = set(re.findall(r"[a-z_:0-9]*vtprof[a-z_:0-9]*", rule["expr"]))
             assert used <= known | recorded, rule
+
+
+def test_the_reference_page_is_that_of_the_series() -> None:
+    told = (PROMETHEUS / "METRICS.md").read_text(encoding="utf-8")
+    assert told == reference.page(), "refresh: make docs"
 
 
 def test_every_alert_is_explained() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from vtprof_agent.cli.options import ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+from vtprof_agent.cli.options import FOLLOWING, Given, takes
 from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ NEXT = (
 )
 
 
+@takes(*FOLLOWING)
 def attach(
     pid: Pid,
-    ring_dir: RingDir = None,
+    given: Given,
     stage_dir: StageDir = None,
     children: Children = True,
     dry_run: DryRun = False,
@@ -63,10 +64,6 @@ def attach(
             "--follow", help="Export until Ctrl-C or the end of the processes, then detach; implied by --out."
         ),
     ] = False,
-    out: Out = None,
-    otlp_endpoint: OtlpEndpoint = None,
-    metrics: Metrics = None,
-    config: ConfigFile = None,
     format_: Format = "text",
 ) -> None:
     """Bring the probe into a running Python server and its Python children, without a restart.
@@ -79,13 +76,14 @@ def attach(
     from vtprof_agent.attach.attaching import attach as attach_tree
     from vtprof_agent.attach.outcome import ATTACHED, FAILED
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import settings, start_logging, stop_on_signals
+    from vtprof_agent.cli.options import start_logging, stop_on_signals
     from vtprof_agent.config import ORIGIN_DEFAULT
 
-    following = (follow or any((out, otlp_endpoint, metrics))) and not dry_run
+    destinations = (given.flags[name] for name in ("out_dir", "otlp_endpoint", "metrics"))
+    following = (follow or any(destinations)) and not dry_run
     if following:
         require_extra()
-    merged = settings(out, otlp_endpoint, ring_dir, metrics, config)
+    merged = given.settings()
     folder = merged.config.ring_dir.absolute()
     stage = stage_dir.absolute() if stage_dir else None
     options = Options(folder, stage, children, dry_run, timeout)

@@ -3,17 +3,17 @@
 import typer
 
 from vtprof_agent.cli.attach import Children, DryRun, Format, Pid, StageDir, Timeout, show
-from vtprof_agent.cli.options import ConfigFile, RingDir
+from vtprof_agent.cli.options import Given, takes
 
 
+@takes("ring_dir")
 def detach(
     pid: Pid,
-    ring_dir: RingDir = None,
+    given: Given,
     stage_dir: StageDir = None,
     children: Children = True,
     dry_run: DryRun = False,
     timeout: Timeout = 10.0,
-    config: ConfigFile = None,
     format_: Format = "text",
 ) -> None:
     """Restore every patched method of a server and its children, and end their recordings.
@@ -23,9 +23,8 @@ def detach(
     from vtprof_agent.attach.attaching import Options
     from vtprof_agent.attach.detaching import detach as detach_tree
     from vtprof_agent.attach.outcome import FAILED
-    from vtprof_agent.cli.options import settings
 
-    folder = settings(ring_dir=ring_dir, config=config).config.ring_dir.absolute()
+    folder = given.settings().config.ring_dir.absolute()
     stage = stage_dir.absolute() if stage_dir else None
     outcomes = detach_tree(pid, Options(folder, stage, children, dry_run, timeout))
     show(outcomes, folder, format_)

@@ -4,40 +4,42 @@ from typing import Annotated, Literal
 
 import typer
 
-from vtprof_agent.cli.options import ConfigFile, Metrics, OtlpEndpoint, Out, RingDir
+from vtprof_agent.cli.options import ALL, Given, takes
 
 
+@takes(*ALL)
 def doctor(
-    out: Out = None,
-    otlp_endpoint: OtlpEndpoint = None,
-    ring_dir: RingDir = None,
-    metrics: Metrics = None,
-    config: ConfigFile = None,
+    given: Given,
     format_: Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
     """Say what this node offers: GPUs, engines, processes to attach to, rings, and where each setting comes from."""
     import json
 
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import settings
 
     require_extra()
     from vtprof_agent.node_report import report
     from vtprof_schemas.printable import one_line
 
-    document = report(settings(out, otlp_endpoint, ring_dir, metrics, config))
+    document = report(given.settings())
     if format_ == "json":
         typer.echo(json.dumps(document, indent=2))
         return
     for gpu in document["gpus"]:
-        typer.echo(f"GPU {gpu['uuid']}: {gpu['name']}, performance metrics {'yes' if gpu['gpm'] else 'no'}")
+        offers = f"performance metrics {_told(gpu['gpm'])}, MIG {_told(gpu['mig'])}"
+        typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}"))
+    if document["driver"]:
+        typer.echo(one_line(f"NVIDIA driver {document['driver']}"))
     for sampler in document["samplers"]:
-        typer.echo(
-            f"sampler {sampler['name']}: {'on' if sampler['available'] else 'off: ' + sampler['reason']}"
-        )
+        state = "on" if sampler["available"] else f"off: {sampler['reason']}; without it: {sampler['costs']}"
+        typer.echo(one_line(f"sampler {sampler['name']}: {state}"))
     for engine in document["engines"]:
         typer.echo(f"engine {engine['name']} {engine['version']} in this environment")
     typer.echo(f"attach allowed: {document['attach']}")
+    for one in document["permissions"]:
+        typer.echo(one_line(f"permission, {one['what']}: {one['problem'] or 'yes'}"))
+    for one in document["endpoints"]:
+        typer.echo(one_line(f"{one['what']} {one['target']}: {one['problem'] or 'fine'}"))
     for process in document["processes"]:
         state = f"no: {process['denied']}" if process["denied"] else "can be attached to"
         typer.echo(f"PID {process['pid']} ({process['name'] or 'ended'}): {process['engine']}, {state}")

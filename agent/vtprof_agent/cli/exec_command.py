@@ -8,18 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vtprof_agent.cli.options import (
-    CalibrateHost,
-    ConfigFile,
-    EngineMetrics,
-    Metrics,
-    OtlpEndpoint,
-    OtlpReceive,
-    OtlpReceiveGrpc,
-    OtlpReceiveHttp,
-    Out,
-    RingDir,
-)
+from vtprof_agent.cli.options import ALL, Given, takes
 
 logger = logging.getLogger(__name__)
 NOT_LOADED = (
@@ -33,20 +22,12 @@ NOT_SERVED = (
 STILL_RUNNING = "processes of this command still run (PID %s): what they record from now on is not kept"
 
 
+@takes(*ALL)
 def exec_(
     command: Annotated[
         list[str], typer.Argument(metavar="-- CMD", help="The command to run and its arguments.")
     ],
-    out: Out = None,
-    otlp_endpoint: OtlpEndpoint = None,
-    ring_dir: RingDir = None,
-    metrics: Metrics = None,
-    config: ConfigFile = None,
-    calibrate_host: CalibrateHost = None,
-    otlp_receive: OtlpReceive = None,
-    otlp_receive_grpc: OtlpReceiveGrpc = None,
-    otlp_receive_http: OtlpReceiveHttp = None,
-    engine_metrics: EngineMetrics = None,
+    given: Given,
 ) -> None:
     """Run a command with the probe in its Python processes, follow it, and return its exit code."""
     import dataclasses
@@ -56,7 +37,7 @@ def exec_(
     from functools import partial
 
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import settings, start_logging
+    from vtprof_agent.cli.options import start_logging
 
     require_extra()
     from vtprof_agent.calibrate_host import measure
@@ -66,18 +47,7 @@ def exec_(
     from vtprof_agent.runner import agent
     from vtprof_agent.staging import child_environment, stage
 
-    merged = settings(
-        out,
-        otlp_endpoint,
-        ring_dir,
-        metrics,
-        config,
-        calibrate_host,
-        otlp_receive,
-        otlp_receive_grpc,
-        otlp_receive_http,
-        engine_metrics,
-    )
+    merged = given.settings()
     chosen = merged.config
     require_command(command[0])
     start_logging(chosen.log_level)

@@ -1,88 +1,165 @@
-"""The flags that `run`, `exec` and `doctor` share, and the settings made of them."""
+"""The flags of settings that commands share: a table, and a decorator that gives a command those it names."""
 
+import inspect
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
-from vtprof_agent.config import Settings, merge, read_file
+from vtprof_agent.config import Settings, load
 
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for OTLP JSON-lines files.")]
-OtlpEndpoint = Annotated[
-    str | None, typer.Option("--otlp-endpoint", help="OTLP/HTTP receiver, such as http://collector:4318.")
-]
-RingDir = Annotated[Path | None, typer.Option("--ring-dir", help="Where the probes put their rings.")]
-Metrics = Annotated[
-    str | None,
-    typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus page; without HOST this machine only."),
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
-OtlpReceive = Annotated[
-    bool | None,
-    typer.Option(
-        "--otlp-receive/--no-otlp-receive",
-        help="Take OTLP traces that engines on this machine send: gRPC at port 4317, HTTP at 4318.",
-    ),
-]
-OtlpReceiveGrpc = Annotated[
-    str | None,
-    typer.Option(
-        "--otlp-receive-grpc", metavar="HOST:PORT", help="Take OTLP traces over gRPC at this address."
-    ),
-]
-OtlpReceiveHttp = Annotated[
-    str | None,
-    typer.Option(
-        "--otlp-receive-http", metavar="HOST:PORT", help="Take OTLP traces over HTTP at this address."
-    ),
-]
-EngineMetrics = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine-metrics", metavar="URL",
-        help="Metrics page of a vLLM or SGLang server, such as http://127.0.0.1:8000/metrics; may be repeated.",
-    ),
-]  # fmt: skip
-CalibrateHost = Annotated[
-    bool | None,
-    typer.Option(
-        "--calibrate-host/--no-calibrate-host",
-        help="First measure what this machine's CPU attains, as a roof for models that run on it.",
-    ),
+_ADDRESS: Final = "HOST:PORT"
+OPTIONS: Final[Mapping[str, Any]] = {
+    "out_dir": Annotated[Path | None, typer.Option("--out", help="Folder for OTLP JSON-lines files.")],
+    "otlp_endpoint": Annotated[
+        str | None, typer.Option("--otlp-endpoint", help="OTLP receiver, such as http://collector:4318.")
+    ],
+    "otlp_protocol": Annotated[
+        str | None, typer.Option("--otlp-protocol", help="How to speak to it: http/protobuf or grpc.")
+    ],
+    "otlp_token_file": Annotated[
+        Path | None, typer.Option("--otlp-token-file", help="File with the bearer token to send to it.")
+    ],
+    "spool_dir": Annotated[
+        Path | None, typer.Option("--spool-dir", help="Where batches wait while the receiver is away.")
+    ],
+    "ring_dir": Annotated[
+        Path | None, typer.Option("--ring-dir", help="Where the probes put their rings.")
+    ],
+    "metrics": Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", metavar=_ADDRESS, help="Prometheus page; without HOST this machine only."
+        ),
+    ],
+    "tls_cert_file": Annotated[
+        Path | None, typer.Option("--tls-cert-file", help="Certificate, to listen beyond this machine; PEM.")
+    ],
+    "tls_key_file": Annotated[Path | None, typer.Option("--tls-key-file", help="Its key.")],
+    "token_file": Annotated[
+        Path | None,
+        typer.Option("--token-file", help="File with the bearer token that others must show then."),
+    ],
+    "insecure_listen": Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure-listen/--no-insecure-listen",
+            help="Listen beyond this machine without TLS and token: the network itself is guarded.",
+        ),
+    ],
+    "otlp_receive": Annotated[
+        bool | None,
+        typer.Option(
+            "--otlp-receive/--no-otlp-receive",
+            help="Take OTLP traces that engines on this machine send: gRPC at port 4317, HTTP at 4318.",
+        ),
+    ],
+    "otlp_receive_grpc": Annotated[
+        str | None,
+        typer.Option(
+            "--otlp-receive-grpc", metavar=_ADDRESS, help="Take OTLP traces over gRPC at this address."
+        ),
+    ],
+    "otlp_receive_http": Annotated[
+        str | None,
+        typer.Option(
+            "--otlp-receive-http", metavar=_ADDRESS, help="Take OTLP traces over HTTP at this address."
+        ),
+    ],
+    "engine_metrics": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-metrics",
+            metavar="URL",
+            help="Metrics page of a vLLM or SGLang server, such as http://127.0.0.1:8000/metrics; may be repeated.",
+        ),
+    ],
+    "samplers": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--samplers", metavar="NAME", help="Only this source of counters; may be repeated. `doctor` lists them."
+        ),
+    ],
+    "dcgm_url": Annotated[
+        str | None,
+        typer.Option(
+            "--dcgm-url", help="Page of a dcgm-exporter, such as http://127.0.0.1:9400/metrics."
+        ),
+    ],
+    "keep_ratio": Annotated[
+        float | None,
+        typer.Option(
+            "--keep-ratio", help="Share of ordinary requests whose spans are kept; slow and failed ones all are."
+        ),
+    ],
+    "keep_ttft_above_s": Annotated[
+        float | None,
+        typer.Option(
+            "--keep-ttft-above-s", help="A request is slow from this TTFT on; else the slowest twentieth is."
+        ),
+    ],
+    "calibrate_host": Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate-host/--no-calibrate-host",
+            help="First measure what this machine's CPU attains, as a roof for models that run on it.",
+        ),
+    ],
+}  # fmt: skip
+"""The flag of a setting, by the setting's name; all others are set by file and environment only."""
+ALL: Final = tuple(OPTIONS)
+FOLLOWING: Final = ("out_dir", "otlp_endpoint", "otlp_protocol", "ring_dir", "metrics")
+"""Of those the ones that an agent started in passing needs."""
+_CONFIG: Final = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with settings; else /etc/vtprof/agent.toml if it is there."),
 ]
 
 
-def settings(
-    out: Path | None = None,
-    otlp_endpoint: str | None = None,
-    ring_dir: Path | None = None,
-    metrics: str | None = None,
-    config: Path | None = None,
-    calibrate_host: bool | None = None,
-    otlp_receive: bool | None = None,
-    otlp_receive_grpc: str | None = None,
-    otlp_receive_http: str | None = None,
-    engine_metrics: list[str] | None = None,
-) -> Settings:
-    """Merge flags, environment, file and defaults; raises ConfigError."""
-    flags = {
-        "out_dir": out,
-        "otlp_endpoint": otlp_endpoint,
-        "ring_dir": ring_dir,
-        "metrics": metrics,
-        "calibrate_host": calibrate_host,
-        "otlp_receive": otlp_receive,
-        "otlp_receive_grpc": otlp_receive_grpc,
-        "otlp_receive_http": otlp_receive_http,
-        "engine_metrics": engine_metrics or None,
-    }
-    file = read_file(config) if config is not None else None
-    return merge(flags, os.environ, file, str(config))
+@dataclass(frozen=True)
+class Given:
+    """The flags that a user gave, and the file."""
+
+    flags: Mapping[str, Any]
+    config: Path | None
+
+    def settings(self) -> Settings:
+        """Merge flags, environment, file and defaults; raises ConfigError."""
+        given = {key: value for key, value in self.flags.items() if value != []}
+        return load(given, os.environ, self.config)
+
+
+def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose parameter ``given`` stands for --config and the flags of these settings."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(*, config: Path | None, **values: Any) -> None:
+            flags = {name: values.pop(name) for name in settings}
+            function(given=Given(flags, config), **values)
+
+        signature = inspect.signature(function)
+        parameters = []
+        for parameter in signature.parameters.values():
+            if parameter.name != "given":
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                continue
+            for name, option in {**{name: OPTIONS[name] for name in settings}, "config": _CONFIG}.items():
+                parameters.append(
+                    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+                )
+        vars(command)["__signature__"] = signature.replace(parameters=parameters)
+        return command
+
+    return decorate
 
 
 def start_logging(level: str) -> None:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-import requests
 from opentelemetry.sdk.trace import ReadableSpan
 
+from vtprof_agent.engine_metrics.fetching import MAX_BYTES, Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.own_start import own_start_ns
 from vtprof_agent.engine_metrics.page import INT64_MAX, Reading, engine_of, read_page
 from vtprof_agent.engine_metrics.table import GAUGES, VLLM
@@ -28,10 +28,6 @@ from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
 FLAG: Final = "--engine-metrics"
-TIMEOUT_S: Final = 3.0
-READ_S: Final = 10.0
-"""For the whole page, however slowly it trickles."""
-MAX_BYTES: Final = 16 << 20
 MAX_SAID: Final = 200
 """Characters of an error, which may repeat what the page says."""
 LAST_READ_S: Final = 1.0
@@ -55,10 +51,6 @@ def page_url(text: str) -> str:
             f"{FLAG} {text!r}: not an http(s) URL; give one such as http://127.0.0.1:8000/metrics"
         )
     return urlunsplit(parts._replace(path=parts.path if parts.path not in ("", "/") else "/metrics"))
-
-
-class _Unreadable(Exception):
-    """Why a page could not be read, in words."""
 
 
 class EngineScraper:
@@ -91,9 +83,7 @@ class EngineScraper:
         self._failing = False
         self._resources: dict[tuple[str, int], RingResource] = {}
         self._stop = threading.Event()
-        self._session = requests.Session()
-        self._session.trust_env = False  # an engine is near: no proxy, no password file
-        self._session.headers["Accept-Encoding"] = "identity"
+        self._session = near_session()
         self._thread: threading.Thread | None = None
         if start:
             self._thread = threading.Thread(target=self._run, name="vtprof-engine-metrics", daemon=True)
@@ -105,7 +95,7 @@ class EngineScraper:
             text = self._fetch(self.url)
             engine = engine_of(text)
             if engine is None:
-                raise _Unreadable("no vLLM or SGLang metrics there; is it the engine's page?")
+                raise Unreadable("no vLLM or SGLang metrics there; is it the engine's page?")
             if not self._known:
                 self._version, self._known = self._ask_version(engine), True
             reading = read_page(text, engine, self._version)
@@ -153,25 +143,7 @@ class EngineScraper:
         self._failing = True
 
     def _fetch(self, url: str) -> str:
-        deadline = time.monotonic() + READ_S
-        try:
-            with self._session.get(url, stream=True, timeout=TIMEOUT_S, allow_redirects=False) as response:
-                if response.status_code != 200:
-                    raise _Unreadable(f"answered {response.status_code}")
-                body = bytearray()
-                for chunk in response.iter_content(1 << 16):
-                    body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise _Unreadable(f"more than {MAX_BYTES} bytes")
-                    if time.monotonic() > deadline:
-                        raise _Unreadable(f"not read within {READ_S:g} s")
-        except requests.ConnectionError as error:
-            raise _Unreadable("cannot connect") from error
-        except requests.Timeout as error:
-            raise _Unreadable(f"no answer within {TIMEOUT_S:g} s") from error
-        except requests.RequestException as error:
-            raise _Unreadable(f"cannot be read ({type(error).__name__})") from error
-        return body.decode("utf-8", "replace")
+        return fetch(self._session, url, max_bytes=MAX_BYTES)
 
     def _ask_version(self, engine: str) -> str | None:
         """Return the engine's version: vLLM says it on a page of its own; SGLang's comes with its settings, so no."""
@@ -179,7 +151,7 @@ class EngineScraper:
             return None
         try:
             told = json.loads(self._fetch(urlunsplit(urlsplit(self.url)._replace(path="/version", query=""))))
-        except (_Unreadable, ValueError, RecursionError):
+        except (Unreadable, ValueError, RecursionError):
             return None
         version = told.get("version") if isinstance(told, dict) else None
         return version if isinstance(version, str) and len(version) < 100 else None

@@ -1,1 +1,1 @@
-"""Where finished spans and metric points go: files, an OTLP/HTTP endpoint, a Prometheus page."""
+"""Where finished spans and metric points go: files and OTLP endpoints."""

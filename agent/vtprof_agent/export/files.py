@@ -1,81 +1,73 @@
-"""OTLP JSON-lines files: OpenTelemetry's own file exporters over rotating streams, traces and metrics apart."""
+"""OTLP JSON-lines files in a folder: rotating files, traces and metrics apart, written in the caller's thread."""
 
+import logging
 from pathlib import Path
-from typing import IO, cast
 
-from opentelemetry.exporter.otlp.json.file import FileMetricExporter, FileSpanExporter
-from opentelemetry.sdk.metrics.export import MetricExportResult
-from opentelemetry.sdk.trace.export import SpanExportResult
-
-from vtprof_agent.export.destination import Batch, Outbox, Outcome
+from vtprof_agent.export.backlog import Backlog
+from vtprof_agent.export.destination import Batch, Outcome
+from vtprof_agent.export.json_lines import SpanLines, metrics_line
+from vtprof_agent.export.parcel import Parcel, Signal, encode
+from vtprof_agent.export.report import Report
 from vtprof_agent.export.rotating import RotatingLines, Rotation
+from vtprof_agent.export.transport import Answer
 
+logger = logging.getLogger(__name__)
 QUEUED_BATCHES = 64
-"""What a full disk may hold back in memory."""
-
-
-class _Lines(RotatingLines):
-    """Tells whether a line came to be written."""
-
-    tried = False
-
-    def write(self, line: str) -> int:
-        self.tried = True
-        return super().write(line)
-
-
-class FileSender:
-    """Writes batches to ``*.traces.jsonl`` and ``*.metrics.jsonl`` in a folder."""
-
-    def __init__(self, folder: Path, instance: str, rotation: Rotation) -> None:
-        """Prepare the files; raises ConfigError when the folder cannot be used."""
-        self.target = str(folder)
-        self._traces = _Lines(folder, instance, "traces", rotation)
-        self._metrics = _Lines(folder, instance, "metrics", rotation)
-        # The exporters only write, flush and ask whether the stream is closed: all that IO[str] is needed for here.
-        self._span_exporter = FileSpanExporter(stream=cast(IO[str], self._traces))
-        self._metric_exporter = FileMetricExporter(stream=cast(IO[str], self._metrics))
-        self._spans_written = 0
-
-    def send(self, batch: Batch) -> Outcome:
-        """Write a batch; to be tried again when the file system refused."""
-        # A retry after the metrics failed must not write the spans again.
-        if batch.spans and batch.number != self._spans_written:
-            self._traces.tried = False
-            if self._span_exporter.export(batch.spans) is not SpanExportResult.SUCCESS:
-                # What cannot be encoded never can; what could not be written may be later.
-                return Outcome.RETRY if self._traces.tried else Outcome.REFUSED
-            self._spans_written = batch.number
-        self._metrics.tried = False
-        if (
-            batch.metrics is not None
-            and self._metric_exporter.export(batch.metrics) is not MetricExportResult.SUCCESS
-        ):
-            return Outcome.RETRY if self._metrics.tried else Outcome.SPANS_ONLY
-        return Outcome.DELIVERED
-
-    def close(self) -> None:
-        """End both files."""
-        self._span_exporter.shutdown()
-        self._metric_exporter.shutdown()
-        self._traces.close()
-        self._metrics.close()
+"""What a full disk may hold back in memory; beyond it, or beyond the backlog's bytes, the oldest is dropped."""
 
 
 class FileDestination:
-    """Writes at once, in the caller's thread."""
+    """Writes batches to ``*.traces.jsonl`` and ``*.metrics.jsonl``, each at once."""
 
     def __init__(self, folder: Path, instance: str, rotation: Rotation) -> None:
         """Prepare the files; raises ConfigError when the folder cannot be used."""
-        self.outbox = Outbox(FileSender(folder, instance, rotation), QUEUED_BATCHES)
+        self.outbox = Backlog(QUEUED_BATCHES)
+        self._folder = folder
+        self._files = {
+            signal: RotatingLines(folder, instance, signal.name.lower(), rotation) for signal in Signal
+        }
+        self._spans = SpanLines()
+        self._report = Report(str(folder), f"in memory, up to {QUEUED_BATCHES}")
+
+    @property
+    def target(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    @property
+    def spool_bytes(self) -> int | None:
+        """None: it has no spool."""
+        return None
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be written at present; None while it can."""
+        return self._report.problem
 
     def submit(self, batch: Batch) -> None:
         """Write the batch, and before it what could not be written earlier."""
-        self.outbox.put(batch)
-        self.outbox.pump()
+        self.outbox.put(encode(batch, self._spans.line, metrics_line))
+        self._pump()
 
     def close(self, timeout_s: float) -> None:  # noqa: ARG002  # the protocol's
         """Write what waits and end the files."""
-        if not self.outbox.pump():
-            self.outbox.abandon()
-        self.outbox.sender.close()
+        self._pump()
+        if lost := self.outbox.close():
+            logger.error("%s: %d spans were not written", self._folder, lost)
+        for file in self._files.values():
+            file.close()
+
+    def _pump(self) -> None:
+        while (parcel := self.outbox.take()) is not None:
+            answer = self._write(parcel)
+            self.outbox.done(parcel, answer)
+            self._report.note(parcel, answer)
+            if answer.outcome is Outcome.RETRY:
+                return
+
+    def _write(self, parcel: Parcel) -> Answer:
+        try:
+            self._files[parcel.signal].write(parcel.payload)
+        except OSError as error:
+            return Answer(Outcome.RETRY, error.strerror or str(error))
+        return Answer(Outcome.DELIVERED)

@@ -6,7 +6,6 @@ reader, because the next agent begins a new file.
 """
 
 import errno
-import io
 import logging
 import os
 import tempfile
@@ -32,8 +31,8 @@ class Rotation:
     """Delete the oldest finished files of this kind in the folder beyond so many bytes; None keeps all."""
 
 
-class RotatingLines(io.TextIOBase):
-    """A text stream of whole lines over rotating files; folder and first file are made by the first line."""
+class RotatingLines:
+    """Whole lines over rotating files; folder and first file are made by the first line."""
 
     def __init__(
         self,
@@ -45,7 +44,6 @@ class RotatingLines(io.TextIOBase):
         utc: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; raises ConfigError when the folder cannot be made or written to."""
-        super().__init__()
         self._folder = folder
         self._instance = instance
         self._signal = signal
@@ -59,15 +57,10 @@ class RotatingLines(io.TextIOBase):
         self.path: Path | None = None
         _check_folder(folder)
 
-    def writable(self) -> bool:
-        """Tell that lines can be written."""
-        return not self.closed
-
-    def write(self, line: str) -> int:
+    def write(self, line: bytes) -> None:
         """Append one line, in a new file when the present one is full or old; raises OSError, then nothing is kept."""
-        data = line.encode()
         if self._fd is not None and (
-            self._size + len(data) > self._rotation.max_bytes
+            self._size + len(line) > self._rotation.max_bytes
             or self._clock() - self._opened >= self._rotation.max_age_s
         ):
             self._finish_file()
@@ -76,19 +69,16 @@ class RotatingLines(io.TextIOBase):
         assert self._fd is not None
         written = 0
         try:
-            while written < len(data):
-                written += os.write(self._fd, data[written:])
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
         except OSError:
             os.ftruncate(self._fd, self._size)
             raise
         self._size += written
-        return len(line)
 
     def close(self) -> None:
         """End the present file."""
-        if not self.closed:
-            self._finish_file()
-        super().close()
+        self._finish_file()
 
     def _open_file(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -175,12 +175,21 @@ class RingFile:
             raise ValueError(f"detail level {detail} is not in 0..{records.CONTROL_DETAIL_MASK}")
         if not self.writable:
             return False
-        word = detail | (records.CONTROL_DETACH if detach else 0)
         try:
+            # A detach that was asked for stands, whoever writes.
+            word = detail | (records.CONTROL_DETACH if detach else self._control() & records.CONTROL_DETACH)
             os.pwrite(self._file, records.CONTROL.pack(word), records.CONTROL_OFFSET)
-        except OSError:
+        except (OSError, BackendError):
             return False
         return True
+
+    def detail(self) -> int:
+        """Return the detail level that the probe was last told. Raises BackendError when the file was truncated."""
+        return self._control() & records.CONTROL_DETAIL_MASK
+
+    def _control(self) -> int:
+        word: int = records.CONTROL.unpack(self._read(records.CONTROL_OFFSET, records.CONTROL.size))[0]
+        return word
 
     def _read(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)

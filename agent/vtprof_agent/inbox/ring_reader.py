@@ -128,6 +128,10 @@ class RingReader:
         """Tell whether the ring holds a record. Raises BackendError when the file was truncated."""
         return self._newest() > 0
 
+    def detail(self) -> int:
+        """Return the detail level that the probe was last told. Raises BackendError when the file was truncated."""
+        return self._ring.detail()
+
     def set_control(self, detail: int, detach: bool = False) -> bool:
         """Tell the probe its detail level (0..3) and whether to detach; False when the file may not be written."""
         return self._ring.set_control(detail, detach)

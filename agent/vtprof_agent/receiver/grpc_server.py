@@ -1,4 +1,7 @@
-"""OTLP over gRPC, which engines speak by default. Needs grpcio, which is imported only when a server is opened."""
+"""OTLP over gRPC, which engines speak by default; beyond this machine with TLS and a bearer token.
+
+Needs grpcio, which is imported only when a server is opened.
+"""
 
 import socket
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from vtprof_agent.receiver.address import shown
+from vtprof_agent.listening import Guard, is_loopback, shown
 from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Intake, Verdict
 from vtprof_schemas.errors import ConfigError
 
@@ -29,22 +32,38 @@ def available() -> bool:
     return find_spec("grpc") is not None
 
 
-def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Callable[[], None]]:
+def serve_grpc(
+    host: str, port: int, intake: Intake, flag: str, guard: Guard
+) -> tuple[str, Callable[[], None]]:
     """Serve; return the address and a function that stops it. Raises ConfigError: no grpcio, or the port is taken."""
     try:
         import grpc
     except ImportError as error:
         raise ConfigError(f"{flag} {shown(host, port)}: {MISSING}") from error
     _require_free(host, port, flag)
+    guard, local = guard.at(host), is_loopback(host)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vtprof-otlp-grpc")
     server = grpc.server(
         pool,
         maximum_concurrent_rpcs=MAX_CALLS,
-        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+            ("grpc.so_reuseport", 0),
+            (
+                "grpc.http2.bdp_probe",
+                0,
+            ),  # a stream whose message is not asked for yet buffers 64 KiB, not megabytes
+        ],
     )
 
     def export(body: bytes, context: "grpc.ServicerContext") -> bytes:
-        answer = intake.offer_bytes(body)
+        shown_token = dict(context.invocation_metadata()).get("authorization")
+        if not guard.allows(shown_token if isinstance(shown_token, str) else None):
+            intake.malformed("no bearer token")
+            context.set_code(grpc.StatusCode.UNAUTHENTICATED)
+            context.set_details("a bearer token is needed")
+            return b""
+        answer = intake.offer_bytes(body, local)
         if answer.verdict is Verdict.TAKEN:
             return bytes(answer.response().SerializeToString())
         malformed = answer.verdict is Verdict.MALFORMED
@@ -56,7 +75,11 @@ def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Ca
     methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     try:
-        bound = server.add_insecure_port(shown(host, port))
+        credentials = _credentials(guard)
+        if credentials is None:
+            bound = server.add_insecure_port(shown(host, port))
+        else:
+            bound = server.add_secure_port(shown(host, port), credentials)
     except RuntimeError:
         bound = 0
     if not bound:
@@ -69,6 +92,26 @@ def serve_grpc(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Ca
         pool.shutdown(wait=False)
 
     return shown(host, bound), stop
+
+
+def _credentials(guard: Guard) -> "grpc.ServerCredentials | None":
+    """Return credentials that take each new certificate; None: plain text."""
+    import grpc
+
+    first = guard.pem()
+    if first is None:
+        return None
+    number = [first[0]]
+
+    def newest() -> "grpc.ServerCertificateConfiguration | None":
+        pair = guard.pem()
+        if pair is None or pair[0] == number[0]:
+            return None  # as before
+        number[0] = pair[0]
+        return grpc.ssl_server_certificate_configuration([pair[1:]])
+
+    configuration = grpc.ssl_server_certificate_configuration([first[1:]])
+    return grpc.dynamic_ssl_server_credentials(configuration, newest)
 
 
 def _require_free(host: str, port: int, flag: str) -> None:

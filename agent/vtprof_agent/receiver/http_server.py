@@ -1,4 +1,7 @@
-"""OTLP over HTTP: POST /v1/traces with protobuf or JSON, plain or gzip; other signals are answered as not taken."""
+"""OTLP over HTTP: POST /v1/traces with protobuf or JSON, plain or gzip; other signals are answered as not taken.
+
+Beyond this machine with TLS and a bearer token.
+"""
 
 import io
 import socket
@@ -12,22 +15,27 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToJson
 from google.rpc.status_pb2 import Status
 
-from vtprof_agent.receiver.address import shown
+from vtprof_agent.listening import Guard, is_loopback, shown
 from vtprof_agent.receiver.deadline import DeadlineReader
 from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Answer, Intake, TooLarge, Verdict, unpack
 from vtprof_agent.receiver.otlp_json import parse_json
+from vtprof_agent.receiver.room import Room
 from vtprof_schemas.errors import ConfigError
 from vtprof_schemas.printable import one_line
 
 PATH: Final = "/v1/traces"
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MAX_CONNECTIONS: Final = 64
+MAX_UNPARSED_BYTES: Final = 16 << 20
+"""Of the bodies of all connections together."""
+_CHUNK: Final = 64 << 10
 MAX_PARSED: Final = 2
 """Requests unpacked and parsed at a time: as objects they are many times as large as on the wire."""
 REQUEST_S: Final = 10.0
 """For a request from its first byte to the parser, however slowly it comes."""
 IDLE_S: Final = 10.0
 """For the next request to begin; exporters send every 5 s when they have something, and connect again."""
+HANDSHAKE_S: Final = 5.0
 SEND_S: Final = 1.0
 """For an answer, which a socket takes at once unless nobody reads."""
 _CODES: Final = {Verdict.MALFORMED: HTTPStatus.BAD_REQUEST, Verdict.BUSY: HTTPStatus.SERVICE_UNAVAILABLE}
@@ -49,19 +57,22 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 2 * MAX_CONNECTIONS
 
-    def __init__(self, address: tuple[str, int], intake: Intake) -> None:
+    def __init__(self, address: tuple[str, int], intake: Intake, guard: Guard) -> None:
         self.intake = intake
+        self.guard = guard
+        self.local = is_loopback(address[0])
         self.parsers = threading.BoundedSemaphore(MAX_PARSED)
-        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.room = Room(MAX_CONNECTIONS, MAX_UNPARSED_BYTES)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self.room.enter():
             self.intake.turned_away("too many connections")
             with suppress(OSError):  # it does not wait: this is the thread that accepts
                 request.setblocking(False)
-                request.send(_NO_ROOM)
+                if self.guard.ssl_context() is None:
+                    request.send(_NO_ROOM)
                 request.recv(1 << 16)  # what is left unread would take the answer away with it
             self.shutdown_request(request)
             return
@@ -69,9 +80,21 @@ class _Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
-            super().process_request_thread(request, client_address)
+            self.room.await_sender(request)
+            try:
+                secured = self.guard.accept(request, HANDSHAKE_S)
+            except OSError:
+                self.intake.turned_away("no TLS")
+                self.shutdown_request(request)
+                return
+            super().process_request_thread(secured, client_address)
         finally:
-            self._room.release()
+            self.room.no_longer()
+            self.room.leave()
+
+    def shutdown_request(self, request: Any) -> None:
+        self.room.no_longer()
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a sender that went away is no fault of the agent's."""
@@ -91,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """Wait for a request to begin, which may take long, then take it, which may not."""
+        self.server.room.await_sender(self.connection)
         self._reader.allow(IDLE_S)
         try:
             begun = self._buffered.peek(1)
@@ -112,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one export request."""
         kind = self.headers.get_content_type()
         try:
+            if not self.server.guard.allows(self.headers.get("Authorization")):
+                raise _Refused(HTTPStatus.UNAUTHORIZED, "a bearer token is needed")
             self._answer(kind, self._take(kind))
         except _Refused as refused:
             self.close_connection = True  # its body may still be on the wire
@@ -128,9 +154,19 @@ class _Handler(BaseHTTPRequestHandler):
         encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip"):
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content encoding must be gzip or identity")
-        body = self._body()
-        if not self.server.parsers.acquire(timeout=self._reader.left()):
-            return self.server.intake.turned_away("too many requests at a time; try again")
+        body = bytearray()
+        try:
+            if not self._read_body(body):
+                self.close_connection = True  # the rest is still on the wire
+                return self.server.intake.turned_away("too much waits to be read; try again")
+            self.server.room.no_longer()
+            if not self.server.parsers.acquire(timeout=self._reader.left()):
+                return self.server.intake.turned_away("too many requests at a time; try again")
+            return self._parse(kind, encoding, bytes(body))
+        finally:
+            self.server.room.release(len(body))
+
+    def _parse(self, kind: str, encoding: str, body: bytes) -> Answer:
         try:
             return self._offer(kind, unpack(body) if encoding == "gzip" else body)
         except TooLarge as error:
@@ -142,28 +178,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _offer(self, kind: str, body: bytes) -> Answer:
         if kind == PROTOBUF:
-            return self.server.intake.offer_bytes(body)
+            return self.server.intake.offer_bytes(body, self.server.local)
         try:
             request = parse_json(body)
         except TooLarge:
             raise
         except ValueError as error:
             raise ValueError(f"not OTLP JSON: {error}") from error
-        return self.server.intake.offer(request, len(body))
+        return self.server.intake.offer(request, len(body), self.server.local)
 
-    def _body(self) -> bytes:
+    def _read_body(self, body: bytearray) -> bool:
+        """Read as much as is announced; False: there is no room for it. The caller releases what was read."""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length is needed")
         if len(length) > 12 or int(length) > MAX_REQUEST_BYTES:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
-        try:
-            body = self.rfile.read(int(length))
-        except TimeoutError as error:
-            raise _Refused(HTTPStatus.REQUEST_TIMEOUT, f"not sent within {REQUEST_S:g} s") from error
-        if len(body) < int(length):
-            raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
-        return body
+        while len(body) < int(length):
+            size = min(_CHUNK, int(length) - len(body))
+            if not self.server.room.hold(size):
+                return False
+            chunk = b""
+            try:
+                chunk = self.rfile.read(size)
+            except TimeoutError as error:
+                raise _Refused(HTTPStatus.REQUEST_TIMEOUT, f"not sent within {REQUEST_S:g} s") from error
+            finally:
+                self.server.room.release(size - len(chunk))
+            body += chunk
+            if len(chunk) < size:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
+        return True
 
     def _answer(self, kind: str, answer: Answer) -> None:
         if answer.verdict is not Verdict.TAKEN:
@@ -183,6 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             self.send_header("Retry-After", "1")
         if self.close_connection:
@@ -194,10 +241,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: requests are counted."""
 
 
-def serve_http(host: str, port: int, intake: Intake, flag: str) -> tuple[str, Callable[[], None]]:
+def serve_http(
+    host: str, port: int, intake: Intake, flag: str, guard: Guard
+) -> tuple[str, Callable[[], None]]:
     """Serve; return the address and a function that stops it. Raises ConfigError when the port is taken."""
     try:
-        server = _Server((host, port), intake)
+        server = _Server((host, port), intake, guard.at(host))
     except OSError as error:
         raise ConfigError(
             f"{flag} {shown(host, port)}: cannot listen there ({error.strerror}); choose another port"

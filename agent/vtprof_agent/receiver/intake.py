@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.sdk.trace import ReadableSpan
 
-from vtprof_agent.receiver.decode import decode
+from vtprof_agent.receiver.decode import Lookup, decode
 from vtprof_schemas.printable import one_line
 
 MAX_REQUEST_BYTES: Final = 4 << 20
@@ -28,6 +28,7 @@ RECEIVED: Final = "vtprof_agent_otlp_spans_received_total"
 REFUSED: Final = "vtprof_agent_otlp_spans_refused_total"
 MALFORMED: Final = "vtprof_agent_otlp_requests_malformed_total"
 TURNED_AWAY: Final = "vtprof_agent_otlp_requests_turned_away_total"
+CONTENTS: Final = "vtprof_agent_otlp_contents_dropped_total"
 
 
 class Verdict(Enum):
@@ -63,25 +64,28 @@ class TooLarge(ValueError):
 class Intake:
     """The bounded queue between the receivers' threads and the loop."""
 
-    def __init__(self, max_queued_bytes: int = MAX_QUEUED_BYTES) -> None:
-        """Start empty."""
+    def __init__(self, max_queued_bytes: int = MAX_QUEUED_BYTES, lookup: Lookup | None = None) -> None:
+        """Start empty; ``lookup`` gives what the ring of a sender's process tells."""
         self._limit = max_queued_bytes
+        self._lookup = lookup
         self._lock = threading.Lock()
         self._spans: list[ReadableSpan] = []
         self._bytes = 0
         self._closed = False
-        self._counts: Counter[str] = Counter({RECEIVED: 0, REFUSED: 0, MALFORMED: 0, TURNED_AWAY: 0})
+        self._counts: Counter[str] = Counter(
+            dict.fromkeys((RECEIVED, REFUSED, MALFORMED, TURNED_AWAY, CONTENTS), 0)
+        )
 
-    def offer_bytes(self, body: bytes) -> Answer:
-        """Take a protobuf request."""
+    def offer_bytes(self, body: bytes, local: bool = True) -> Answer:
+        """Take a protobuf request; ``local``: from this machine."""
         request = ExportTraceServiceRequest()
         try:
             request.ParseFromString(body)
         except DecodeError:
             return self.malformed("not an ExportTraceServiceRequest in protobuf")
-        return self.offer(request, len(body))
+        return self.offer(request, len(body), local)
 
-    def offer(self, request: ExportTraceServiceRequest, size: int) -> Answer:
+    def offer(self, request: ExportTraceServiceRequest, size: int, local: bool = True) -> Answer:
         """Take a parsed request of so many bytes."""
         total = sum(len(s.spans) for group in request.resource_spans for s in group.scope_spans)
         if total > MAX_QUEUED_SPANS:
@@ -91,7 +95,7 @@ class Intake:
                 self._counts[REFUSED] += total
             return Answer(Verdict.BUSY, "too many spans wait to be written; try again")
         try:
-            decoded = decode(request)
+            decoded = decode(request, self._lookup, local)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             return self.malformed(f"a span that cannot be read: {error}")
         with self._lock:
@@ -99,6 +103,7 @@ class Intake:
             self._bytes += size
             self._counts[RECEIVED] += len(decoded.spans)
             self._counts[REFUSED] += decoded.invalid
+            self._counts[CONTENTS] += decoded.contents
         message = "spans without a valid trace id and span id" if decoded.invalid else ""
         return Answer(Verdict.TAKEN, message, decoded.invalid)
 

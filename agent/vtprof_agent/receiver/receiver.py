@@ -6,30 +6,37 @@ from collections.abc import Callable, Mapping
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.config import Config
+from vtprof_agent.listening import LOOPBACK, Guard, listen_address
 from vtprof_agent.metric_points import Point
 from vtprof_agent.receiver import grpc_server, http_server
-from vtprof_agent.receiver.address import GRPC_PORT, HTTP_PORT, LOOPBACK, listen_address
+from vtprof_agent.receiver.decode import Lookup
 from vtprof_agent.receiver.intake import Intake
 
 logger = logging.getLogger(__name__)
 BOTH = "--otlp-receive"
 GRPC = "--otlp-receive-grpc"
 HTTP = "--otlp-receive-http"
-Serve = Callable[[str, int, Intake, str], tuple[str, Callable[[], None]]]
+GRPC_PORT, HTTP_PORT = 4317, 4318
+Serve = Callable[[str, int, Intake, str, Guard], tuple[str, Callable[[], None]]]
 
 
 class Receiver:
     """Takes the spans that engines send by themselves."""
 
-    def __init__(self, config: Config) -> None:
-        """Open what is asked for; raises ConfigError, with nothing left open."""
-        self._intake = Intake()
+    def __init__(self, config: Config, guard: Guard | None = None, lookup: Lookup | None = None) -> None:
+        """Open what is asked for, beyond this machine under the guard; raises ConfigError, with nothing left open.
+
+        ``lookup`` gives what the ring of a sender's process tells.
+        """
+        guard = guard or Guard()
+        self._intake = Intake(lookup=lookup)
         self._stops: list[Callable[[], None]] = []
         self.ports: list[int] = []
         """Where it listens, in the order gRPC, HTTP."""
         try:
-            for text, flag, scheme, serve in self._wanted(config):
-                address, stop = serve(*listen_address(text, flag), self._intake, flag)
+            for text, flag, scheme, serve in self.wanted(config):
+                host, port = listen_address(text, flag, guard)
+                address, stop = serve(host, port, self._intake, flag, guard)
                 self._stops.append(stop)
                 self.ports.append(int(address.rpartition(":")[2]))
                 logger.warning("receiving OTLP traces at %s%s", scheme, address)
@@ -43,7 +50,7 @@ class Receiver:
         return config.otlp_receive or bool(config.otlp_receive_grpc or config.otlp_receive_http)
 
     @staticmethod
-    def _wanted(config: Config) -> list[tuple[str, str, str, Serve]]:
+    def wanted(config: Config) -> list[tuple[str, str, str, Serve]]:
         """Return (address, flag that gave it, scheme, server) of each server that is to be opened."""
         over_grpc, over_http = config.otlp_receive_grpc, config.otlp_receive_http
         grpc_flag, http_flag = GRPC, HTTP

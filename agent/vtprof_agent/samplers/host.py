@@ -12,6 +12,8 @@ from vtprof_schemas import names
 class HostSampler:
     """Reads each process given; CPU is cores busy since the previous reading."""
 
+    period_s = 0.0
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without a previous reading."""
         self._clock = clock

@@ -1,126 +1,188 @@
-"""NVIDIA GPUs through NVML: busy time, memory, power, energy and clock. No DRAM or tensor counters: NVML has none.
+"""NVIDIA GPUs through NVML: busy time, memory, power, energy, clocks, throttling. No DRAM or tensor counters.
 
-NVML's "utilization" is the share of time in which any kernel ran. It is reported as that and never as bandwidth.
+NVML's "utilization" is the share of time in which any kernel ran, or memory was used at all: never a bandwidth.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+from vtprof_agent.samplers.nvml_session import SHARED, Gpu, NvmlSession
+from vtprof_agent.samplers.refusals import Refusals
 from vtprof_agent.samplers.sampler import Device, Sample
 from vtprof_schemas import names
-from vtprof_schemas.errors import BackendError
+from vtprof_schemas.units import NS_PER_S
 
-_MEANINGS = {
-    "NVML_ERROR_LIBRARY_NOT_FOUND": "no NVIDIA driver library (libnvidia-ml.so.1) on this machine",
-    "NVML_ERROR_DRIVER_NOT_LOADED": "the NVIDIA driver is not loaded",
-    "NVML_ERROR_NO_PERMISSION": "no permission for the GPU devices; add /dev/nvidia* to the container",
-    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "driver and library versions differ; reboot, or match the container's driver",
-    "NVML_ERROR_GPU_IS_LOST": "a GPU fell off the bus",
-}
-"""What the user reads for each vendor error; the others show NVML's own text."""
+SOURCE: Final = "nvml"
+ENERGY_LAG_NS: Final = 50_000_000
+"""The driver renews the energy counter every 100 ms or so: what it shows is half of that old on average."""
+_POWER_INSTANT, _POWER_AVERAGE = 186, 185
+_POWER_CAP, _POWER_BRAKE, _THERMAL, _THERMAL_SOFTWARE, _THERMAL_HARDWARE = 74, 271, 75, 269, 270
+FIELDS: Final = (
+    (_POWER_INSTANT, 0), (_POWER_AVERAGE, 0),
+    _POWER_CAP, _POWER_BRAKE, _THERMAL, _THERMAL_SOFTWARE, _THERMAL_HARDWARE,
+)  # fmt: skip
+"""Field ids of ``nvml.h``, power with the scope "GPU" (mW); the others are times with lowered clocks (ns)."""
+_VALUE: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Members of nvmlValue_t, by nvmlValueType_t."""
+_MEMORY_V2: Final = 0x02000028
 
-
-@dataclass(frozen=True)
-class _Gpu:
-    uuid: str
-    name: str
-    handle: Any
+Values = list[tuple[str, int | float]]
 
 
 class NvmlSampler:
     """Reads every GPU that the driver shows; handles are keyed by UUID, so that an order of indexes cannot mislead."""
 
-    def __init__(self, nvml: Any = None) -> None:
-        """Prepare; the binding is imported when opened. ``nvml`` stands in for it."""
-        self._nvml = nvml
-        self._gpus: list[_Gpu] = []
+    period_s = 1.0
+    """The driver itself averages over up to a second, and renews energy at times unknown: oftener tells no more."""
+
+    def __init__(
+        self, session: NvmlSession = SHARED, clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        """Prepare; nothing is opened."""
+        self._session = session
+        self._clock_ns = clock_ns
+        self._refusals = Refusals()
         self._open = False
+        self._seen: dict[str, Gpu] = {}
+        self._readings: tuple[tuple[str, Callable[[Any], Values], str], ...] = (
+            ("energy", self._energy, ""),
+            ("fields", self._fields, ""),
+            ("power", self._power, names.GPU_POWER_MW),
+            ("utilization", self._utilization, ""),
+            ("memory", self._memory, ""),
+            ("memory_v1", self._memory_v1, names.GPU_MEMORY_USED_BYTES),
+            ("sm_clock", self._sm_clock, ""),
+            ("memory_clock", self._memory_clock, ""),
+        )
+        """What is read, how, and of which quantity it is the lesser source, read only where the better told none."""
 
     def why_not(self) -> str | None:
         """Return why there is no NVML here: no binding, no driver, no GPU, no permission."""
-        if self._nvml is None and find_spec("pynvml") is None:
-            return "the package nvidia-ml-py is not installed"
-        try:
-            self.open()
-        except BackendError as error:
-            return str(error)
-        return None if self._gpus else "the NVIDIA driver shows no GPU"
+        return self._session.why_not()
 
     def open(self) -> None:
         """Connect to the driver and find the GPUs; raises BackendError in the user's words."""
-        if self._open:
-            return
-        if self._nvml is None:
-            import pynvml
-
-            self._nvml = pynvml
-        try:
-            self._nvml.nvmlInit()
+        if not self._open:
+            self._session.open()
             self._open = True
-            for index in range(self._nvml.nvmlDeviceGetCount()):
-                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                uuid, name = self._nvml.nvmlDeviceGetUUID(handle), self._nvml.nvmlDeviceGetName(handle)
-                self._gpus.append(_Gpu(_text(uuid), _text(name), handle))
-        except self._nvml.NVMLError as error:
-            self.close()
-            raise BackendError(f"NVML: {self._explain(error)}") from error
 
     def devices(self) -> list[Device]:
-        """Return the GPUs. ``gpm`` tells whether the driver offers performance metrics for the device."""
-        return [Device(gpu.uuid, gpu.name, {"gpm": self._gpm(gpu)}) for gpu in self._gpus]
+        """Return the GPUs and MIG devices. ``gpm`` tells whether the driver offers performance metrics for the device."""
+        return [
+            Device(
+                gpu.uuid,
+                gpu.name,
+                {
+                    "gpm": gpm_offered(self._session, gpu),
+                    **({"mig_of": gpu.parent.uuid} if gpu.parent else {}),
+                },
+            )
+            for gpu in self._session.gpus
+        ]
 
     def sample(self, pids: frozenset[int]) -> list[Sample]:  # noqa: ARG002  # the protocol's
         """Read each GPU once; a quantity that a device does not offer is left out."""
-        nvml = self._nvml
-        samples = []
-        for gpu in self._gpus:
-            readings = (
-                (names.GPU_BUSY_RATIO, lambda h: nvml.nvmlDeviceGetUtilizationRates(h).gpu / 100, False),
-                (names.GPU_MEMORY_USED_BYTES, lambda h: int(nvml.nvmlDeviceGetMemoryInfo(h).used), False),
-                (names.GPU_POWER_MW, lambda h: int(nvml.nvmlDeviceGetPowerUsage(h)), False),
-                (names.GPU_ENERGY_MJ, lambda h: float(nvml.nvmlDeviceGetTotalEnergyConsumption(h)), True),
-                (
-                    names.GPU_SM_CLOCK_MHZ,
-                    lambda h: int(nvml.nvmlDeviceGetClockInfo(h, nvml.NVML_CLOCK_SM)),
-                    False,
-                ),
-            )
-            for key, read, cumulative in readings:
-                value = self._read(read, gpu.handle)
-                if value is not None:
-                    samples.append(Sample(key, value, cumulative, hw_id=gpu.uuid))
+        now_s = self._clock_ns() / NS_PER_S
+        samples: list[Sample] = []
+        for gpu in self._session.gpus:
+            if self._seen.get(gpu.uuid) is not gpu:
+                self._seen[gpu.uuid] = gpu
+                self._refusals.forget(gpu.uuid)
+            self._read(gpu, now_s, samples)
         return samples
 
     def close(self) -> None:
         """Disconnect from the driver."""
-        self._gpus = []
         if self._open:
             self._open = False
+            self._session.close()
+
+    def _read(self, gpu: Gpu, now_s: float, samples: list[Sample]) -> None:
+        had: set[str] = set()
+        for what, read, wanted in self._readings:
+            if wanted in had or not self._refusals.asks(gpu.uuid, what, now_s):
+                continue
             try:
-                self._nvml.nvmlShutdown()
-            except self._nvml.NVMLError:
-                return  # the driver went away first
+                values = read(gpu.handle)
+            except self._session.nvml.NVMLError as error:
+                lasting = self._session.refused(gpu, error)
+                if lasting is None:
+                    return  # lost, and found again later
+                self._refusals.refused(gpu.uuid, what, now_s, lasting=lasting)
+                continue
+            had.update(key for key, _ in values)
+            for key, value in values:
+                read_ns = self._clock_ns() - ENERGY_LAG_NS if key == names.GPU_ENERGY_MJ else None
+                samples.append(Sample(key, value, key in _CUMULATIVE, None, gpu.uuid, None, read_ns, SOURCE))
 
-    def _read(self, read: Callable[[Any], int | float], handle: Any) -> int | float | None:
-        try:
-            return read(handle)
-        except self._nvml.NVMLError:
-            return None
+    # --- Reading; each may raise the binding's error -------------------------------------------------------
 
-    def _gpm(self, gpu: _Gpu) -> bool:
-        try:
-            return bool(self._nvml.nvmlGpmQueryDeviceSupport(gpu.handle).isSupportedDevice)
-        except (self._nvml.NVMLError, AttributeError):
-            return False
+    def _energy(self, handle: Any) -> Values:
+        return [(names.GPU_ENERGY_MJ, self._session.nvml.nvmlDeviceGetTotalEnergyConsumption(handle))]
 
-    def _explain(self, error: Exception) -> str:
-        for code, meaning in _MEANINGS.items():
-            if getattr(error, "value", None) == getattr(self._nvml, code, None):
-                return meaning
-        return str(error)
+    def _fields(self, handle: Any) -> Values:
+        told = {
+            field.fieldId: int(getattr(field.value, _VALUE[field.valueType]))
+            for field in self._session.nvml.nvmlDeviceGetFieldValues(handle, FIELDS)
+            if field.nvmlReturn == 0 and 0 <= field.valueType < len(_VALUE)
+        }
+        return field_values(told)
+
+    def _power(self, handle: Any) -> Values:
+        return [(names.GPU_POWER_MW, int(self._session.nvml.nvmlDeviceGetPowerUsage(handle)))]
+
+    def _utilization(self, handle: Any) -> Values:
+        rates = self._session.nvml.nvmlDeviceGetUtilizationRates(handle)
+        return [(names.GPU_BUSY_RATIO, rates.gpu / 100), (names.GPU_MEMORY_BUSY_RATIO, rates.memory / 100)]
+
+    def _memory(self, handle: Any) -> Values:
+        return _memory_values(self._session.nvml.nvmlDeviceGetMemoryInfo(handle, version=_MEMORY_V2))
+
+    def _memory_v1(self, handle: Any) -> Values:
+        return _memory_values(self._session.nvml.nvmlDeviceGetMemoryInfo(handle))
+
+    def _sm_clock(self, handle: Any) -> Values:
+        nvml = self._session.nvml
+        return [(names.GPU_SM_CLOCK_MHZ, int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)))]
+
+    def _memory_clock(self, handle: Any) -> Values:
+        nvml = self._session.nvml
+        return [(names.GPU_MEMORY_CLOCK_MHZ, int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)))]
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+_CUMULATIVE: Final = frozenset(
+    (names.GPU_ENERGY_MJ, names.GPU_THROTTLE_POWER_NS, names.GPU_THROTTLE_THERMAL_NS)
+)
+
+
+def field_values(told: Mapping[int, int]) -> Values:
+    """Return our values of the fields that a device answered: power, and times with lowered clocks by cause."""
+    values: Values = []
+    power = told.get(_POWER_INSTANT) or told.get(_POWER_AVERAGE)
+    if power is not None:
+        values.append((names.GPU_POWER_MW, power))
+    limited = [told[field] for field in (_POWER_CAP, _POWER_BRAKE) if field in told]
+    if limited:
+        values.append((names.GPU_THROTTLE_POWER_NS, sum(limited)))
+    hot = [told[field] for field in (_THERMAL_SOFTWARE, _THERMAL_HARDWARE) if field in told]
+    hot = hot or [told[field] for field in (_THERMAL,) if field in told]
+    if hot:
+        values.append((names.GPU_THROTTLE_THERMAL_NS, sum(hot)))
+    return values
+
+
+def gpm_offered(session: NvmlSession, gpu: Gpu) -> bool:
+    """Tell whether the driver offers performance metrics for a GPU; a GPU cut into instances has them by instance."""
+    whole = gpu.parent or gpu
+    try:
+        return not gpu.mig and bool(session.nvml.nvmlGpmQueryDeviceSupport(whole.handle).isSupportedDevice)
+    except (session.nvml.NVMLError, AttributeError):
+        return False
+
+
+def _memory_values(memory: Any) -> Values:
+    return [
+        (names.GPU_MEMORY_USED_BYTES, int(memory.used)),
+        (names.GPU_MEMORY_TOTAL_BYTES, int(memory.total)),
+    ]

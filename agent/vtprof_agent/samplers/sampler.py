@@ -24,6 +24,10 @@ class Sample:
     """Monotonic end of that window, or when it was read; None: when the caller asked."""
     source: str = ""
     """The name of the sampler, where more than one may tell of the same quantity."""
+    interval_ns: int | None = None
+    """Over how long the source itself makes a mean, where it says so or that was seen."""
+    exact_edges: bool = True
+    """False where the source renews the value by a clock of its own: the window's edges are estimates."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,17 @@ class Sampler(Protocol):
 
 SAMPLERS: Final[dict[str, str]] = {
     "host": "vtprof_agent.samplers.host:HostSampler",
+    "gpm": "vtprof_agent.samplers.gpm:GpmSampler",
     "nvml": "vtprof_agent.samplers.nvml:NvmlSampler",
+    "pcie": "vtprof_agent.samplers.pcie:PcieSampler",
+    "amd": "vtprof_agent.samplers.amd:AmdSampler",
+    "dcgm": "vtprof_agent.samplers.dcgm:DcgmSampler",
 }
-"""Name to ``module:class``; imported when chosen."""
+"""Name to ``module:class``, imported when chosen. Where two tell the same of one GPU, the one that stands first is used."""
 
 
-def load(name: str) -> Sampler:
-    """Import and make the sampler of a name in ``SAMPLERS``."""
+def load(name: str, dcgm_url: str | None = None) -> Sampler:
+    """Import and make the sampler of a name in ``SAMPLERS``; ``dcgm_url`` is the page of a dcgm-exporter."""
     module, _, attribute = SAMPLERS[name].partition(":")
-    return cast(Sampler, getattr(import_module(module), attribute)())
+    kind = getattr(import_module(module), attribute)
+    return cast(Sampler, kind(dcgm_url) if name == "dcgm" else kind())

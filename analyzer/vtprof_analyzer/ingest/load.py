@@ -203,7 +203,9 @@ def _repair_suspects(connection: duckdb.DuckDBPyConnection, paths: Mapping[str, 
 def _remove_foreign_metrics(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         "UPDATE ingest_files SET ignored_signals = ignored_signals + foreign_metrics "
-        "FROM (SELECT file, count(*) AS foreign_metrics FROM metric_samples WHERE NOT known GROUP BY file) AS f "
+        "FROM (SELECT file, count(*) AS foreign_metrics FROM metric_samples "
+        # The agent's own series, as Prometheus has them, say nothing that its spans and points do not.
+        "WHERE NOT known AND NOT starts_with(name, 'vtprof.') GROUP BY file) AS f "
         "WHERE ingest_files.file = f.file"
     )
     connection.execute("DELETE FROM metric_samples WHERE NOT known OR ts_ns IS NULL OR value IS NULL")

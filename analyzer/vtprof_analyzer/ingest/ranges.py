@@ -48,6 +48,9 @@ _BY_KEY: Final = {
     # Requests are weighed by its inverse.
     names.SAMPLING_RATIO: Range(1e-9, 1),
     names.HOST_PROCESS_CPU_RATIO: Range(0, 2**16),
+    names.AGENT_CPU_RATIO: Range(0, 2**16),
+    names.GPU_PCIE_TX_BYTES_PER_S: Range(0, 1e21),
+    names.GPU_PCIE_RX_BYTES_PER_S: Range(0, 1e21),
     # Sums over the iterations of a window.
     names.STEP_DECODE_CONTEXT_TOKENS: _COUNT,
     names.STEP_DECODE_VISUAL_TOKENS: _COUNT,

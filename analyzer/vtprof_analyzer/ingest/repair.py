@@ -223,7 +223,9 @@ def repair(document: Any) -> Repaired | None:
         for scope in _dicts(entry, "scopeMetrics"):
             plain_metrics = [plain for m in _dicts(scope, "metrics") if (plain := _metric(m)) is not None]
             metrics += [m for m in plain_metrics if m["name"] in _METRIC_NAMES]
-            outcome.ignored_signals += sum(m["name"] not in _METRIC_NAMES for m in plain_metrics)
+            outcome.ignored_signals += sum(
+                m["name"] not in _METRIC_NAMES and not m["name"].startswith("vtprof.") for m in plain_metrics
+            )
         resource = _resource(entry)
         outcome.documents.append(
             {"resourceMetrics": [{"resource": resource, "scopeMetrics": [{"metrics": metrics}]}]}

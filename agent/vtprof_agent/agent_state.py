@@ -1,0 +1,257 @@
+"""What a running agent tells of itself: a small file beside the rings, written by it and read by `status`."""
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vtprof_agent.budget import LEVELS
+from vtprof_agent.config import without_secrets
+from vtprof_agent.progress_store import LOCK_FILE
+from vtprof_agent.samplers.sampler import Device
+from vtprof_schemas.printable import one_line
+from vtprof_schemas.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from vtprof_agent.counters.rolling import CounterState
+
+STATE_FILE: Final = "agent.state.json"
+PERIOD_S: Final = 2.0
+STALE_S: Final = 15.0
+"""An agent that runs and wrote nothing for so long hangs, or is stopped."""
+_FORMAT_VERSION: Final = 1
+_MOST_BYTES: Final = 4 << 20
+
+
+@dataclass(frozen=True)
+class DestinationState:
+    """Where spans go and how far they came."""
+
+    target: str
+    spans_delivered: int
+    spans_dropped: int
+    spooled_bytes: int | None = None
+    """What waits on disk; None: it has no spool."""
+    last_error: str | None = None
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """A source of counters."""
+
+    name: str
+    reason: str | None = None
+    """Why it is off; None: it is on."""
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """The agent at one moment."""
+
+    pid: int
+    version: str
+    started_unix_ns: int
+    cpu_ratio: float
+    """Cores, mean over about a minute."""
+    rss_bytes: int
+    probe_ratio: float
+    """Of a process's time, where it is most."""
+    detail: int
+    detail_reason: str | None = None
+    """Why it is not the highest."""
+    detail_seconds: dict[int, float] = field(default_factory=dict)
+    destinations: tuple[DestinationState, ...] = ()
+    samplers: tuple[SamplerState, ...] = ()
+    gpus: tuple[Device, ...] = ()
+    attribution: "tuple[CounterState, ...]" = ()
+    rings: int = 0
+    records_read: int = 0
+    records_lost: int = 0
+    open_requests: int = 0
+    keep_ratio: float = 1.0
+    requests_sampled_out: int = 0
+    faults: int = 0
+
+    def document(self, unix_ns: int) -> dict[str, Any]:
+        """Return the state as JSON, as of a time."""
+        values = asdict(self)
+        for destination in values["destinations"]:
+            destination["target"] = without_secrets(destination["target"])
+        return {"version": _FORMAT_VERSION, "written_unix_ns": unix_ns, "agent": _finite(values)}
+
+
+class StateWriter:
+    """Writes the state, at most every ``PERIOD_S``; removes it at the end."""
+
+    def __init__(
+        self,
+        ring_dir: Path,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        unix_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Write to a folder whose lock this agent holds."""
+        self._path = ring_dir / STATE_FILE
+        self._clock_ns, self._unix_ns = clock_ns, unix_ns
+        self._next_ns: int | None = None
+
+    def write(self, state: Callable[[], AgentState]) -> None:
+        """Write the state if it is time; it is not asked for otherwise. Raises OSError."""
+        now_ns = self._clock_ns()
+        if self._next_ns is not None and now_ns < self._next_ns:
+            return
+        self._next_ns = now_ns + int(PERIOD_S * NS_PER_S)
+        text = json.dumps(state().document(self._unix_ns()), allow_nan=False)
+        fresh = self._path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)  # of an agent that was killed just then
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w") as out:
+            out.write(text)
+        fresh.replace(self._path)
+
+    def close(self) -> None:
+        """Remove the file: no agent runs here any more. Raises OSError."""
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a folder tells of its agent."""
+
+    ring_dir: Path
+    alive: bool | None
+    """Whether an agent holds the folder's lock; None: this user may not ask."""
+    age_s: float | None = None
+    """Since it last wrote its state; None: there is no state."""
+    agent: dict[str, Any] | None = None
+    problem: str | None = None
+
+    @property
+    def known(self) -> bool:
+        """Tell whether there is an agent, or traces of one."""
+        return self.alive is not False or self.agent is not None or self.problem is not None
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {**vars(self), "ring_dir": str(self.ring_dir)}
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        lines = [f"agent of {self.ring_dir}: {self._headline()}"]
+        if self.agent is not None and self.alive is not False:
+            try:
+                lines += ["  " + line for line in _told(self.agent)]
+            except (KeyError, TypeError, ValueError, AttributeError):
+                lines.append("  its state is of another version")
+        return [one_line(line) for line in lines]
+
+    def _headline(self) -> str:
+        if self.problem is not None:
+            return self.problem
+        if self.agent is None or self.age_s is None:
+            return {True: "runs, and has told nothing of itself yet", False: "none runs", None: "unknown"}[
+                self.alive
+            ]
+        pid = self.agent.get("pid")
+        if self.alive is False:
+            return f"none runs; PID {pid} ended without a stop, its last word is {_span(self.age_s)} old"
+        late = (
+            f", but told nothing for {_span(self.age_s)}: it hangs or is stopped"
+            if self.age_s > STALE_S
+            else ""
+        )
+        sure = "runs" if self.alive else "may run (its lock cannot be asked as this user)"
+        return f"PID {pid} {sure}{late}"
+
+
+def look(ring_dir: Path, unix_ns: int) -> Seen:
+    """Read what the agent of a folder told last; raises nothing and changes nothing."""
+    alive = _locked(ring_dir / LOCK_FILE)
+    path = ring_dir / STATE_FILE
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(file, "rb") as opened:
+            document = json.loads(opened.read(_MOST_BYTES))
+        if document["version"] != _FORMAT_VERSION or not isinstance(document["agent"], dict):
+            raise ValueError("of another version")
+        age_s = max(0.0, (unix_ns - int(document["written_unix_ns"])) / NS_PER_S)
+    except FileNotFoundError:
+        return Seen(ring_dir, alive)
+    except OSError as error:
+        return Seen(ring_dir, alive, problem=f"{path.name} cannot be read: {error.strerror}")
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        return Seen(ring_dir, alive, problem=f"{path.name} cannot be used: {one_line(str(error), 200)}")
+    return Seen(ring_dir, alive, age_s, _finite(document["agent"]))
+
+
+def _locked(path: Path) -> bool | None:
+    """Tell whether somebody holds the lock, by trying it: for that instant an agent that starts would be refused."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for numbers that JSON does not have: the condition number of a singular fit."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _told(agent: dict[str, Any]) -> list[str]:
+    detail, reason = int(agent["detail"]), agent["detail_reason"]
+    kept = float(agent["keep_ratio"])
+    share = 100 * agent["probe_ratio"]
+    cost = f"CPU {agent['cpu_ratio']:.3f} cores, memory {agent['rss_bytes'] / 1e6:.1f} MB"
+    read = f"{agent['records_read']} records read, {agent['records_lost']} lost"
+    lines = [
+        f"version {agent['version']}, {cost}, the probe takes at most {share:.2f} % of a process's time",
+        f"detail {detail} ({LEVELS[detail]})" + (f" because of {reason}" if reason else ""),
+        f"{agent['rings']} rings, {read}, {agent['open_requests']} requests in flight, {agent['faults']} faults survived",
+    ]
+    if kept < 1:
+        left_out = agent["requests_sampled_out"]
+        lines.append(
+            f"{kept:g} of ordinary requests are kept, all slow and failed ones; {left_out} were left out"
+        )
+    for one in agent["destinations"]:
+        waits = "" if one["spooled_bytes"] is None else f", {one['spooled_bytes']} bytes wait on disk"
+        error = f"; last error: {one['last_error']}" if one["last_error"] else ""
+        delivered = f"{one['spans_delivered']} spans delivered, {one['spans_dropped']} dropped"
+        lines.append(f"to {one['target']}: {delivered}{waits}{error}")
+    lines += [f"GPU {one['uuid']}: {one['name']}" for one in agent["gpus"]]
+    lines += [
+        f"sampler {one['name']}: " + (f"off: {one['reason']}" if one["reason"] else "on")
+        for one in agent["samplers"]
+    ]
+    for one in agent["attribution"]:
+        condition = one["condition_number"]
+        fit = "no fit yet" if condition is None else f"condition number {condition:.3g}"
+        tenant = ", others may use this GPU" if one["co_tenant"] else ""
+        lines.append(
+            f"{one['key']} of {one['hw_id']}: {one['quality']}, {fit}, {one['windows']} windows{tenant}"
+        )
+    return lines
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

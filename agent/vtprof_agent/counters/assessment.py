@@ -1,0 +1,75 @@
+"""How far a fit's values can be off, by class of work, from what it leaves unexplained; and signs of a co-tenant."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from vtprof_agent.counters.meter import CLASSES
+from vtprof_agent.counters.nonnegative import Array, solve
+from vtprof_agent.counters.rolling_fit import Fit
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
+
+Three = tuple[float, float, float]
+
+_FEWEST: Final = 20
+_MOST_ERROR: Final = 0.1
+"""Relative standard error of a class beyond which the fit does not tell it from the others."""
+_LEAST_SPREAD: Final = 0.01
+_SLOW: Final = 0.04
+_LEAST_SLOW: Final = 0.01
+_OVER_NOISE: Final = 2.2
+"""What the fit leaves over that stays for a second is not noise when it is more than ``_SLOW`` of the amount, or more
+than ``_LEAST_SLOW`` of it and so many times what noise from window to window would leave in the mean of a second."""
+_BIN_NS: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What is to be thought of a fit."""
+
+    spread: Three
+    """Relative standard deviation of what a class does in one window around what the fit says."""
+    sound: tuple[bool, bool, bool]
+    """Whether the fit tells the class from the others."""
+    co_tenant: bool
+    slow_residual: float
+    """Standard deviation of the residuals' means over a second, over the mean amount."""
+    noise: float
+    """What noise from window to window alone would make it."""
+
+
+def assess(fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array) -> Assessment:
+    """Judge a fit by the windows of the last time."""
+    parts = work[:, :COLUMNS] * fit.costs
+    classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
+    residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
+    spread = _spread(classes, residual, float(amounts.mean()))
+    slow, noise = _slow_residual(ends, residual, amounts)
+    enough = fit.amounts >= _FEWEST
+    sound = tuple(enough and error < _MOST_ERROR for error in fit.class_error)
+    stays = slow > _SLOW or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
+    return Assessment(spread, (sound[0], sound[1], sound[2]), enough and stays, slow, noise)
+
+
+def _spread(classes: Array, residual: Array, mean: float) -> Three:
+    """Share out the squared residuals over the squares of what each class is predicted."""
+    if mean <= 0:
+        return (1.0, 1.0, 1.0)
+    squares = (classes / mean) ** 2
+    found = solve(squares.T @ squares, squares.T @ (residual / mean) ** 2)
+    whole = float((residual**2).sum()) / max(float((classes.sum(axis=1) ** 2).sum()), 1e-300)
+    spread = [max(float(found[i]) ** 0.5, min(whole, 1.0) ** 0.5, _LEAST_SPREAD) for i in range(len(CLASSES))]
+    return (spread[0], spread[1], spread[2])
+
+
+def _slow_residual(ends: Array, residual: Array, amounts: Array) -> tuple[float, float]:
+    _, bins = np.unique(ends // _BIN_NS, return_inverse=True)
+    counts = np.bincount(bins)
+    full = counts >= counts.max()
+    mean = float(amounts.mean()) * float(counts.max())
+    if mean <= 0 or full.sum() < 2:
+        return 0.0, 0.0
+    slow = float(np.bincount(bins, residual)[full].std())
+    one = float((np.diff(residual) ** 2).mean()) / 2
+    return slow / mean, (one * float(counts.max())) ** 0.5 / mean

@@ -1,0 +1,52 @@
+"""Finds how much later than the work a counter's windows are, by which delay lets a fit explain them best."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from vtprof_agent.counters.nonnegative import Array, solve
+from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve, unknowns_of
+
+MOST_LAG_NS: Final = 200_000_000
+"""Delays of more are not looked for."""
+_COARSE_NS: Final = 20_000_000
+_FINE_NS: Final = (10_000_000, 5_000_000, 2_500_000)
+_MUST_GAIN: Final = 10.0
+"""By how much the log-likelihood must rise before another delay is believed."""
+FEWEST: Final = 45
+"""Fewer windows can be explained by too many delays."""
+
+
+def find_lag(
+    curves: Sequence[WorkCurve], starts: Array, ends: Array, amounts: Array, now_ns: float, *, wide: bool
+) -> tuple[float, float]:
+    """Return the delay in ns, and the relative error of a window with it.
+
+    ``now_ns``: what is assumed now, and stays when there are too few windows (then with an error of 1) or when no other
+    delay is evidently better; ``wide``: look at all delays, not only near it.
+    """
+    if len(amounts) < FEWEST:
+        return now_ns, 1.0
+    weights = 1.0 / np.sqrt(np.maximum(amounts**2 + (0.3 * amounts.mean()) ** 2, 1e-300))
+
+    def misfit(lag_ns: float) -> float:
+        work = sum((curve.between(starts - lag_ns, ends - lag_ns) for curve in curves), np.zeros(()))
+        features = np.column_stack((unknowns_of(work[:, :COLUMNS]), ends - starts)) * weights[:, None]
+        target = amounts * weights
+        residual = target - features @ solve(features.T @ features, features.T @ target)
+        return float(residual @ residual)
+
+    tried = {now_ns: misfit(now_ns)}
+    if wide:
+        grid = np.arange(-MOST_LAG_NS, MOST_LAG_NS + 1, _COARSE_NS).tolist()
+        tried.update((lag_ns, misfit(lag_ns)) for lag_ns in grid)
+    for step_ns in _FINE_NS:
+        best_ns = min(tried, key=tried.__getitem__)
+        for lag_ns in (best_ns - step_ns, best_ns + step_ns):
+            if abs(lag_ns) <= MOST_LAG_NS and lag_ns not in tried:
+                tried[lag_ns] = misfit(lag_ns)
+    best_ns = min(tried, key=tried.__getitem__)
+    gain = len(amounts) * np.log(max(tried[now_ns], 1e-300) / max(tried[best_ns], 1e-300)) / 2
+    found_ns = best_ns if gain > _MUST_GAIN else now_ns
+    return found_ns, (tried[found_ns] / len(amounts)) ** 0.5

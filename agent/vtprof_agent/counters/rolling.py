@@ -1,0 +1,179 @@
+"""Gives counter windows to steps by a rolling non-negative fit on their work: the Meter of a running agent."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from vtprof_agent.counters.meter import CLASSES, COUNTERS, CounterWindow, StepCounters, Work
+from vtprof_agent.counters.series import KEEP_NS, Series
+from vtprof_agent.counters.share_grid import ShareGrid
+from vtprof_agent.counters.work_curve import WorkCurve
+from vtprof_schemas import names
+
+_SETTLE_NS: Final = 500_000_000
+"""How often windows are settled: several at once, as each turn costs."""
+_SILENT_PERIODS: Final = 3
+_MOST_WAITING: Final = 100_000
+"""Windows taken in but not seen to yet; more only pile up when the loop stands still."""
+_MOST_POINTS: Final = 60_000
+_MOST_SETS: Final = 256
+_TOTALLED: Final = (*CLASSES, names.UNATTRIBUTED)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterState:
+    """How well a counter of a GPU is attributed at present."""
+
+    hw_id: str
+    key: str
+    quality: str
+    """The best label that its values get now where classes mix; estimated until there is a sound fit."""
+    condition_number: float | None
+    """Of the scaled columns of work in use; None before the first fit."""
+    windows: int
+    """Windows in the fit."""
+    refused: int
+    """Windows refused: negative, not a number, out of order, repeated."""
+    co_tenant: bool
+    """What the work does not explain comes and goes over seconds: others may use the GPU."""
+    unattributed_ratio: float | None
+    """Share of the amount that belongs to no work of ours, over the fit's windows."""
+    lag_ns: int
+    """How much later than the work its windows are, as estimated, and corrected."""
+
+
+class RollingMeter:
+    """Implements ``meter.Meter``; ``add_window`` and ``expect`` may be called by another thread."""
+
+    def __init__(self, *, window_s: float = 120.0, block_s: float = 2.0, refit_s: float = 10.0) -> None:
+        """Fit over the last ``window_s``, in blocks that drop out one by one, every ``refit_s``, sooner at first."""
+        self._lengths = (window_s, block_s, refit_s)
+        self._inbox: deque[CounterWindow] = deque(maxlen=_MOST_WAITING)
+        self._expected: dict[tuple[str, str], tuple[float, float]] = {}
+        self._series: dict[tuple[str, str], Series] = {}
+        self._curves: dict[tuple[str, ...], WorkCurve] = {}
+        self._grids: dict[tuple[str, ...], ShareGrid] = {}
+        self._of_gpu: dict[str, list[WorkCurve]] = {}
+        self._lock = Lock()
+        self._now_ns = 0.0
+        self._due_ns = 0.0
+        self.late_steps = 0
+        """Steps that came so late that their windows were given away without them."""
+
+    def expect(self, hw_id: str, keys: Iterable[str], period_s: float) -> None:
+        """Say which counters of a GPU will come and how often; without it ``complete`` is always true."""
+        with self._lock:
+            for key in keys:
+                if key in COUNTERS:
+                    self._expected[(hw_id, key)] = (period_s * 1e9, self._now_ns)
+
+    def add_window(self, window: CounterWindow) -> None:
+        """Take a window; one that is negative, not a number, repeated or out of order is refused and counted."""
+        self._inbox.append(window)
+
+    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+        """Take the work of a step that ran on these GPUs."""
+        curve = self._curves.get(gpus)
+        if curve is None:
+            if not gpus or len(self._curves) >= _MOST_SETS:
+                return
+            with self._lock:
+                curve = self._curves[gpus] = WorkCurve(KEEP_NS, _MOST_POINTS)
+                self._grids[gpus] = ShareGrid()
+                for gpu in gpus:
+                    self._of_gpu.setdefault(gpu, []).append(curve)
+        if not curve.add(work):
+            self.late_steps += 1
+
+    def advance(self, now_ns: int) -> None:
+        """Tell the time (monotonic), so that windows and fits that are due are settled; cheap when none is."""
+        self._now_ns = max(self._now_ns, float(now_ns))
+        self._turn()
+
+    def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
+        """Tell whether nothing more is to come for steps that ended by then."""
+        grid = self._grids.get(gpus)
+        if grid is None or grid.end_ns >= end_ns:
+            return True
+        self._turn()
+        return grid.end_ns >= end_ns or not self._live(gpus)
+
+    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+        """Return the shares of a step that was added, up to half a minute ago; None when no counter covers it."""
+        grid = self._grids.get(gpus)
+        return grid.of(work, self._curves[gpus].where(work)) if grid is not None else None
+
+    def totals(self) -> Mapping[tuple[str, str, str], float]:
+        """Return the running amounts by (hw_id, counter key, phase or ``names.UNATTRIBUTED``)."""
+        with self._lock:
+            return {
+                (*place, phase): amount
+                for place, series in self._series.items()
+                for phase, amount in zip(_TOTALLED, series.totals, strict=True)
+            }
+
+    def state(self) -> tuple[CounterState, ...]:
+        """Return how well each counter of each GPU is attributed."""
+        with self._lock:
+            return tuple(_state(series) for series in self._series.values())
+
+    def _turn(self) -> None:
+        """Take the windows in; settle every half second, and whenever asked for nothing newer has come since."""
+        with self._lock:
+            while self._inbox:
+                window = self._inbox.popleft()
+                self._series_of(window).take(window)
+                self._now_ns = max(self._now_ns, float(window.end_ns))
+            if self._now_ns < self._due_ns:
+                return
+            self._due_ns = self._now_ns + _SETTLE_NS
+            self._settle()
+
+    def _series_of(self, window: CounterWindow) -> Series:
+        place = (window.hw_id, window.key)
+        series = self._series.get(place)
+        if series is None:
+            curves = self._of_gpu.setdefault(window.hw_id, [])
+            series = self._series[place] = Series(window.hw_id, window.key, curves, *self._lengths)
+        return series
+
+    def _settle(self) -> None:
+        touched: set[tuple[str, ...]] = set()
+        for series in self._series.values():
+            settled = series.settle(self._now_ns)
+            if settled is None:
+                continue
+            for gpus, grid in self._grids.items():
+                if series.hw_id in gpus:
+                    grid.take(series, settled)
+                    touched.add(gpus)
+        for gpus in touched:
+            mine = [series for series in self._series.values() if series.hw_id in gpus]
+            self._grids[gpus].merge([series for series in mine if not self._silent(series)])
+            self._grids[gpus].judge(mine)
+
+    def _live(self, gpus: tuple[str, ...]) -> bool:
+        """Tell whether a counter that was announced for one of these GPUs is still coming, or about to."""
+        for (hw_id, key), (period_ns, since_ns) in self._expected.items():
+            if hw_id in gpus:
+                series = self._series.get((hw_id, key))
+                last_ns = series.end_ns if series is not None else since_ns
+                if self._now_ns - last_ns <= _SILENT_PERIODS * period_ns + _SETTLE_NS:
+                    return True
+        return False
+
+    def _silent(self, series: Series) -> bool:
+        period_ns, _ = self._expected.get((series.hw_id, series.key), (float(series.period_ns), 0.0))
+        return self._now_ns - series.end_ns > _SILENT_PERIODS * period_ns + _SETTLE_NS
+
+
+def _state(series: Series) -> CounterState:
+    fit, seen = series.fit, series.assessment
+    sound = seen is not None and all(seen.sound) and not seen.co_tenant
+    return CounterState(
+        series.hw_id, series.key, names.QUALITY_ATTRIBUTED if sound else names.QUALITY_ESTIMATED,
+        fit.condition_number if fit else None, series.windows, series.refused,
+        seen.co_tenant if seen else False, fit.idle_ratio if fit else None, round(series.lag_ns),
+    )  # fmt: skip

@@ -1,0 +1,253 @@
+"""A rolling non-negative fit of amounts on work: Gram matrices in blocks of time, costs, and how sure they are."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from vtprof_agent.counters.nonnegative import Array, solve
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, UNKNOWN_OF_COLUMN, UNKNOWNS, unknowns_of
+
+TIME: Final = UNKNOWNS
+"""The unknown behind those of work: what flows without work of ours."""
+_ALL: Final = UNKNOWNS + 1
+_PAUSE: Final = _ALL
+"""Time between steps of ours: what flows without them shows there, and nowhere else for sure."""
+_SMALL: Final = 0.3
+"""Errors grow with the amount, down to this share of the mean amount."""
+_MUST_GAIN: Final = 3.0
+"""By how much the log-likelihood must rise for an amount without work to be believed where idle means none."""
+_EXACT: Final = 0.003
+"""Relative errors below are no evidence."""
+_GUESS: Final = 0.004
+"""Weight of a guess that may be off by several times its size, beside windows that are off by one or two percent."""
+_MOST_IDLE: Final = 600
+"""Windows without work that are remembered, however old: idle power of a GPU that is always busy can only be known so."""
+_NANO: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a fit says."""
+
+    costs: Array
+    """Amount for each unit of each column of work."""
+    idle: float
+    """Amount for each ns without work of ours."""
+    condition_number: float
+    """Of the scaled columns in use."""
+    class_error: tuple[float, float, float]
+    """Relative standard error of what each class is given in the mean; 0 without any of its work."""
+    amounts: int
+    """How many amounts are in it."""
+    idle_ratio: float
+    """Share of all that goes to no work of ours."""
+
+
+class _Block:
+    __slots__ = ("amounts", "gram", "mean", "moment", "number", "squares", "total", "work")
+
+    def __init__(self, number: int) -> None:
+        self.number, self.amounts, self.mean, self.total, self.squares = number, 0, 0.0, 0.0, 0.0
+        self.gram, self.moment = np.zeros((_ALL + 1, _ALL + 1)), np.zeros(_ALL + 1)
+        self.work = np.zeros(COLUMNS + 1)
+
+    def add(self, features: Array, work: Array, amounts: Array, mean: float) -> None:
+        """Add amounts, with weights as their errors are at that mean amount."""
+        self.scale(_toward(self.mean, mean))
+        self.mean = mean
+        if mean > 0:
+            weighted = features / (amounts**2 + (_SMALL * mean) ** 2)[:, None]
+            self.gram += weighted.T @ features
+            self.moment += weighted.T @ amounts
+            self.squares += float((amounts**2 / (amounts**2 + (_SMALL * mean) ** 2)).sum())
+        self.amounts += len(amounts)
+        self.total += float(amounts.sum())
+        self.work[:COLUMNS] += work.sum(axis=0)
+        self.work[COLUMNS] += float(features[:, TIME].sum())
+
+    def scale(self, factor: float) -> None:
+        """Let all that is in it weigh so much."""
+        self.gram, self.moment, self.squares = self.gram * factor, self.moment * factor, self.squares * factor
+
+    def forget_beyond(self, most: int) -> None:
+        """Let older amounts count half when there are more."""
+        if self.amounts > most:
+            self.scale(0.5)
+            self.work, self.total, self.amounts = self.work / 2, self.total / 2, self.amounts // 2
+
+
+def _toward(mean: float, later: float) -> float:
+    """Return what amounts that were weighed at one mean count at another: most are near the first."""
+    if mean == later:
+        return 1.0
+    return (1 + _SMALL**2) * mean**2 / (mean**2 + (_SMALL * later) ** 2)
+
+
+class RollingFit:
+    """Amounts of the last ``window_s``; what is not work of ours may flow too, always or only when it is evident."""
+
+    def __init__(self, window_s: float, block_s: float, *, always_idle: bool) -> None:
+        """``always_idle``: there is an amount without work (idle power); else it has to be significant."""
+        self._block_ns = block_s * _NANO
+        self._blocks: deque[_Block] = deque()
+        self._most_blocks = max(2, round(window_s / block_s))
+        self._always_idle = always_idle
+        self._idle = _Block(-1)
+
+    def add(self, time_ns: float, work: Array, duration_ns: Array, amounts: Array) -> None:
+        """Take amounts (n), the work in each and how long each lasted; ``time_ns``: when, about.
+
+        Behind the columns of work may stand how long steps ran; without it they ran all the time.
+        """
+        if not len(amounts):
+            return
+        block = self._block(int(time_ns // self._block_ns))
+        block.amounts, block.total = block.amounts + len(amounts), block.total + float(amounts.sum())
+        mean = self._mean()
+        block.amounts, block.total = block.amounts - len(amounts), block.total - float(amounts.sum())
+        ran_ns = work[:, COLUMNS] if work.shape[1] > COLUMNS else duration_ns
+        work = work[:, :COLUMNS]
+        features = np.column_stack((unknowns_of(work), duration_ns, np.maximum(duration_ns - ran_ns, 0.0)))
+        busy = work.any(axis=1) if self._always_idle else np.ones(len(amounts), dtype=bool)
+        block.add(features[busy], work[busy], amounts[busy], mean)
+        if not busy.all():
+            self._idle.add(features[~busy], work[~busy], amounts[~busy], mean)
+            self._idle.forget_beyond(_MOST_IDLE)
+
+    def clear(self) -> None:
+        """Forget all amounts."""
+        self._blocks.clear()
+        self._idle = _Block(-1)
+
+    def amounts(self) -> int:
+        """Return how many amounts there are."""
+        return sum(block.amounts for block in (*self._blocks, self._idle))
+
+    def fit(self, kinds: Array | None = None) -> Fit | None:
+        """Fit; None without any amount.
+
+        ``kinds``: rows of work with the time that it took last. As long as amounts are too few to tell them apart,
+        each is held to flow at the mean rate, give or take several times as much.
+        """
+        blocks = [block for block in (*self._blocks, self._idle) if block.amounts]
+        if not blocks:
+            return None
+        mean, amounts = self._mean(), self.amounts()
+        for block in blocks:
+            block.scale(_toward(block.mean, mean))
+            block.mean = mean
+        gram = np.sum([block.gram for block in blocks], axis=0)
+        moment = np.sum([block.moment for block in blocks], axis=0)
+        squares = sum(block.squares for block in blocks)
+        if kinds is not None:
+            for row in _expected(kinds, blocks):
+                gram, moment, squares = gram + np.outer(row, row), moment + _GUESS * row, squares + _GUESS**2
+        costs, other, evident = self._solve(gram, moment, squares, amounts)
+        work = np.sum([block.work for block in blocks], axis=0)
+        condition, covariance = _covariance(blocks, gram, moment, squares, costs, evident)
+        given = costs[UNKNOWN_OF_COLUMN] * work[:COLUMNS]
+        idle = float(costs[TIME]) * float(work[COLUMNS])
+        whole = float(given.sum()) + idle
+        differ = other[UNKNOWN_OF_COLUMN] * work[:COLUMNS] - given
+        errors = [_class_error(columns, work, given, differ, covariance) for columns in CLASS_COLUMNS]
+        return Fit(
+            costs[UNKNOWN_OF_COLUMN], float(costs[TIME]), condition, (errors[0], errors[1], errors[2]), amounts,
+            idle / whole if whole > 0 else 0.0,
+        )  # fmt: skip
+
+    def _mean(self) -> float:
+        blocks = (*self._blocks, self._idle)
+        return sum(block.total for block in blocks) / max(sum(block.amounts for block in blocks), 1)
+
+    def _block(self, number: int) -> _Block:
+        if not self._blocks or number > self._blocks[-1].number:
+            self._blocks.append(_Block(number))
+            while len(self._blocks) > 1 and self._blocks[0].number <= number - self._most_blocks:
+                self._blocks.popleft()
+        return self._blocks[-1]
+
+    def _solve(self, gram: Array, moment: Array, squares: float, amounts: int) -> tuple[Array, Array, bool]:
+        """Return the costs, others that are plausible as well, and whether it is evident what flows without work.
+
+        That is read off from the time between steps: as part of any other time it could as well be the steps' own,
+        which often goes with time better than with any count of work.
+        """
+        mine = np.arange(TIME)
+        without = _with_idle(gram, moment, 0.0)
+        paused = np.append(mine, _PAUSE)
+        tried = np.zeros(_ALL + 1)
+        tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused])
+        least = squares * _EXACT**2
+        more, less = (max(_residual(gram, moment, squares, x), least) for x in (without, tried))
+        evident = bool(amounts * np.log(more / less) > 2 * _MUST_GAIN)
+        if not evident and not self._always_idle:
+            return without, without, True
+        costs = _with_idle(gram, moment, float(tried[_PAUSE]))
+        if evident:
+            return costs, costs, True
+        free = np.zeros(_ALL + 1)
+        free[:_ALL] = solve(gram[:_ALL, :_ALL], moment[:_ALL])
+        return (costs + free) / 2, costs, False
+
+
+def _with_idle(gram: Array, moment: Array, idle: float) -> Array:
+    """Fit the work to what is left beside an idle amount for each ns."""
+    costs = np.zeros(_ALL + 1)
+    costs[:TIME] = solve(gram[:TIME, :TIME], moment[:TIME] - idle * gram[:TIME, TIME])
+    costs[TIME] = idle
+    return costs
+
+
+def _expected(kinds: Array, blocks: Sequence[_Block]) -> list[Array]:
+    """Return a row of unknowns for each kind of work, such that it makes ``_GUESS`` at the mean rate."""
+    time = sum(float(block.work[COLUMNS]) for block in blocks)
+    rate = sum(block.total for block in blocks) / time if time > 0 else 0.0
+    taken = [row for row in kinds if row[COLUMNS] * rate > 0]
+    return [
+        np.append(unknowns_of(row[:COLUMNS]), (row[COLUMNS], 0.0)) * (_GUESS / (rate * row[COLUMNS]))
+        for row in taken
+    ]
+
+
+def _covariance(
+    blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, costs: Array, idle_known: bool
+) -> tuple[float, Array]:
+    """Return the condition number and the larger of the textbook covariance and that of the blocks' scores."""
+    covariance = np.zeros((_ALL + 1, _ALL + 1))
+    used = np.flatnonzero(costs[:TIME] if idle_known else costs)
+    if not len(used):
+        return 1.0, covariance
+    index = np.ix_(used, used)
+    norms = np.sqrt(np.diagonal(gram)[used])
+    eigenvalues, vectors = np.linalg.eigh(gram[index] / np.outer(norms, norms))
+    floor = max(float(eigenvalues[-1]) * 1e-13, 1e-300)
+    eigenvalues = np.maximum(eigenvalues, floor)
+    inverse = (vectors / eigenvalues) @ vectors.T / np.outer(norms, norms)
+    amounts = sum(block.amounts for block in blocks)
+    variance = _residual(gram, moment, squares, costs) / max(amounts - len(used), 1)
+    if amounts <= len(used):
+        variance = squares
+    scores = [(block.moment - block.gram @ costs)[used] for block in blocks]
+    middle = sum((np.outer(score, score) for score in scores), np.zeros((len(used), len(used))))
+    middle *= len(scores) / max(len(scores) - 1, 1)
+    clustered = inverse @ middle @ inverse
+    larger = np.sqrt(np.maximum(np.diagonal(clustered) / np.diagonal(inverse * variance), 1.0))
+    covariance[index] = inverse * variance * np.outer(larger, larger)
+    return float(np.sqrt(eigenvalues[-1] / eigenvalues[0])), covariance
+
+
+def _residual(gram: Array, moment: Array, squares: float, x: Array) -> float:
+    return max(float(squares - 2 * moment @ x + x @ gram @ x), squares * 1e-12, 1e-300)
+
+
+def _class_error(columns: slice, work: Array, given: Array, differ: Array, covariance: Array) -> float:
+    amount = float(given[columns].sum())
+    done = np.zeros(_ALL + 1)
+    np.add.at(done, UNKNOWN_OF_COLUMN[columns], work[:COLUMNS][columns])
+    if not done.any():
+        return 0.0
+    between = float(differ[columns].sum())
+    return (max(float(done @ covariance @ done), 0.0) + between**2) ** 0.5 / amount if amount > 0 else 1.0

@@ -1,0 +1,214 @@
+"""One counter of one GPU: its windows, the rolling fit on the work in them, and what the fit gives to each class."""
+
+from collections import deque
+from dataclasses import dataclass
+from math import isfinite
+from typing import Final
+
+import numpy as np
+
+from vtprof_agent.counters.assessment import Assessment, assess
+from vtprof_agent.counters.lag import FEWEST, MOST_LAG_NS, find_lag
+from vtprof_agent.counters.meter import CounterWindow
+from vtprof_agent.counters.nonnegative import Array
+from vtprof_agent.counters.rolling_fit import Fit, RollingFit
+from vtprof_agent.counters.trimmed import trimmed_fit
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, WorkCurve
+from vtprof_schemas import names
+
+KEEP_NS: Final = 120_000_000_000
+"""For so long windows and work are kept as they came: to assess the fit, and to fit again when the lag turns out."""
+_IDLE_NS: Final = 700_000_000
+"""When no step came for so long behind a window, none runs: it would have to be longer."""
+_INEXACT_NS: Final = 1_000_000_000
+"""Windows with uncertain edges are added up to so much, where an edge matters little."""
+_MOST_FINE: Final = 300
+_EXACT_ENOUGH: Final = 0.06
+"""Relative error of windows at their own length below which their edges, the lag corrected, are as good as exact."""
+_MOST_SCALE: Final = 2.0
+"""What is more than so many times the prediction is not ours."""
+_FAR: Final = 3.0
+"""Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
+_LAG_EVERY: Final = (2.5e9, 60e9)
+_LAG_MATTERS_NS: Final = 2e6
+_MANY: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Windows whose amounts are given away, in the time of the work."""
+
+    starts: Array
+    ends: Array
+    costs: Array
+    """What a unit of each column of work is given in each window."""
+    given: Array
+    """What each class, and behind them nobody, is given in each window."""
+
+
+class Series:
+    """Windows of one counter of one GPU, in order."""
+
+    def __init__(
+        self, hw_id: str, key: str, curves: list[WorkCurve], window_s: float, block_s: float, refit_s: float
+    ) -> None:
+        """``curves``: the work of all sets of GPUs that this one is in; the list may grow."""
+        self.hw_id, self.key, self._curves = hw_id, key, curves
+        self._rolling = RollingFit(window_s, block_s, always_idle=key == names.GPU_ENERGY_MJ)
+        self._refit_ns = refit_s * 1e9
+        self._pending: deque[tuple[float, float, float]] = deque()
+        self._open: tuple[float, float, float] | None = None
+        self._fine: deque[tuple[float, float, float]] = deque(maxlen=_MOST_FINE)
+        self._edges_known = False
+        self._kept: deque[tuple[Array, Array, Array, Array]] = deque()
+        self._due_ns, self._due_amounts = 0.0, 0
+        self._lag_due_ns, self._lag_searches = 0.0, 0
+        self.lag_ns = 0.0
+        self.end_ns = 0
+        """End of the last window taken."""
+        self.period_ns = 0
+        """Length of the last window, or what was expected."""
+        self.refused = 0
+        self.totals = [0.0, 0.0, 0.0, 0.0]
+        """Given to each class, and to nobody."""
+        self._apart = 0.0
+        self.fit: Fit | None = None
+        self.assessment: Assessment | None = None
+
+    @property
+    def windows(self) -> int:
+        """Return how many windows the next fit has."""
+        return self._rolling.amounts()
+
+    def take(self, window: CounterWindow) -> None:
+        """Take the next window, or refuse and count it."""
+        length = window.end_ns - window.start_ns
+        overlap = self.end_ns - window.start_ns
+        usable = isfinite(window.amount) and window.amount >= 0 and length > 0
+        if not usable or (self.end_ns and overlap > length // 4):
+            self.refused += 1
+            return
+        start = float(max(window.start_ns, self.end_ns))
+        self.end_ns, self.period_ns = window.end_ns, length
+        if not window.exact_edges and length < _INEXACT_NS:
+            self._fine.append((start, float(window.end_ns), window.amount))
+        if window.exact_edges or self._edges_known or length >= _INEXACT_NS:
+            self._pending.append((start, float(window.end_ns), window.amount))
+            return
+        if (
+            self._open is not None and start - self._open[1] > length / 4
+        ):  # a gap: the piece before is of no use
+            self._pending.append(self._open)
+            self._open = None
+        begun = self._open or (start, start, 0.0)
+        self._open = (begun[0], float(window.end_ns), begun[2] + window.amount)
+        if self._open[1] - self._open[0] >= _INEXACT_NS:
+            self._pending.append(self._open)
+            self._open = None
+
+    def settle(self, now_ns: float) -> Settled | None:
+        """Give away the windows that no work is to come for any more; None when there are none."""
+        idle_ns = now_ns - _IDLE_NS
+        covered_ns = min((max(curve.end_ns, idle_ns) for curve in self._curves), default=now_ns) + self.lag_ns
+        due: list[tuple[float, float, float]] = []
+        while self._pending and self._pending[0][1] <= covered_ns:
+            due.append(self._pending.popleft())
+        if not due:
+            return None
+        starts, ends, amounts = np.array(due).T
+        self._search_lag(ends[-1], covered_ns - self.lag_ns)
+        work = self._work(starts, ends)
+        self._keep(starts, ends, amounts, work)
+        self._rolling.add(ends[-1], work, ends - starts, amounts)
+        self._refit(ends[-1])
+        return self._give(starts, ends, amounts, work)
+
+    def _work(self, starts: Array, ends: Array) -> Array:
+        work = np.zeros((len(starts), COLUMNS + 1))
+        for curve in self._curves:
+            work += curve.between(starts - self.lag_ns, ends - self.lag_ns)
+        return work
+
+    def _keep(self, *batch: Array) -> None:
+        self._kept.append((batch[0], batch[1], batch[2], batch[3]))
+        while self._kept[0][1][-1] < batch[1][-1] - KEEP_NS * 0.9:
+            self._kept.popleft()
+
+    def _refit(self, now_ns: float) -> None:
+        amounts = self._rolling.amounts()
+        if now_ns < self._due_ns and (amounts < self._due_amounts or amounts > _MANY):
+            return
+        self._due_ns, self._due_amounts = now_ns + self._refit_ns, max(amounts + 5, int(amounts * 1.1))
+        kinds = np.concatenate([curve.kinds() for curve in self._curves]) if self._curves else None
+        self.fit = self._rolling.fit(kinds)
+        if self.fit is not None:
+            starts, ends, kept, work = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+            self.assessment = assess(self.fit, starts, ends, kept, work)
+            self._apart = 0.0
+            if self.assessment.co_tenant:
+                always = self.key == names.GPU_ENERGY_MJ
+                trimmed = trimmed_fit(starts, ends, kept, work, always_idle=always)
+                if trimmed is not None:
+                    self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
+
+    def _look_at_edges(self, covered_ns: float) -> None:
+        """Find out whether a lag alone is wrong with uncertain edges: then the windows are used as they come."""
+        starts, ends, amounts = np.array(self._fine).T
+        known = ends < covered_ns - MOST_LAG_NS
+        lag_ns, error = find_lag(
+            self._curves, starts[known], ends[known], amounts[known], self.lag_ns, wide=True
+        )
+        if error < _EXACT_ENOUGH:
+            self._edges_known, self.lag_ns, self._due_ns = True, lag_ns, 0.0
+            self._rolling.clear()
+            self._kept.clear()
+            self._fine.clear()
+
+    def _search_lag(self, now_ns: float, covered_ns: float) -> None:
+        if not self._lag_due_ns:
+            self._lag_due_ns = now_ns + _LAG_EVERY[0]
+        if now_ns < self._lag_due_ns or not self._curves or not (self._kept or self._fine):
+            return
+        self._lag_searches += 1
+        if self._fine and not self._edges_known:
+            self._look_at_edges(covered_ns)
+            self._lag_due_ns = now_ns + _LAG_EVERY[self._lag_searches >= 6]
+            return
+        self._lag_due_ns = now_ns + (_LAG_EVERY[0] if self._lag_searches < 6 else _LAG_EVERY[1])
+        starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+        begun_ns = max(curve.begin_ns for curve in self._curves) + MOST_LAG_NS
+        known = (ends < covered_ns - MOST_LAG_NS) & (starts > begun_ns)
+        starts, ends, amounts = starts[known], ends[known], amounts[known]
+        if len(amounts) < FEWEST:
+            self._lag_searches -= 1
+            self._lag_due_ns = now_ns + _LAG_EVERY[0]
+            return
+        wide = self._lag_searches <= 6 or self._lag_searches % 10 == 0
+        lag_ns, _ = find_lag(self._curves, starts, ends, amounts, self.lag_ns, wide=wide)
+        if abs(lag_ns - self.lag_ns) < _LAG_MATTERS_NS:
+            return
+        self.lag_ns = lag_ns
+        self._rolling.clear()
+        self._due_ns = 0.0
+        while self._kept and self._kept[0][0][0] < begun_ns:
+            self._kept.popleft()
+        for place, (begins, finishes, kept, _) in enumerate(self._kept):
+            work = self._work(begins, finishes)
+            self._kept[place] = (begins, finishes, kept, work)
+            self._rolling.add(finishes[-1], work, finishes - begins, kept)
+
+    def _give(self, starts: Array, ends: Array, amounts: Array, work: Array) -> Settled:
+        """Scale what the fit predicts to what was measured; the idle part, and what is far too much, is nobody's."""
+        costs, idle = (self.fit.costs, self.fit.idle) if self.fit else (np.zeros(COLUMNS), 0.0)
+        parts = work[:, :COLUMNS] * costs
+        classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
+        predicted = classes.sum(axis=1) + idle * (ends - starts)
+        scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
+        scale = np.minimum(scale, _MOST_SCALE)
+        if self._apart:
+            scale = np.where(scale > 1.0 + self._apart, 1.0, scale)
+        ours = classes * scale[:, None]
+        given = np.column_stack((ours, np.maximum(amounts - ours.sum(axis=1), 0.0)))
+        for place, amount in enumerate(given.sum(axis=0).tolist()):
+            self.totals[place] += amount
+        return Settled(starts - self.lag_ns, ends - self.lag_ns, costs * scale[:, None], given)

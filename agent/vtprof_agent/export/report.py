@@ -1,0 +1,48 @@
+"""Says once for each change how delivery to a destination goes."""
+
+import logging
+
+from vtprof_agent.export.destination import Outcome
+from vtprof_agent.export.parcel import Parcel, Signal
+from vtprof_agent.export.transport import Answer
+
+logger = logging.getLogger(__name__)
+
+
+class Report:
+    """Remembers what was said of one destination."""
+
+    def __init__(self, target: str, where: str) -> None:
+        """Start with nothing said; ``where`` tells where batches wait that cannot be delivered."""
+        self._target = target
+        self._where = where
+        self.problem: str | None = None
+        """Why nothing can be delivered at present; None while it can."""
+        self._metrics_refused = False
+        self._rejected = False
+
+    def note(self, parcel: Parcel, answer: Answer) -> None:
+        """Log what an answer changes."""
+        outcome = answer.outcome
+        if outcome is Outcome.REFUSED and parcel.signal is Signal.TRACES:
+            logger.error("%s: refused a batch (%s); dropped", self._target, answer.reason)
+        elif outcome is Outcome.REFUSED and not self._metrics_refused:
+            self._metrics_refused = True
+            logger.warning(
+                "%s: does not take metric points (%s); dropping and counting them",
+                self._target,
+                answer.reason,
+            )
+        elif outcome is Outcome.RETRY and self.problem is None:
+            logger.warning(
+                "%s: cannot deliver (%s); batches wait %s", self._target, answer.reason, self._where
+            )
+        elif outcome is Outcome.DELIVERED and self.problem is not None:
+            logger.info("%s: delivering again", self._target)
+        if answer.rejected and not self._rejected:
+            self._rejected = True
+            logger.warning(
+                "%s: took a message but rejected %d of it (%s); said once, counted",
+                self._target, answer.rejected, answer.reason,
+            )  # fmt: skip
+        self.problem = answer.reason if outcome is Outcome.RETRY else None

@@ -1,0 +1,275 @@
+"""One file of the spool: framed messages behind each other, and how far they were delivered.
+
+Whatever a file holds is taken as untrusted: lengths are bounded, headers and payloads have checksums, and damage costs
+no entry but those it hit. A file belongs to the agent that holds its lock.
+"""
+
+import fcntl
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtprof_agent.export.parcel import MAX_MESSAGE_BYTES, Parcel, Signal
+
+_FILE = struct.Struct("<8sII")
+"""Magic, version, crc32 of both."""
+_MAGIC, _VERSION = b"vtpspool", 1
+_POSITION = struct.Struct("<QI")
+"""Offset of the first entry that was not delivered yet, and its crc32."""
+_POSITION_AT = _FILE.size
+FIRST_ENTRY = 32
+_ENTRY = struct.Struct("<4sB3xQIIQI")
+"""Mark, signal, batch number, spans, payload bytes, spans before it in this file, crc32 of the payload."""
+_CRC = struct.Struct("<I")
+_MARK = b"\xa5vtE"
+ENTRY_BYTES = _ENTRY.size + _CRC.size
+"""What an entry takes beside its payload."""
+_LOOK_BYTES = 1 << 20
+_MOST_SPANS = 1 << 62
+
+
+class Foreign(Exception):
+    """A file that is no segment of a spool."""
+
+
+class InUse(Exception):
+    """A segment of another agent, or one just removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    at: int
+    signal: Signal
+    number: int
+    spans: int
+    length: int
+    spans_before: int
+    crc: int
+
+    @property
+    def end(self) -> int:
+        return self.at + ENTRY_BYTES + self.length
+
+
+@dataclass
+class Loss:
+    """What was lost, in spans and batches of metric points."""
+
+    spans: int = 0
+    metrics: int = 0
+
+    def add(self, signal: Signal, spans: int) -> None:
+        """Count one entry."""
+        self.spans += spans
+        self.metrics += signal is Signal.METRICS
+
+
+class Segment:
+    """An open, locked segment file."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Start empty; made by ``create`` and ``open``."""
+        self.path = path
+        self.size = FIRST_ENTRY
+        self.lost = Loss()
+        """By damage."""
+        self.cut_bytes = 0
+        """Behind the last whole entry when it was opened: what a killed agent had written of the next."""
+        self.entries = 0
+        """Still to be delivered, and what is in them."""
+        self.waiting = Loss()
+        self._fd = fd
+        self._at = FIRST_ENTRY
+        self._spans = 0
+        self._head: _Entry | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> "Segment":
+        """Make a file, owner only; raises OSError. It appears under its name once it is locked and has a header."""
+        fresh = path.with_suffix(".new")
+        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            start = _FILE.pack(_MAGIC, _VERSION, zlib.crc32(_MAGIC, _VERSION)) + _position(FIRST_ENTRY)
+            _write(fd, start.ljust(FIRST_ENTRY, b"\0"), 0)
+            fresh.rename(path)
+        except OSError:
+            os.close(fd)
+            fresh.unlink(missing_ok=True)
+            raise
+        return cls(path, fd)
+
+    @classmethod
+    def open(cls, path: Path) -> "Segment":
+        """Take over a file that no living agent holds; raises Foreign, InUse, OSError."""
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _lock(fd)
+            found = cls(path, fd)
+            found._scan()
+        except BaseException:
+            os.close(fd)
+            raise
+        return found
+
+    def append(self, parcel: Parcel) -> None:
+        """Add an entry; raises OSError, then nothing of it is kept."""
+        head = _ENTRY.pack(
+            _MARK, parcel.signal, parcel.number, parcel.spans, len(parcel.payload), self._spans,
+            zlib.crc32(parcel.payload),
+        )  # fmt: skip
+        data = head + _CRC.pack(zlib.crc32(head)) + parcel.payload
+        try:
+            _write(self._fd, data, self.size)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self.size)
+            raise
+        self.size += len(data)
+        self._spans += parcel.spans
+        self.entries += 1
+        self.waiting.add(parcel.signal, parcel.spans)
+
+    def head(self) -> Parcel | None:
+        """Return the oldest entry that was not delivered; None when there is none. Damaged ones are lost and counted."""
+        for entry in _entries(self._fd, self._at, self.size):
+            payload = _read(self._fd, entry.at + ENTRY_BYTES, entry.length)
+            if zlib.crc32(payload) == entry.crc:
+                self._head = entry
+                return Parcel(entry.signal, entry.number, entry.spans, payload)
+            self.lost.add(entry.signal, entry.spans)
+            self._pass(entry)
+        # What was counted at the start and is not found any more was damaged since.
+        self.lost.spans += max(0, self.waiting.spans)
+        self.lost.metrics += max(0, self.waiting.metrics)
+        self.entries, self.waiting, self._at = 0, Loss(), self.size
+        return None
+
+    def advance(self) -> None:
+        """Step past the head: it was delivered, or will never be."""
+        if self._head is None:  # appended just now and never read back
+            self._head = next(_entries(self._fd, self._at, self.size), None)
+        if self._head is not None:
+            self._pass(self._head)
+        self._head = None
+        with suppress(OSError):  # then a restart delivers it again
+            _write(self._fd, _position(self._at), _POSITION_AT)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go, for the next agent."""
+        os.close(self._fd)
+
+    def _pass(self, entry: _Entry) -> None:
+        self._at = entry.end
+        self.entries -= 1
+        self.waiting.spans -= entry.spans
+        self.waiting.metrics -= entry.signal is Signal.METRICS
+
+    def _scan(self) -> None:
+        """Learn what is in the file, and cut off what a killed agent left half written."""
+        size = os.fstat(self._fd).st_size
+        start = _read(self._fd, 0, FIRST_ENTRY)
+        if len(start) < FIRST_ENTRY or _FILE.unpack_from(start) != (
+            _MAGIC, _VERSION, zlib.crc32(_MAGIC, _VERSION),
+        ):  # fmt: skip
+            raise Foreign
+        at, crc = _POSITION.unpack_from(start, _POSITION_AT)
+        sound = _position(at) == _POSITION.pack(at, crc) and FIRST_ENTRY <= at <= size
+        self._at = at if sound else FIRST_ENTRY
+        for entry in _entries(self._fd, FIRST_ENTRY, size):
+            if entry.at >= self._at:
+                # An entry at the stored position follows what was delivered; a gap before any later one is damage.
+                self.lost.spans += max(0, entry.spans_before - self._spans) if entry.at > self._at else 0
+                self.entries += 1
+                self.waiting.add(entry.signal, entry.spans)
+            self._spans = entry.spans_before + entry.spans
+            self.size = entry.end
+        self._at = min(self._at, self.size)
+        self.cut_bytes = size - self.size
+        if self.cut_bytes:
+            os.ftruncate(self._fd, self.size)
+
+
+def _lock(fd: int) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Foreign
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InUse from error
+    if os.fstat(fd).st_nlink == 0:
+        raise InUse
+
+
+def _position(at: int) -> bytes:
+    return _POSITION.pack(at, zlib.crc32(at.to_bytes(8, "little")))
+
+
+def _entries(fd: int, at: int, size: int) -> Iterator[_Entry]:
+    """Walk whole entries by their headers, which are checked; where one is damaged, go on with the next that is not."""
+    while True:
+        entry = _entry_at(fd, at, size)
+        if entry is None:
+            found = _next_mark(fd, at + 1, size)
+            if found is None:
+                return
+            at = found
+            continue
+        yield entry
+        at = entry.end
+
+
+def _entry_at(fd: int, at: int, size: int) -> _Entry | None:
+    raw = _read(fd, at, ENTRY_BYTES)
+    if len(raw) < ENTRY_BYTES or _CRC.unpack_from(raw, _ENTRY.size)[0] != zlib.crc32(raw[: _ENTRY.size]):
+        return None
+    mark, signal, number, spans, length, before, crc = _ENTRY.unpack_from(raw)
+    if mark != _MARK or signal not in iter(Signal) or length > MAX_MESSAGE_BYTES or before >= _MOST_SPANS:
+        return None
+    entry = _Entry(at, Signal(signal), number, spans, length, before, crc)
+    return entry if entry.end <= size else None
+
+
+def _next_mark(fd: int, at: int, size: int) -> int | None:
+    """Return where an entry's mark is found next."""
+    while at < size:
+        block = _read(fd, at, _LOOK_BYTES)
+        found = block.find(_MARK)
+        if found >= 0:
+            return at + found
+        if len(block) < _LOOK_BYTES:
+            return None
+        at += len(block) - len(_MARK) + 1
+    return None
+
+
+def _read(fd: int, at: int, length: int) -> bytes:
+    """Read so many bytes, fewer at the end of the file; what the disk will not give reads as missing."""
+    parts = []
+    while length > 0:
+        try:
+            part = os.pread(fd, length, at)
+        except OSError:
+            break
+        if not part:
+            break
+        parts.append(part)
+        at, length = at + len(part), length - len(part)
+    return b"".join(parts)
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], at + written)

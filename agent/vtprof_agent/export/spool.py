@@ -1,0 +1,228 @@
+"""A bounded queue of messages on disk for the time that an endpoint is away; the next agent takes over what is left.
+
+Nothing is synced to the disk: what was written survives the death of the process in the page cache, but a crash of the
+machine may cost the newest entries, as it costs the rings, which are in memory.
+"""
+
+import hashlib
+import logging
+import os
+import secrets
+import stat
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from vtprof_agent.export.parcel import Parcel
+from vtprof_agent.export.segment import ENTRY_BYTES, FIRST_ENTRY, Foreign, InUse, Loss, Segment
+from vtprof_agent.export.transport import parse_endpoint
+from vtprof_schemas.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+SEGMENTS = 16
+"""So many files hold what may be kept; the oldest is what goes when all are full."""
+LEAST_BYTES = 256 * 1024
+"""A batch of 512 spans takes some 40 KB, and at times several times that."""
+MOST_SEGMENTS = 48
+"""Taken over from earlier agents at a time; each is an open file."""
+_SUFFIX = ".spool"
+_UNFINISHED_S = 60.0
+
+
+class Spool:
+    """The segments of one agent for one endpoint, oldest first; not for more than one thread at a time."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Take over what dead agents left in a folder, which is made if need be; raises OSError."""
+        self.folder = folder
+        self.lost = Loss()
+        """Dropped because newer entries needed the room, or damaged on disk."""
+        self._max_bytes = max_bytes
+        self._segment_bytes = max(1, max_bytes // SEGMENTS)
+        self._segments: deque[Segment] = deque()
+        self._head: Parcel | None = None
+        _own(folder)
+        self._adopt()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def messages(self) -> int:
+        """How many wait."""
+        return sum(segment.entries for segment in self._segments)
+
+    def append(self, parcel: Parcel) -> None:
+        """Add a message behind all others; raises OSError when it cannot be written.
+
+        When the room is used up the oldest segment is dropped, and with it the head, whoever is sending it.
+        """
+        needed = ENTRY_BYTES + len(parcel.payload)
+        if FIRST_ENTRY + needed > self._max_bytes:
+            self.lost.add(parcel.signal, parcel.spans)
+            return
+        self._make_room(FIRST_ENTRY + needed)
+        empty = not self.messages
+        newest = self._segments[-1] if self._segments else None
+        if newest is None or (newest.size > FIRST_ENTRY and newest.size + needed > self._segment_bytes):
+            _own(self.folder)  # an empty folder may have been tidied away
+            newest = Segment.create(self._fresh_path())
+            self._segments.append(newest)
+        newest.append(parcel)
+        if empty:
+            self._head = parcel
+
+    def head(self) -> Parcel | None:
+        """Return the oldest message, the same object until it is passed or dropped."""
+        while self._head is None and self._segments:
+            oldest = self._segments[0]
+            self._head = oldest.head()
+            self._take_loss(oldest)
+            if self._head is None:
+                self._segments.popleft().remove()
+        return self._head
+
+    def advance(self) -> None:
+        """Step past the head; a segment that was delivered whole is deleted."""
+        oldest = self._segments[0]
+        oldest.advance()
+        self._head = None
+        if oldest.entries == 0:
+            self._segments.popleft().remove()
+
+    def close(self) -> None:
+        """Leave what waits to the next agent."""
+        for segment in self._segments:
+            segment.close() if segment.entries else segment.remove()
+        self._segments.clear()
+        self._head = None
+
+    def _make_room(self, needed: int) -> None:
+        while self._segments and self.bytes + needed > self._max_bytes:
+            oldest = self._segments.popleft()
+            self.lost.spans += oldest.waiting.spans
+            self.lost.metrics += oldest.waiting.metrics
+            logger.warning("%s: full; dropped the oldest %d messages", self.folder, oldest.entries)
+            oldest.remove()
+            self._head = None
+
+    def _take_loss(self, segment: Segment) -> None:
+        if segment.lost != Loss():
+            logger.error(
+                "%s: damaged; %d spans and %d batches of metric points lost",
+                segment.path, segment.lost.spans, segment.lost.metrics,
+            )  # fmt: skip
+        self.lost.spans += segment.lost.spans
+        self.lost.metrics += segment.lost.metrics
+        segment.lost = Loss()
+
+    def _fresh_path(self) -> Path:
+        """Return a name that sorts behind all others."""
+        newest = int(self._segments[-1].path.name.split("-")[0]) if self._segments else 0
+        return self.folder / f"{max(time.time_ns(), newest + 1):020d}-{secrets.token_hex(4)}{_SUFFIX}"
+
+    def _adopt(self) -> None:
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix == ".new":
+                _remove_unfinished(path)
+            elif path.suffix == _SUFFIX:
+                if len(self._segments) == MOST_SEGMENTS:
+                    logger.warning("%s: more files than can be taken over; the next agent will", self.folder)
+                    break
+                self._take_over(path)
+        if self._segments:
+            logger.warning(
+                "%s: %d messages of an earlier agent are delivered first", self.folder, self.messages
+            )
+
+    def _take_over(self, path: Path) -> None:
+        try:
+            if not path.name.split("-")[0].isdecimal():
+                raise Foreign
+            segment = Segment.open(path)
+        except InUse:
+            return
+        except Foreign:
+            _put_aside(path)
+            return
+        except OSError as error:
+            logger.error("%s: cannot be read, left where it is: %s", path, error.strerror)
+            return
+        if segment.cut_bytes:
+            logger.info("%s: cut off %d bytes that were half written", path, segment.cut_bytes)
+        self._take_loss(segment)
+        if segment.entries:
+            self._segments.append(segment)
+        else:
+            segment.remove()
+
+
+def open_spool(folder: Path | None, endpoint: str, max_bytes: int) -> Spool | None:
+    """Open the spool of an endpoint below a folder, by default that of the user's state; None when it is turned off.
+
+    A default folder that cannot be used is a warning and None; one that was named raises ConfigError, as do an
+    endpoint that is no URL and a size too small to be of use.
+    """
+    if not max_bytes:
+        return None
+    if max_bytes < LEAST_BYTES:
+        raise ConfigError(
+            f"spool_bytes = {max_bytes}: too little for a batch; give {LEAST_BYTES} or more, or 0 for no spool"
+        )
+    parse_endpoint(endpoint, "http://collector:4318")  # no folder for what is a slip
+    name = f"{hashlib.sha256(endpoint.rstrip('/').encode()).hexdigest()[:16]}-{os.geteuid()}"
+    try:
+        return Spool((default_folder() if folder is None else folder) / name, max_bytes)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if folder is not None:
+            raise ConfigError(
+                f"--spool-dir {folder}: cannot be used: {reason}; give another folder"
+            ) from error
+        logger.warning("no spool on disk (%s); while the endpoint is away batches wait in memory", error)
+        return None
+
+
+def default_folder() -> Path:
+    """Return where batches wait by default: below the state folder of the user, or of the system for root.
+
+    Raises FileNotFoundError for a user without a home.
+    """
+    if os.environ.get("XDG_STATE_HOME"):
+        return Path(os.environ["XDG_STATE_HOME"]) / "vtprof" / "spool"
+    if os.geteuid() == 0:
+        return Path("/var/lib/vtprof/spool")
+    try:
+        return Path("~/.local/state/vtprof/spool").expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(2, "this user has no home folder") from error
+
+
+def _own(folder: Path) -> None:
+    """Make a folder for us alone; raises OSError when it cannot be made or written to, or is somebody else's."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(1, "another user's")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(13, "no permission to write")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove a segment whose maker was killed before it had a header."""
+    with suppress(OSError):
+        if time.time() - path.lstat().st_mtime > _UNFINISHED_S:
+            path.unlink()
+
+
+def _put_aside(path: Path) -> None:
+    aside = path.with_suffix(".damaged")
+    with suppress(OSError):
+        path.rename(aside)
+    logger.error("%s: not a file of the spool, or its start is damaged; put aside as %s", path, aside.name)

@@ -1,0 +1,1 @@
+"""The agent's series: kept always, shown on a Prometheus page and sent as OpenTelemetry metrics."""

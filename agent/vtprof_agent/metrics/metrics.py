@@ -1,0 +1,81 @@
+"""The agent's metrics, kept whether or not anybody reads them: what the loop tells, and what is made of it."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import psutil
+from prometheus_client import CollectorRegistry
+
+from vtprof_agent.counters.rolling import CounterState
+from vtprof_agent.facts import FinishedRequest
+from vtprof_agent.metric_points import Point
+from vtprof_agent.metrics import requests, series
+from vtprof_agent.metrics.gpus import GpuSeries
+from vtprof_agent.metrics.series import Series
+from vtprof_agent.metrics.store import Store
+from vtprof_schemas import SCHEMA_VERSION
+
+MODALITY_VISUAL = "visual"
+MODALITY_OTHER = "other"
+ALIVE_S = 30.0
+"""The loop refreshes about once a second; after so long without, it stands still."""
+
+
+class Metrics:
+    """All series, in a registry of their own; the loop writes, the page and the exporter read."""
+
+    def __init__(
+        self,
+        version: str,
+        unix_s: Callable[[], float] = time.time,
+        steady_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin at nothing; ``unix_s`` dates exemplars, ``steady_s`` tells when a GPU was last heard of."""
+        self._store = Store()
+        self.registry = CollectorRegistry()
+        self.registry.register(self._store)
+        self._gpus = GpuSeries(self._store)
+        self._unix_s, self._steady_s = unix_s, steady_s
+        self._own = psutil.Process()
+        self._store.put(series.BUILD, {(version, str(SCHEMA_VERSION), platform.python_version()): 1})
+        self._refreshed_s = steady_s()
+        self._own_cost()
+
+    def observe(self, finished: FinishedRequest, trace: tuple[int, int] | None = None) -> None:
+        """Count a finished request; ``trace``: ids of its trace and root span, None when they are not exported."""
+        requests.count(self._store, finished, trace, self._unix_s())
+
+    def refresh(self, totals: Mapping[Series, float], gauges: Mapping[Series, float | None]) -> None:
+        """Take running totals and states kept elsewhere, None for what is not known; about once a second."""
+        self._refreshed_s = self._steady_s()
+        self._store.advance(totals)
+        for gauge, value in gauges.items():
+            self._store.put(gauge, {} if value is None else {(): value})
+        self._own_cost()
+
+    def alive(self) -> bool:
+        """Tell whether somebody still refreshes this."""
+        return self._steady_s() - self._refreshed_s < ALIVE_S
+
+    def kv_bytes(self, held: tuple[int, int] | None) -> None:
+        """Take the bytes held now by visual and by other tokens; None: requests run, and no ring knows."""
+        values: dict[tuple[str, ...], float] = (
+            {} if held is None else {(MODALITY_VISUAL,): held[0], (MODALITY_OTHER,): held[1]}
+        )
+        self._store.put(series.KV_BYTES, values)
+
+    def gpu(self, points: Iterable[Point]) -> None:
+        """Take what samplers read in a round."""
+        self._gpus.sampled(points, self._steady_s())
+
+    def attributed(
+        self, totals: Mapping[tuple[str, str, str], float], states: Iterable[CounterState]
+    ) -> None:
+        """Take what the meter gave to each phase so far, and how well it can tell."""
+        self._gpus.attributed(totals, states)
+
+    def _own_cost(self) -> None:
+        times = self._own.cpu_times()
+        self._store.advance({series.CPU_SECONDS: times.user + times.system})
+        self._store.put(series.RSS, {(): self._own.memory_info().rss})

@@ -1,0 +1,124 @@
+"""All that the agent tells beside spans: its metrics, the points of its samplers, what it costs and how far it came."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from opentelemetry.sdk.metrics.export import MetricsData
+
+from vtprof_agent.counters.rolling import RollingMeter
+from vtprof_agent.faults import Faults
+from vtprof_agent.follower import RingFollower
+from vtprof_agent.metric_points import Point, metrics_data
+from vtprof_agent.metrics import series
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.metrics.otel import attributed_metrics, registry_metrics, with_metrics
+from vtprof_agent.oversight import Account, Oversight
+from vtprof_agent.resource import RingResource
+from vtprof_agent.ring_totals import show
+from vtprof_agent.sampling import Sampling, agent_points
+from vtprof_schemas import records
+from vtprof_schemas.units import NS_PER_S
+
+
+class Observer:
+    """Tells; whatever fails in it costs neither the rings nor the spans."""
+
+    def __init__(
+        self,
+        node: RingResource,
+        metrics: Metrics,
+        *,
+        sampling: Sampling | None = None,
+        sample_s: float = 1.0,
+        series_s: float = 10.0,
+        meter: RollingMeter | None = None,
+        oversight: Oversight | None = None,
+        started_unix_ns: int = 0,
+    ) -> None:
+        """Sample each ``sample_s`` and hand the metrics to the destinations each ``series_s``; 0 never."""
+        self._node, self._metrics = node, metrics
+        self._sampling, self._meter, self._oversight = sampling, meter, oversight
+        self._sample_ns, self._series_ns = int(sample_s * NS_PER_S), int(series_s * NS_PER_S)
+        self._started_unix_ns = started_unix_ns
+        self._next_sample_ns = self._next_series_ns = 0
+        self._account: Account | None = None
+        self._faults = Faults()
+
+    @property
+    def faults(self) -> int:
+        """Return how many faults of its own it survived."""
+        return self._faults.count + self._sampler_faults
+
+    def follow(self, ring: RingFollower) -> None:
+        """Have a ring that is new to this agent recorded and folded at the level in force."""
+        if self._oversight is not None and ring.detail != self._oversight.level:
+            ring.set_detail(self._oversight.level)
+
+    def finished(self, ring: RingFollower) -> None:
+        """Count the requests that a ring has just finished."""
+        for finished in ring.finished:
+            self._metrics.observe(finished, ring.trace(finished))
+
+    def turn(self, now_ns: int, unix_ns: int, rings: Sequence[RingFollower]) -> list[Point]:
+        """Do what is due in a turn of the loop; return the points that it gave."""
+        if self._meter is not None:
+            self._faults.guard("attributing", partial(self._meter.advance, now_ns))
+        if self._oversight is not None:
+            self._faults.guard("keeping the budget", partial(self._oversight.look, now_ns, rings))
+        points: list[Point] = []
+        if self._sample_ns and now_ns >= self._next_sample_ns:
+            self._next_sample_ns = now_ns + self._sample_ns
+            self._faults.guard("sampling", partial(self._sample, unix_ns, rings, points))
+        return points
+
+    def data(
+        self, points: Sequence[Point], now_ns: int, unix_ns: int, *, last: bool = False
+    ) -> MetricsData | None:
+        """Return what leaves beside the spans: the points and, when it is time or the ``last``, the metrics."""
+        data = metrics_data(points, self._started_unix_ns)
+        if not self._series_ns or (now_ns < self._next_series_ns and not last):
+            return data
+        self._next_series_ns = now_ns + self._series_ns
+        ours = registry_metrics(self._metrics.registry, self._started_unix_ns, unix_ns)
+        if self._meter is not None:
+            ours += attributed_metrics(self._meter.totals(), self._started_unix_ns, unix_ns)
+        return with_metrics(data, self._node, ours)
+
+    def refresh(self, account: Account, followed: Sequence[RingFollower], feeds: Mapping[str, int]) -> None:
+        """Bring the metrics and the state for `status` up to date."""
+        self._account = account
+        more, states = {series.SAMPLER_FAULTS: float(self._sampler_faults)}, {}
+        if self._oversight is not None:
+            more |= self._oversight.totals()
+            states = self._oversight.states(account.destinations)
+            self._oversight.tell(account)
+        ledgers = [destination.outbox for destination in account.destinations]
+        show(self._metrics, followed, account.totals, ledgers, account.faults, feeds, more, states)
+        if self._meter is not None:
+            self._metrics.attributed(self._meter.totals(), self._meter.state())
+
+    def leave(self, ring: RingFollower) -> None:
+        """Let a process that lives on record everything again: nobody follows its ring any more."""
+        if ring.detail != records.DETAIL_DEFAULT:
+            ring.set_detail(records.DETAIL_DEFAULT)
+
+    def close(self) -> None:
+        """Stop the samplers, and tell `status` no more."""
+        if self._oversight is not None:
+            self._oversight.close()
+        if self._sampling is not None:
+            self._sampling.close()
+
+    @property
+    def _sampler_faults(self) -> int:
+        return self._sampling.faults if self._sampling is not None else 0
+
+    def _sample(self, unix_ns: int, rings: Sequence[RingFollower], points: list[Point]) -> None:
+        for ring in rings:
+            points += agent_points(ring, unix_ns)
+        if self._oversight is not None and self._account is not None:
+            points += self._oversight.points(self._node, self._account, unix_ns)
+        if self._sampling is not None:
+            sampled = self._sampling.sample(rings, self._node, unix_ns)
+            points += sampled
+            self._metrics.gpu(sampled)

@@ -1,0 +1,111 @@
+"""The work of a step as its records tell it, and the counters that the step is given for it, shared over its requests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from vtprof_agent.counters.meter import Meter, Share, StepCounters, Work
+from vtprof_agent.request_state import Piece, RequestState
+from vtprof_agent.step_counters import Counted, DecodeAccount, plus, share_by_weight
+from vtprof_agent.steps import CONTEXT_TOKENS, PREFILL_TOKENS, OpenStep
+from vtprof_schemas import names
+
+_ENCODE, _PREFILL = 0, 1
+
+
+class StepTimes(Protocol):
+    """Learns what classes of work cost in GPU time."""
+
+    def add(self, work: Work, gpu_ns: int) -> None:
+        """Take a step and its GPU time."""
+
+    def parts(self, work: Work) -> tuple[float, float, float] | None:
+        """Return the fractions of encode, prefill and decode; None while they cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What steps are measured by; either may be absent."""
+
+    meter: Meter | None = None
+    step_times: Callable[[], StepTimes] | None = None
+    """Makes a fit of GPU times, one for each scheduler."""
+
+
+def work_of(step: OpenStep) -> Work:
+    """Return the work of a step; what is not told counts nothing."""
+    values, parts = step.values, step.parts
+    decoding = step.decode_requests if step.decode_requests >= 0 else len(step.decoders)
+    context = max(values[CONTEXT_TOKENS], 0)
+    if not parts.encodes and not parts.prefills and values[PREFILL_TOKENS] <= 0:
+        return Work(step.start_ns, step.end_ns, 0, 0, 0, 0, decoding, context, step.encoder_ns)
+    encodes = [part for part in parts.encodes if not part.only_hits]
+    prefill_tokens = values[PREFILL_TOKENS]
+    if prefill_tokens < 0:
+        prefill_tokens = sum(max(part.counts[names.PREFILL_TOKENS], 0) for part in parts.prefills)
+    return Work(
+        step.start_ns,
+        step.end_ns,
+        patches=sum(max(part.patches, 0) for part in encodes),
+        encode_pairs=sum(max(part.pairs, 0) for part in encodes),
+        prefill_tokens=prefill_tokens,
+        prefill_pairs=sum(max(part.pairs, 0) for part in parts.prefills),
+        decode_requests=decoding,
+        decode_context_tokens=context,
+        encode_ns=step.encoder_ns,
+    )
+
+
+def mixed(work: Work) -> bool:
+    """Tell whether a step holds work of several classes."""
+    encodes = work.patches > 0 or work.encode_ns > 0
+    return encodes + (work.prefill_tokens > 0) + (work.decode_requests > 0) > 1
+
+
+def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, account: DecodeAccount) -> None:
+    """Give the requests in a step their shares of its counters; None: it has none, which their phases remember.
+
+    Of energy each has a share by work, of a ratio the mean over its part of the step: the encoder's, or what is beside it.
+    """
+    encodes = [part for part in step.parts.encodes if not part.only_hits]
+    prefills = [(part.piece, part) for part in step.parts.prefills if part.piece is not None]
+    gpus = counters.gpus if counters is not None else 0
+    beside_ns = float((work.end_ns - work.start_ns - work.encode_ns) * gpus)
+    alone = len(encodes) + len(prefills) + max(len(step.decode_pieces), work.decode_requests) == 1
+    if encodes:
+        ratios = {} if counters is None else {key: given[_ENCODE] for key, given in counters.shares.items()}
+        patches = [part.patches for part in encodes]
+        pieces: list[Counted] = [part.piece for part in encodes]
+        share_by_weight(pieces, patches, _ENCODE, counters, ratios, float(work.encode_ns * gpus), not alone)
+    if prefills:
+        ratios = {} if counters is None else _beside_encoder(counters)
+        tokens = [part.counts[names.PREFILL_TOKENS] for _, part in prefills]
+        share_by_weight(
+            [piece for piece, _ in prefills], tokens, _PREFILL, counters, ratios, beside_ns, not alone
+        )
+    decoding = step.decode_pieces
+    if decoding:
+        contexts: dict[Counted, int | None] | None = None
+        if not account.knows(decoding):
+            contexts = {
+                piece: _cached_tokens(state, piece)
+                for state, piece in zip(step.decoders, decoding, strict=True)
+            }
+        strangers = max(0, work.decode_requests - len(decoding))
+        account.add(decoding, contexts, strangers, counters, beside_ns, not alone)
+
+
+def _beside_encoder(counters: StepCounters) -> dict[str, Share]:
+    return {key: plus(given[1], given[2]) for key, given in counters.shares.items()}
+
+
+def _cached_tokens(state: RequestState, piece: Piece) -> int | None:
+    """Return how many tokens a request had cached before a step of this stretch of decoding, as far as it is known."""
+    if state.input_tokens < 0:
+        return None
+    earlier = sum(
+        max(other.counts.get(names.DECODE_STEPS, 0), 0)
+        for other in state.pieces
+        if other.phase == names.DECODE and other.start_ns < piece.start_ns
+    )
+    return state.input_tokens + earlier + (piece.tally.steps if piece.tally is not None else 0)

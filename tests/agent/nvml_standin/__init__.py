@@ -1,0 +1,1 @@
+"""A scripted NVML library for tests and benchmarks without a GPU."""

@@ -1,0 +1,232 @@
+"""Samplers in their threads: what they read reaches points and meter, and none that fails or hangs holds another."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from vtprof_agent import sampling as sampling_module
+from vtprof_agent.counters.meter import CounterWindow
+from vtprof_agent.metric_points import Point, metrics_data
+from vtprof_agent.resource import agent_resource
+from vtprof_agent.samplers import reader as reader_module
+from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler
+from vtprof_agent.sampling import Sampling
+from vtprof_schemas import names
+from vtprof_schemas.errors import BackendError, ConfigError
+
+NODE = agent_resource("node")
+DEADLINE_S = 60.0
+
+
+def _wait(condition: Callable[[], object]) -> None:
+    """Wait for something that another thread does."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.005)
+
+
+class Fake:
+    """A sampler of one GPU that tells what it is given."""
+
+    period_s = 0.0
+
+    def __init__(
+        self, tell: Callable[[], list[Sample]] = list, why_not: Callable[[], str | None] = lambda: None
+    ):
+        self.tell, self.reason = tell, why_not
+        self.readings = 0
+        self.closed = threading.Event()
+
+    def why_not(self) -> str | None:
+        return self.reason()
+
+    def open(self) -> None: ...
+
+    def devices(self) -> list[Device]:
+        return [Device("GPU-1", "Fake")]
+
+    def sample(self, pids: frozenset[int]) -> list[Sample]:
+        self.readings += 1
+        return self.tell()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Meter:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.expected: list[tuple[str, tuple[str, ...], float]] = []
+        self.windows: list[CounterWindow] = []
+
+    def expect(self, hw_id: str, keys: tuple[str, ...], period_s: float) -> None:
+        self.expected.append((hw_id, keys, period_s))
+
+    def add_window(self, window: CounterWindow) -> None:
+        self.windows.append(window)
+
+
+Start = Callable[..., Sampling]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start sampling with fakes; what is not given is not here."""
+    running: list[Sampling] = []
+
+    def started(meter: Meter | None = None, open_s: float = DEADLINE_S, **fakes: Fake) -> Sampling:
+        absent = Fake(why_not=lambda: "it is not here")
+        made: dict[str, Sampler] = {name: fakes.get(name, absent) for name in SAMPLERS}
+        gpus = [name for name in SAMPLERS if name != sampling_module.HOST]
+        running.append(
+            Sampling.start(gpus, gpu_sample_s=0.01, meter=meter, make=made.__getitem__, open_s=open_s)
+        )
+        return running[-1]
+
+    yield started
+    for sampling in running:
+        sampling.close()
+
+
+def _power(value: int) -> Callable[[], list[Sample]]:
+    return lambda: [Sample(names.GPU_POWER_MW, value, hw_id="GPU-1", source="nvml")]
+
+
+def test_ratios_reach_the_meter_as_windows_and_the_points_as_means(start: Start) -> None:
+    edges = iter(range(0, 10**15, 10_000_000))
+    last = next(edges)
+
+    def tell() -> list[Sample]:
+        nonlocal last
+        begin, last = last, next(edges)
+        return [
+            Sample(
+                names.GPU_DRAM_BANDWIDTH_RATIO, 0.5, hw_id="GPU-1", start_ns=begin, end_ns=last, source="gpm"
+            )
+        ]
+
+    meter = Meter()
+    sampling = start(meter, gpm=Fake(tell))
+    _wait(lambda: len(meter.windows) >= 3)
+    assert meter.expected == [("GPU-1", (names.GPU_DRAM_BANDWIDTH_RATIO,), 0.01)]
+    assert meter.windows[0] == CounterWindow(
+        "GPU-1", names.GPU_DRAM_BANDWIDTH_RATIO, 0, 10_000_000, 5_000_000.0
+    )
+    points = sampling.sample([], NODE, 7)
+    assert {(p.sample.key, p.time_unix_ns) for p in points} == {
+        (names.GPU_DRAM_BANDWIDTH_RATIO, 7),
+        (names.GPU_INTEGRALS[names.GPU_DRAM_BANDWIDTH_RATIO], 7),
+    }
+    assert points[0].sample.value == 0.5
+
+
+def test_points_say_which_gpu_who_told_and_over_how_long() -> None:
+    sample = Sample(names.GPU_DRAM_BANDWIDTH_RATIO, 0.5, hw_id="GPU-1", source="gpm", interval_ns=100_000_000)
+    data = metrics_data([Point(NODE, sample, 7)], 1)
+    assert data is not None
+    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert point.attributes == {
+        "hw.id": "GPU-1",
+        "vtprof.gpu.source": "gpm",
+        "vtprof.gpu.interval_ns": 100_000_000,
+    }
+
+
+def test_a_sampler_that_fails_costs_no_other_and_is_said_once(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> list[Sample]:
+        raise OSError("the driver is confused")
+
+    failing, sound = Fake(fail), Fake(_power(7))
+    sampling = start(nvml=sound, amd=failing)
+    _wait(lambda: failing.readings >= 3 and sound.readings >= 3 and sampling.faults >= 3)
+    assert [p.sample.value for p in sampling.sample([], NODE, 1)] == [7]
+    assert [r.message for r in caplog.records] == [
+        "amd failed and is left out while it does: OSError('the driver is confused')"
+    ]
+
+
+def test_a_sampler_that_hangs_holds_neither_the_loop_nor_its_stop(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sampling_module, "JOIN_S", 0.05)
+    release, inside = threading.Event(), threading.Event()
+
+    def hang() -> list[Sample]:
+        inside.set()
+        release.wait(DEADLINE_S)
+        return []
+
+    hanging, sound = Fake(hang), Fake(_power(7))
+    sampling = start(nvml=sound, pcie=hanging)
+    assert inside.wait(DEADLINE_S)
+    _wait(lambda: sound.readings >= 3)
+    assert [p.sample.value for p in sampling.sample([], NODE, 1)] == [7]
+    sampling.close()
+    assert sound.closed.wait(DEADLINE_S)
+    assert not hanging.closed.is_set(), "nothing is closed under a call that is under way"
+    assert "sampler pcie: a reading hangs; it is left behind" in caplog.messages
+    release.set()
+    assert hanging.closed.wait(DEADLINE_S)
+
+
+def test_a_driver_that_does_not_answer_does_not_hold_the_start_and_is_taken_up_when_it_does(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+
+    def hang() -> str | None:
+        release.wait(DEADLINE_S)
+        return None
+
+    slow = Fake(_power(7), hang)
+    sampling = start(open_s=0.05, nvml=slow)
+    assert "sampler nvml: it does not answer; it is taken up when it does" in caplog.messages
+    assert sampling.states()["nvml"] == "it does not answer"
+    release.set()
+    _wait(lambda: slow.readings >= 1)
+    assert sampling.states()["nvml"] is None
+
+
+def test_a_source_that_is_not_here_at_the_start_is_looked_for_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "REOPEN_S", 0.01)
+    reasons = iter(["no driver", "no driver"])
+    late = Fake(_power(7), lambda: next(reasons, None))
+    sampling = start(nvml=late)
+    _wait(lambda: late.readings >= 1)
+    assert [d.uuid for d in sampling.devices()] == ["GPU-1"]
+
+
+def test_a_sampler_that_cannot_be_opened_is_said_once_with_the_reason(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reader_module, "REOPEN_S", 0.01)
+    tried = []
+
+    class Refusing(Fake):
+        def open(self) -> None:
+            tried.append(1)
+            raise BackendError("no permission")
+
+    sampling = start(nvml=Refusing())
+    _wait(lambda: len(tried) >= 3)
+    assert caplog.messages == ["sampler nvml is off: no permission"]
+    assert sampling.states()["nvml"] == "no permission"
+
+
+def test_an_unknown_source_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="unknown source 'gpus'; there are host, gpm, nvml"):
+        Sampling.start(("gpus",))
+
+
+def test_only_the_sources_wanted_are_started() -> None:
+    sampling = Sampling.start(("host",))
+    assert (sampling.states(), sampling.devices()) == ({}, [])
+    sampling.close()

@@ -1,0 +1,369 @@
+"""Counters of steps reach step and window spans and the phases of the requests in them; every number is worked by hand."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ring_records import (
+    Row,
+    arrived,
+    encode,
+    finished,
+    gpu_time,
+    make,
+    only,
+    preempted,
+    prefill,
+    prompt,
+    queue,
+    step,
+)
+
+from vtprof_agent.assembly import Assembly, AssemblySettings
+from vtprof_agent.counters.meter import Share, StepCounters, Work
+from vtprof_agent.facts import FinishedRequest, PhaseSpan, StepFact, StepSpan
+from vtprof_agent.step_work import Measures
+from vtprof_agent.windows import Folding
+from vtprof_schemas import names, records
+
+GPUS = ("GPU-a", "GPU-b")
+DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
+SECOND = 1_000_000_000
+Given = dict[str, tuple[float, float, float]]
+
+
+class FakeMeter:
+    """Gives each step, by its begin, what a table says; interval ends are half and twice the amount."""
+
+    def __init__(self, table: dict[int, Given], quality: str = names.QUALITY_ATTRIBUTED) -> None:
+        self.table, self.quality = table, quality
+        self.added: list[tuple[tuple[str, ...], Work]] = []
+        self.complete_through = 10**18
+
+    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+        self.added.append((gpus, work))
+
+    def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
+        assert gpus == GPUS
+        return end_ns <= self.complete_through
+
+    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+        assert (gpus, work) in self.added
+        given = self.table.get(work.start_ns)
+        if given is None:
+            return None
+        shares = {}
+        for key, amounts in given.items():
+            encoded, prefilled, decoded = (Share(amount, amount / 2, amount * 2) for amount in amounts)
+            shares[key] = encoded, prefilled, decoded
+        return StepCounters(shares, dict.fromkeys(given, self.quality), len(gpus))
+
+
+def machine(
+    meter: FakeMeter | None, *, expects_gpu_time: bool = False, gpus: Sequence[str] = GPUS
+) -> Assembly:
+    made = Assembly(AssemblySettings(), expects_gpu_time=expects_gpu_time, measures=Measures(meter))
+    made.steps.gpus[0] = tuple(gpus)
+    return made
+
+
+def feed(assembly: Assembly, rows: Sequence[Row], now_ns: int = 0, first: int = 1) -> None:
+    for sequence, (code, values) in enumerate(rows, start=first):
+        assembly.feed(code, sequence, values, now_ns)
+
+
+def run(rows: Sequence[Row], meter: FakeMeter) -> tuple[dict[str, FinishedRequest], list[StepFact]]:
+    made = machine(meter)
+    feed(made, rows)
+    made.advance(10 * SECOND)
+    requests = {str(r.attributes[names.REQUEST_ID]): r for r in made.take_requests()}
+    return requests, made.take_steps()
+
+
+def fold(facts: Sequence[StepFact], detail: int = 3) -> list[StepSpan]:
+    folding = Folding(detail=detail)
+    for fact in facts:
+        folding.add(fact)
+    folding.close()
+    return folding.take()
+
+
+def counter(span: StepSpan | PhaseSpan, key: str) -> tuple[object, ...]:
+    return tuple(span.attributes.get(key + suffix) for suffix in ("", ".low", ".high", ".quality"))
+
+
+def energy(request: FinishedRequest, phase: str) -> float:
+    return float(only(request, phase).attributes[ENERGY])
+
+
+TWO = (
+    arrived(1, 0), arrived(2, 0), prompt(1, 10), prompt(2, 30),
+    encode(1, 1, 0, 40, patches=30), encode(1, 2, 0, 40, patches=10),
+    prefill(1, 1, tokens=10), prefill(1, 2, tokens=30),
+    step(1, 0, 100, prefill_tokens=40, encode_ns=40),
+    step(2, 100, 120, decoders=2, decode_context_tokens=40),
+    step(3, 120, 140, decoders=2, decode_context_tokens=42),
+    finished(1, 150, 3), finished(2, 150, 3),
+)  # fmt: skip
+"""Two requests with images of 30 and 10 patches and prompts of 10 and 30 tokens; an image step and two decode steps."""
+
+
+def test_the_meter_is_told_the_work_of_each_step_once_and_in_order() -> None:
+    meter = FakeMeter({})
+    run(TWO, meter)
+    # Pairs: 30² + 10² = 1000, and 10·11/2 + 30·31/2 = 520.
+    assert meter.added == [
+        (GPUS, Work(0, 100, 40, 1000, 40, 520, 0, 0, encode_ns=40)),
+        (GPUS, Work(100, 120, decode_requests=2, decode_context_tokens=40)),
+        (GPUS, Work(120, 140, decode_requests=2, decode_context_tokens=42)),
+    ]
+
+
+def test_a_step_span_has_the_mean_over_its_time_and_gpus_and_the_energy() -> None:
+    _, facts = run(TWO, FakeMeter({0: {DRAM: (40.0, 80.0, 0.0), ENERGY: (3.0, 5.0, 0.0)}}))
+    image_step = fold(facts)[0]
+    # 120 / (100 ns x 2 GPUs), its ends half and twice that.
+    assert counter(image_step, DRAM) == pytest.approx((0.6, 0.3, 1.2, names.QUALITY_ATTRIBUTED))
+    assert counter(image_step, ENERGY) == pytest.approx((8.0, 4.0, 16.0, names.QUALITY_ATTRIBUTED))
+    assert all(isinstance(value, float) for value in counter(image_step, ENERGY)[:3])
+
+
+def test_a_window_adds_up_its_steps_and_takes_the_mean_over_its_own_time() -> None:
+    table: dict[int, Given] = {
+        100: {DRAM: (0.0, 0.0, 10.0), ENERGY: (0.0, 0.0, 2.0)},
+        120: {DRAM: (0.0, 0.0, 30.0), ENERGY: (0.0, 0.0, 4.0)},
+    }
+    _, facts = run(TWO, FakeMeter(table))
+    window = fold(facts)[1]
+    # 40 / (40 ns x 2 GPUs); 2 + 4.
+    assert counter(window, DRAM)[:3] == pytest.approx((0.5, 0.25, 1.0))
+    assert counter(window, ENERGY)[:3] == pytest.approx((6.0, 3.0, 12.0))
+
+
+def test_a_counter_that_one_step_of_a_window_lacks_is_left_out_of_the_window() -> None:
+    table: dict[int, Given] = {100: {DRAM: (0, 0, 10.0), ENERGY: (0, 0, 2.0)}, 120: {ENERGY: (0, 0, 4.0)}}
+    _, facts = run(TWO, FakeMeter(table))
+    window = fold(facts)[1]
+    assert counter(window, DRAM) == (None, None, None, None)
+    assert counter(window, ENERGY)[0] == 6.0
+    _, facts = run(TWO, FakeMeter({100: {ENERGY: (0, 0, 2.0)}}))
+    assert not any(key.startswith(ENERGY) for key in fold(facts)[1].attributes)
+
+
+def test_the_worst_quality_stands_on_a_window() -> None:
+    meter = FakeMeter({100: {ENERGY: (0, 0, 2.0)}, 120: {ENERGY: (0, 0, 4.0)}}, names.QUALITY_MEASURED)
+    _, facts = run(TWO, meter)
+    assert counter(fold(facts)[1], ENERGY)[3] == names.QUALITY_MEASURED
+    facts[2].counters = StepCounters(facts[2].counters.shares, {ENERGY: names.QUALITY_ESTIMATED}, 2)  # type: ignore[union-attr]
+    assert counter(fold(facts)[1], ENERGY)[3] == names.QUALITY_ESTIMATED
+
+
+def test_energy_goes_by_patches_by_tokens_and_by_cached_tokens() -> None:
+    table: dict[int, Given] = {
+        0: {ENERGY: (8.0, 20.0, 0.0)}, 100: {ENERGY: (0.0, 0.0, 4.0)}, 120: {ENERGY: (0.0, 0.0, 42.0)},
+    }  # fmt: skip
+    requests, _ = run(TWO, FakeMeter(table))
+    one, two = requests["1"], requests["2"]
+    assert (energy(one, names.ENCODE), energy(two, names.ENCODE)) == pytest.approx((6.0, 2.0))
+    assert (energy(one, names.PREFILL), energy(two, names.PREFILL)) == pytest.approx((5.0, 15.0))
+    # 4 by 10:30, then 42 by 11:31 of the 42 that are cached by then.
+    assert (energy(one, names.DECODE), energy(two, names.DECODE)) == pytest.approx((1 + 11, 3 + 31))
+    assert counter(only(one, names.DECODE), ENERGY)[1:] == pytest.approx((6, 24, names.QUALITY_ATTRIBUTED))
+
+
+def test_decode_energy_is_shared_alike_where_a_prompt_is_unknown() -> None:
+    rows = [row for row in TWO if row != prompt(2, 30)]
+    requests, _ = run(rows, FakeMeter({100: {ENERGY: (0.0, 0.0, 4.0)}, 120: {ENERGY: (0.0, 0.0, 42.0)}}))
+    assert energy(requests["1"], names.DECODE) == energy(requests["2"], names.DECODE) == 23.0
+
+
+def test_ratios_of_phases_are_means_over_the_encoders_part_and_over_the_rest_of_their_steps() -> None:
+    table: dict[int, Given] = {
+        0: {DRAM: (20.0, 60.0, 0.0)}, 100: {DRAM: (0.0, 0.0, 10.0)}, 120: {DRAM: (0.0, 0.0, 30.0)},
+    }  # fmt: skip
+    requests, _ = run(TWO, FakeMeter(table))
+    for request in requests.values():
+        # 20 / (40 x 2), 60 / (60 x 2), (10 + 30) / ((20 + 20) x 2)
+        assert counter(only(request, names.ENCODE), DRAM)[:3] == pytest.approx((0.25, 0.125, 0.5))
+        assert counter(only(request, names.PREFILL), DRAM)[:3] == pytest.approx((0.5, 0.25, 1.0))
+        assert counter(only(request, names.DECODE), DRAM)[:3] == pytest.approx((0.5, 0.25, 1.0))
+
+
+def test_a_decode_phase_counts_the_mixed_steps_that_it_lay_in() -> None:
+    rows = [
+        arrived(1, 0), prompt(1, 10), prefill(1, 1, tokens=10), step(1, 0, 10, prefill_tokens=10),
+        arrived(2, 5), prompt(2, 30), prefill(2, 2, tokens=30),
+        step(2, 10, 20, decoders=1, prefill_tokens=30, decode_context_tokens=10),
+        finished(1, 20, 2), finished(2, 20, 1),
+    ]  # fmt: skip
+    requests, _ = run(rows, FakeMeter({10: {DRAM: (0.0, 6.0, 4.0), ENERGY: (0.0, 9.0, 1.0)}}))
+    decode, second = only(requests["1"], names.DECODE), only(requests["2"], names.PREFILL)
+    # Both lay in the same 10 ns: 10 / (10 x 2). The energy is each one's own.
+    assert decode.attributes[DRAM] == second.attributes[DRAM] == 0.5
+    assert (decode.attributes[ENERGY], second.attributes[ENERGY]) == (1.0, 9.0)
+    assert DRAM not in only(requests["1"], names.PREFILL).attributes
+
+
+def test_what_several_share_is_not_measured_and_what_one_has_alone_is() -> None:
+    table: dict[int, Given] = {
+        0: {ENERGY: (8.0, 20.0, 0.0)}, 100: {ENERGY: (0.0, 0.0, 4.0)}, 120: {ENERGY: (0.0, 0.0, 42.0)},
+    }  # fmt: skip
+    requests, _ = run(TWO, FakeMeter(table, names.QUALITY_MEASURED))
+    assert counter(only(requests["1"], names.DECODE), ENERGY)[3] == names.QUALITY_ATTRIBUTED
+    alone = [
+        arrived(1, 0), prompt(1, 10), prefill(1, 1, tokens=10), step(1, 0, 100, prefill_tokens=10),
+        step(2, 100, 120, decoders=1, decode_context_tokens=10), finished(1, 150, 2),
+    ]  # fmt: skip
+    requests, _ = run(alone, FakeMeter(table, names.QUALITY_MEASURED))
+    assert counter(only(requests["1"], names.DECODE), ENERGY)[3] == names.QUALITY_MEASURED
+
+
+def test_a_phase_that_misses_a_step_is_estimated_and_one_without_any_carries_nothing() -> None:
+    requests, _ = run(TWO, FakeMeter({120: {ENERGY: (0.0, 0.0, 42.0)}}))
+    decode = only(requests["1"], names.DECODE)
+    assert counter(decode, ENERGY) == pytest.approx((11.0, 5.5, 22.0, names.QUALITY_ESTIMATED))
+    assert not any(key.startswith("vtprof.gpu.") for key in only(requests["1"], names.PREFILL).attributes)
+
+
+def test_after_a_preemption_each_stretch_of_decoding_has_its_own_counters() -> None:
+    rows = [
+        arrived(1, 0), prompt(1, 10),
+        prefill(1, 1, tokens=10), step(1, 0, 10, prefill_tokens=10),
+        step(2, 10, 20, decoders=1, decode_context_tokens=10),
+        preempted(1, 3, 20), queue(1, 20, 30),
+        prefill(3, 1, tokens=11), step(3, 30, 40, prefill_tokens=11, preemptions=1),
+        step(4, 40, 50, decoders=1, decode_context_tokens=11),
+        finished(1, 50, 3),
+    ]  # fmt: skip
+    table: dict[int, Given] = {
+        0: {ENERGY: (0, 5.0, 0)}, 10: {ENERGY: (0, 0, 2.0)}, 30: {ENERGY: (0, 7.0, 0)}, 40: {ENERGY: (0, 0, 3.0)},
+    }  # fmt: skip
+    requests, _ = run(rows, FakeMeter(table))
+    found = [(phase.phase, phase.attributes.get(ENERGY)) for phase in requests["1"].phases]
+    assert found == [("prefill", 5.0), ("decode", 2.0), ("queue", None), ("prefill", 7.0), ("decode", 3.0)]
+
+
+def test_a_step_waits_for_its_counters_and_those_behind_it_wait_too() -> None:
+    meter = FakeMeter({})
+    meter.complete_through = 100
+    made = machine(meter)
+    feed(made, TWO)
+    made.advance(SECOND)
+    assert [fact.index for fact in made.take_steps()] == [1]
+    assert made.take_requests() == []
+    meter.complete_through = 140
+    made.advance(SECOND)
+    assert [fact.index for fact in made.take_steps()] == [2, 3]
+    assert len(made.take_requests()) == 2
+
+
+def test_a_step_whose_counters_never_come_goes_after_the_hold() -> None:
+    meter = FakeMeter({})
+    meter.complete_through = 0
+    made = machine(meter)
+    feed(made, TWO)
+    made.advance(2 * SECOND - 1)
+    assert made.take_steps() == []
+    made.advance(2 * SECOND)
+    assert [fact.index for fact in made.take_steps()] == [1, 2, 3]
+
+
+def test_a_step_waits_for_gpu_time_and_counters_both() -> None:
+    meter = FakeMeter({})
+    meter.complete_through = 0
+    made = machine(meter, expects_gpu_time=True)
+    feed(made, [*TWO[:9], gpu_time(1, 90, 50)])
+    made.advance(SECOND)
+    assert made.take_steps() == []
+    meter.complete_through = 200
+    made.advance(SECOND)
+    assert [fact.index for fact in made.take_steps()] == [1]
+    feed(made, TWO[9:10], SECOND, first=11)
+    made.advance(SECOND)
+    assert made.take_steps() == []
+
+
+def test_without_gpus_nothing_is_metered_and_nothing_waits() -> None:
+    meter = FakeMeter({})
+    made = machine(meter, gpus=())
+    feed(made, TWO)
+    made.advance(0)
+    assert meter.added == []
+    assert len(made.take_steps()) == 3
+
+
+def test_the_encoders_gpu_time_is_waited_for_a_little_before_the_meter_is_told() -> None:
+    meter = FakeMeter({})
+    made = machine(meter, expects_gpu_time=True)
+    feed(made, TWO)
+    made.advance(0)
+    assert meter.added == []
+    feed(made, [gpu_time(1, 90, 55)], first=20)
+    made.advance(0)
+    assert [work.encode_ns for _, work in meter.added] == [55, 0, 0]
+    late = FakeMeter({})
+    made = machine(late, expects_gpu_time=True)
+    feed(made, TWO)
+    made.advance(200_000_000)
+    # Without it the wall time stands in.
+    assert [work.encode_ns for _, work in late.added] == [40, 0, 0]
+
+
+def test_at_the_end_of_the_processes_every_step_is_metered_and_settled() -> None:
+    meter = FakeMeter({0: {ENERGY: (8.0, 20.0, 0.0)}})
+    meter.complete_through = 0
+    made = machine(meter, expects_gpu_time=True)
+    feed(made, TWO)
+    made.close()
+    assert len(meter.added) == 3
+    (one, _) = made.take_requests()
+    assert energy(one, names.PREFILL) == 5.0
+
+
+def test_unknown_counts_are_no_work() -> None:
+    meter = FakeMeter({})
+    unknown = make(records.STEP, step=1, start_ns=0, end_ns=10)
+    run([arrived(1, 0), prefill(1, 1, tokens=7), unknown, finished(1, 10, 1)], meter)
+    assert meter.added == [(GPUS, Work(0, 10, prefill_tokens=7, prefill_pairs=28))]
+
+
+@st.composite
+def _batches(draw: st.DrawFn) -> list[list[int]]:
+    """Draw for each decode step which of five requests decode on; who has left stays away."""
+    present = [1, 2, 3, 4, 5]
+    steps = []
+    for _ in range(draw(st.integers(1, 12))):
+        present = draw(st.lists(st.sampled_from(present), min_size=1, unique=True).map(sorted))
+        steps.append(present)
+    return steps
+
+
+@settings(max_examples=80, deadline=None)
+@given(_batches(), st.lists(st.integers(1, 500), min_size=5, max_size=5), st.data())
+def test_the_shares_of_all_requests_add_up_to_the_steps(
+    batches: list[list[int]], prompts: list[int], data: st.DataObject
+) -> None:
+    rows: list[Row] = [row for n in range(1, 6) for row in (arrived(n, 0), prompt(n, prompts[n - 1]))]
+    rows += [prefill(0, n, tokens=prompts[n - 1]) for n in range(1, 6)]
+    rows += [step(0, 0, 10, prefill_tokens=sum(prompts))]
+    present = [1, 2, 3, 4, 5]
+    for index, batch in enumerate(batches, start=1):
+        rows += [finished(n, index * 10, 2) for n in present if n not in batch]
+        rows += [step(index, index * 10, index * 10 + 10, decoders=len(batch), decode_context_tokens=1)]
+        present = batch
+    rows += [finished(n, 10**6, 2) for n in present]
+    amounts = {
+        (index * 10): {ENERGY: (0.0, 0.0, data.draw(st.floats(0, 1e6)))}
+        for index in range(1, len(batches) + 1)
+    }
+    requests, facts = run(rows, FakeMeter(amounts))
+    given_away = sum(
+        float(phase.attributes.get(ENERGY, 0.0))
+        for request in requests.values()
+        for phase in request.phases
+        if phase.phase == names.DECODE
+    )
+    assert given_away == pytest.approx(sum(a[ENERGY][2] for a in amounts.values()), abs=1e-6)
+    spans = sum(float(span.attributes.get(ENERGY, 0.0)) for span in fold(facts))
+    assert spans == pytest.approx(given_away, abs=1e-6)
