@@ -2,7 +2,8 @@
 
 The mix: batches of four requests, each batch one prefill step and a run of decode steps that fold into one window.
 140 records give 14 spans (four requests with prefill and decode, a step, a window); step and window spans carry four
-links on average. Only the agent's CPU time counts; the writing in between does not. Budget: 20,000 records/s.
+links on average. Once without GPU counters and once with four that are attributed to the steps, at 10 Hz. Only the
+agent's CPU time counts; the writing in between does not. Budget: 20,000 records/s, either way.
 """
 
 import argparse
@@ -14,12 +15,16 @@ from pathlib import Path
 import psutil
 
 from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.counters.meter import COUNTERS, CounterWindow
+from vtprof_agent.counters.rolling import RollingMeter
+from vtprof_agent.counters.step_time import StepTimeFit
 from vtprof_agent.export.files import FileDestination
 from vtprof_agent.export.rotating import Rotation
 from vtprof_agent.loop import Agent, LoopSettings
-from vtprof_agent.resource import agent_resource
+from vtprof_agent.step_work import Measures
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
+from vtprof_schemas.units import NS_PER_S
 
 BATCH = 4
 DECODE_STEPS = 119
@@ -28,6 +33,13 @@ BUDGET_RECORDS_PER_S = 20_000
 BUDGET_RSS_BYTES = 100_000_000
 BATCH_NS = 125_000_000
 """From one batch to the next in the ring's time, in which they follow each other however fast they are written."""
+WINDOW_NS = BATCH_NS // 5 * 4
+"""Of the counters: 0.1 s."""
+CHUNK = 100
+"""Batches written before the agent reads them: 12.5 s of the ring's time."""
+GPU = "GPU-bench"
+AMOUNTS = (0.6 * WINDOW_NS, 0.2 * WINDOW_NS, 0.9 * WINDOW_NS, 40_000.0)
+"""Of each counter in a window: three ratios over its time, and energy in mJ."""
 CONFIG = json.dumps({f"key_{number}": number for number in range(200)})
 
 
@@ -65,37 +77,60 @@ def write_batch(ring: RingWriter, number: int) -> None:
         write(records.REQUEST_FINISHED, request, at + (DECODE_STEPS + 1) * 1_000_000, 0, DECODE_STEPS + 1)
 
 
-def measure(batches: int) -> dict[str, float]:
-    """Write and follow so many batches; return rates and memory."""
+def add_windows(meter: RollingMeter, before_ns: int, now_ns: int) -> None:
+    """Tell the meter of the windows that ended in between; a tenth more and less by turns."""
+    for number in range(before_ns // WINDOW_NS, now_ns // WINDOW_NS):
+        for key, amount in zip(COUNTERS, AMOUNTS, strict=True):
+            ends = number * WINDOW_NS, (number + 1) * WINDOW_NS
+            meter.add_window(CounterWindow(GPU, key, *ends, amount * (0.9 + number % 3 * 0.1)))
+
+
+def measure(batches: int, counters: bool) -> dict[str, float]:
+    """Write and follow so many batches, with counters or without; return rates and memory."""
     with tempfile.TemporaryDirectory() as folder:
         rings, out = Path(folder) / "rings", Path(folder) / "out"
         info = {names.DEVICE_KIND: "cpu", names.KV_BYTES_PER_TOKEN: 57344, names.MODEL_CONFIG: CONFIG}
+        if counters:
+            info[names.HW_ID] = GPU
         ring = RingWriter.create(str(rings), records.DEFAULT_CAPACITY, "all", 0, info)
         destination = FileDestination(out, "bench", Rotation())
+        now_ns = BATCH_NS
+        meter = RollingMeter()
+        if counters:
+            meter.expect(GPU, COUNTERS, WINDOW_NS / NS_PER_S)
         # No time passes for the agent between a finish and its export: the linger is left out of the measure.
         agent = Agent(
             rings,
             [destination],
             LoopSettings(),
             AssemblySettings(finish_linger_ns=0),
+            measures=Measures(meter, StepTimeFit) if counters else None,
+            clock_ns=lambda: now_ns,
         )
         agent.turn()
         cpu_s = 0.0
-        for number in range(batches):
-            write_batch(ring, number)
-            if number % 100 == 99 or number == batches - 1:
-                begin = time.process_time()
-                while agent.turn():
-                    pass
-                cpu_s += time.process_time() - begin
+        for first in range(1, batches + 1, CHUNK):
+            last = min(first + CHUNK, batches + 1)
+            for number in range(first, last):
+                write_batch(ring, number)
+            before_ns, now_ns = now_ns, last * BATCH_NS
+            begin = time.process_time()
+            if counters:
+                add_windows(meter, before_ns, now_ns)
+                meter.advance(now_ns)
+            while agent.turn():
+                pass
+            cpu_s += time.process_time() - begin
         begin = time.process_time()
         agent.stop()
         cpu_s += time.process_time() - begin
         ring.close()
         written = batches * RECORDS_PER_BATCH
+        texts = [path.read_text() for path in out.glob("*.traces.jsonl")]
         return {
             "records": written,
             "spans": destination.outbox.spans_delivered,
+            "spans_with_energy": sum(text.count(f'"{names.GPU_ENERGY_MJ}"') for text in texts),
             "records_per_s": written / cpu_s,
             "us_per_record": cpu_s / written * 1e6,
             "rss_bytes": psutil.Process().memory_info().rss,
