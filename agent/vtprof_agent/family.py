@@ -190,11 +190,11 @@ class Family:
             self._info.refresh(self.members.values(), self.assembly)
         self.assembly.advance(now_ns)
         self._fold()
-        # A step that waits for its counters may still belong into a window, however long ago that began.
-        held = next(iter(self.assembly.steps.by_index.values()), None)
-        stale_ns = now_ns - STALE_WINDOW_NS
         for member in self.members.values():
-            member.folding.close_stale(stale_ns if held is None else min(stale_ns, held.start_ns))
+            # A step that waits for its counters may still belong into a window, however long ago that began.
+            held_ns = self.assembly.steps.oldest_ns(member.index)
+            stale_ns = now_ns - STALE_WINDOW_NS
+            member.folding.close_stale(stale_ns if held_ns is None else min(stale_ns, held_ns))
 
     def end(self, member: Member, now_ns: int, *, process_gone: bool) -> None:
         """End a ring: nothing more is read from it. With the last one everything that can be ends.

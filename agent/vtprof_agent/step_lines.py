@@ -77,6 +77,11 @@ class StepLines:
             line = self.lines[ring] = Line(by_left=self._joined)
         return line
 
+    def oldest_ns(self, ring: int) -> int | None:
+        """Return when the oldest step of a ring that is held began, None when none is."""
+        line = self.lines.get(ring)
+        return line.steps[0].start_ns if line is not None and line.steps else None
+
     def part_of(self, index: int, ring: int, sequence: int) -> tuple[StepParts, int | None]:
         """Return the parts of a step for one more, and the number of a step whose parts must be given up for it."""
         parts = self.parts.get(index)

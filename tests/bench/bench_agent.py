@@ -2,8 +2,9 @@
 
 The mix: batches of four requests, each batch one prefill step and a run of decode steps that fold into one window.
 140 records give 14 spans (four requests with prefill and decode, a step, a window); step and window spans carry four
-links on average. Once without GPU counters and once with four that are attributed to the steps, at 10 Hz. Only the
-agent's CPU time counts; the writing in between does not. Budget: 20,000 records/s, either way.
+links on average. In the ring's time 20,000 records come a second. Once without GPU, and once with eight: then each step
+has its GPU time, in a record of its own, and four counters of each GPU at 10 Hz are attributed to it. Only the agent's
+CPU time counts; the writing in between does not. Budget: 20,000 records/s.
 """
 
 import argparse
@@ -21,6 +22,9 @@ from vtprof_agent.counters.step_time import StepTimeFit
 from vtprof_agent.export.files import FileDestination
 from vtprof_agent.export.rotating import Rotation
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
+from vtprof_agent.resource import agent_resource
 from vtprof_agent.step_work import Measures
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
@@ -31,58 +35,51 @@ DECODE_STEPS = 119
 RECORDS_PER_BATCH = 5 * BATCH + 1 + DECODE_STEPS
 BUDGET_RECORDS_PER_S = 20_000
 BUDGET_RSS_BYTES = 100_000_000
-BATCH_NS = 125_000_000
+BATCH_NS = RECORDS_PER_BATCH * NS_PER_S // BUDGET_RECORDS_PER_S
 """From one batch to the next in the ring's time, in which they follow each other however fast they are written."""
-WINDOW_NS = BATCH_NS // 5 * 4
-"""Of the counters: 0.1 s."""
-CHUNK = 100
-"""Batches written before the agent reads them: 12.5 s of the ring's time."""
-GPU = "GPU-bench"
+WINDOW_NS = 100_000_000
+"""Of the counters."""
+CHUNK = 4
+"""Batches written before the agent reads them: 560 records, as many as come in 28 ms."""
+GPUS = tuple(f"GPU-bench-{number}" for number in range(8))
 AMOUNTS = (0.6 * WINDOW_NS, 0.2 * WINDOW_NS, 0.9 * WINDOW_NS, 40_000.0)
 """Of each counter in a window: three ratios over its time, and energy in mJ."""
+WITHOUT, WITH = "without counters", "with counters"
 CONFIG = json.dumps({f"key_{number}": number for number in range(200)})
 
 
-def write_batch(ring: RingWriter, number: int) -> None:
-    """Write one batch: 140 records over 0.12 s of the ring's time."""
-    write, at = ring.write, number * BATCH_NS
+def write_batch(ring: RingWriter, number: int, gpu: bool) -> None:
+    """Write one batch: 140 records over 7 ms of the ring's time; on a GPU half the steps, each with its GPU time."""
+    write, at, index = ring.write, number * BATCH_NS, number * 1000
     requests = range(number * BATCH + 1, number * BATCH + BATCH + 1)
+    steps = (DECODE_STEPS - 1) // 2 if gpu else DECODE_STEPS
+    unit = BATCH_NS // (steps + 4)
     for request in requests:
         write(records.REQUEST_ARRIVED, request, at)
         write(records.REQUEST_INPUT, request, 350, 26, 324, 0, 0, 0, 1, 0, 0)
-        write(records.PREFILL, number * 1000, request, 350, 324, 0, 0, 61425, 57510, 1)
-    write(records.STEP, number * 1000, at, at + 1_000_000, 4 * 350, 0, 0, 0, 0, 1400, 1296, 88, 4, 0, 0)
+        write(records.PREFILL, index, request, 350, 324, 0, 0, 61425, 57510, 1)
+    write(records.STEP, index, at, at + unit, 4 * 350, 0, 0, 0, 0, 1400, 1296, 88, 4, 0, 0)
+    if gpu:
+        write(records.GPU_TIME, index, unit * 9 // 10, -1)
     for request in requests:
-        write(records.FIRST_TOKEN, request, at + 1_000_000)
-    for step in range(1, DECODE_STEPS + 1):
-        begin = at + step * 1_000_000
-        write(
-            records.STEP,
-            number * 1000 + step,
-            begin,
-            begin + 990_000,
-            0,
-            4,
-            1400,
-            1296,
-            0,
-            1404,
-            1296,
-            88,
-            4,
-            0,
-            0,
-        )
+        write(records.FIRST_TOKEN, request, at + unit)
+    decode = (0, 4, 1400, 1296, 0, 1404, 1296, 88, 4, 0, 0)
+    for step in range(1, steps + 1):
+        begin = at + step * unit
+        write(records.STEP, index + step, begin, begin + unit * 99 // 100, *decode)
+        if gpu:
+            write(records.GPU_TIME, index + step, unit * 9 // 10, -1)
     for request in requests:
-        write(records.REQUEST_FINISHED, request, at + (DECODE_STEPS + 1) * 1_000_000, 0, DECODE_STEPS + 1)
+        write(records.REQUEST_FINISHED, request, at + (steps + 1) * unit, 0, steps + 1)
 
 
 def add_windows(meter: RollingMeter, before_ns: int, now_ns: int) -> None:
     """Tell the meter of the windows that ended in between; a tenth more and less by turns."""
     for number in range(before_ns // WINDOW_NS, now_ns // WINDOW_NS):
-        for key, amount in zip(COUNTERS, AMOUNTS, strict=True):
-            ends = number * WINDOW_NS, (number + 1) * WINDOW_NS
-            meter.add_window(CounterWindow(GPU, key, *ends, amount * (0.9 + number % 3 * 0.1)))
+        ends = number * WINDOW_NS, (number + 1) * WINDOW_NS
+        for gpu in GPUS:
+            for key, amount in zip(COUNTERS, AMOUNTS, strict=True):
+                meter.add_window(CounterWindow(gpu, key, *ends, amount * (0.9 + number % 3 * 0.1)))
 
 
 def measure(batches: int, counters: bool) -> dict[str, float]:
@@ -91,19 +88,27 @@ def measure(batches: int, counters: bool) -> dict[str, float]:
         rings, out = Path(folder) / "rings", Path(folder) / "out"
         info = {names.DEVICE_KIND: "cpu", names.KV_BYTES_PER_TOKEN: 57344, names.MODEL_CONFIG: CONFIG}
         if counters:
-            info[names.HW_ID] = GPU
+            info |= {names.DEVICE_KIND: "cuda", names.HW_ID: ",".join(GPUS)}
         ring = RingWriter.create(str(rings), records.DEFAULT_CAPACITY, "all", 0, info)
         destination = FileDestination(out, "bench", Rotation())
         now_ns = BATCH_NS
         meter = RollingMeter()
         if counters:
-            meter.expect(GPU, COUNTERS, WINDOW_NS / NS_PER_S)
+            for gpu in GPUS:
+                meter.expect(gpu, COUNTERS, WINDOW_NS / NS_PER_S)
         # No time passes for the agent between a finish and its export: the linger is left out of the measure.
         agent = Agent(
             rings,
             [destination],
             LoopSettings(),
             AssemblySettings(finish_linger_ns=0),
+            observer=Observer(
+                agent_resource("bench"),
+                Metrics("bench"),
+                sample_s=0,
+                series_s=0,
+                meter=meter if counters else None,
+            ),
             measures=Measures(meter, StepTimeFit) if counters else None,
             clock_ns=lambda: now_ns,
         )
@@ -112,7 +117,7 @@ def measure(batches: int, counters: bool) -> dict[str, float]:
         for first in range(1, batches + 1, CHUNK):
             last = min(first + CHUNK, batches + 1)
             for number in range(first, last):
-                write_batch(ring, number)
+                write_batch(ring, number, counters)
             before_ns, now_ns = now_ns, last * BATCH_NS
             begin = time.process_time()
             if counters:
@@ -126,14 +131,16 @@ def measure(batches: int, counters: bool) -> dict[str, float]:
         cpu_s += time.process_time() - begin
         ring.close()
         written = batches * RECORDS_PER_BATCH
-        texts = [path.read_text() for path in out.glob("*.traces.jsonl")]
+        rss_bytes = psutil.Process().memory_info().rss
+        energy = f'"{names.GPU_ENERGY_MJ}"'
+        lines = (line for path in out.glob("*.traces.jsonl") for line in path.open())
         return {
             "records": written,
             "spans": destination.outbox.spans_delivered,
-            "spans_with_energy": sum(text.count(f'"{names.GPU_ENERGY_MJ}"') for text in texts),
+            "spans_with_energy": sum(line.count(energy) for line in lines),
             "records_per_s": written / cpu_s,
             "us_per_record": cpu_s / written * 1e6,
-            "rss_bytes": psutil.Process().memory_info().rss,
+            "rss_bytes": rss_bytes,
             "budget_records_per_s": BUDGET_RECORDS_PER_S,
             "budget_rss_bytes": BUDGET_RSS_BYTES,
         }
@@ -145,14 +152,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=1500)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = measure(arguments.batches)
+    results = {name: measure(arguments.batches, name == WITH) for name in (WITHOUT, WITH)}
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(results))
         return
-    print(
-        f"agent: {result['records_per_s']:,.0f} records/s on one core (budget {BUDGET_RECORDS_PER_S:,}), "
-        f"{result['spans']:,} spans of {result['records']:,} records, {result['rss_bytes'] / 1e6:.0f} MB RSS (budget 100)"
-    )
+    for name, result in results.items():
+        print(
+            f"agent, {name}: {result['records_per_s']:,.0f} records/s on one core (budget {BUDGET_RECORDS_PER_S:,}), "
+            f"{result['spans']:,} spans of {result['records']:,} records, {result['spans_with_energy']:,} with energy, "
+            f"{result['rss_bytes'] / 1e6:.0f} MB RSS (budget 100)"
+        )
 
 
 if __name__ == "__main__":
