@@ -384,3 +384,23 @@ def test_names_sort_by_age_when_the_clock_goes_back(tmp_path: Path, monkeypatch:
     spool.close()
     assert len(_files(tmp_path)) > 1
     assert _rest(Spool(tmp_path, 2000)) == [1, 2, 3, 4, 5]
+
+
+def test_batches_that_wait_for_another_endpoint_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = open_spool(tmp_path, "http://a:4318", ROOM)
+    assert before is not None
+    before.close()
+    now = open_spool(tmp_path, "http://b:4318", ROOM)
+    assert now is not None
+    assert not caplog.records  # the former has nothing left
+    now.append(_parcel(1))
+    now.close()
+    open_spool(tmp_path, "http://b:4318", ROOM)
+    assert not caplog.records
+    open_spool(tmp_path, "http://c:4318", ROOM)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{now.folder}: 1 files wait for another endpoint; run an agent with that --otlp-endpoint to deliver them,"
+        " or remove the folder"
+    ]

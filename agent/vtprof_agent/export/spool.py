@@ -175,7 +175,10 @@ def open_spool(folder: Path | None, endpoint: str, max_bytes: int) -> Spool | No
     parse_endpoint(endpoint, "http://collector:4318")  # no folder for what is a slip
     name = f"{hashlib.sha256(endpoint.rstrip('/').encode()).hexdigest()[:16]}-{os.geteuid()}"
     try:
-        return Spool((default_folder() if folder is None else folder) / name, max_bytes)
+        place = (default_folder() if folder is None else folder) / name
+        spool = Spool(place, max_bytes)
+        _tell_of_others(place)
+        return spool
     except OSError as error:
         reason = error.strerror or str(error)
         if folder is not None:
@@ -184,6 +187,19 @@ def open_spool(folder: Path | None, endpoint: str, max_bytes: int) -> Spool | No
             ) from error
         logger.warning("no spool on disk (%s); while the endpoint is away batches wait in memory", error)
         return None
+
+
+def _tell_of_others(mine: Path) -> None:
+    """Say that batches wait for another endpoint: nobody delivers them until an agent has that endpoint again."""
+    for other in sorted(mine.parent.glob(f"*-{os.geteuid()}")):
+        waiting = sum(path.stat().st_size > FIRST_ENTRY for path in other.glob(f"*{_SUFFIX}"))
+        if other != mine and waiting:
+            logger.warning(
+                "%s: %d files wait for another endpoint; run an agent with that --otlp-endpoint to deliver them,"
+                " or remove the folder",
+                other,
+                waiting,
+            )
 
 
 def default_folder() -> Path:
