@@ -398,9 +398,9 @@ def test_batches_that_wait_for_another_endpoint_are_told_of(
     now.append(_parcel(1))
     now.close()
     open_spool(tmp_path, "http://b:4318", ROOM)
-    assert not caplog.records
+    assert "another endpoint" not in caplog.text
     open_spool(tmp_path, "http://c:4318", ROOM)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{now.folder}: 1 files wait for another endpoint; run an agent with that --otlp-endpoint to deliver them,"
-        " or remove the folder"
-    ]
+    (told,) = [text for record in caplog.records if "another endpoint" in (text := record.getMessage())]
+    assert told.startswith(
+        f"{now.folder}: 1 files wait for another endpoint; run an agent with that --otlp-endpoint"
+    )

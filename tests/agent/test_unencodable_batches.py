@@ -54,13 +54,13 @@ def test_a_collector_that_is_away_is_waited_for() -> None:
 def test_files_go_on_after_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     destination = FileDestination(tmp_path, "x", Rotation(1 << 30, 3600.0, None))
 
-    def fails(data: MetricsData) -> object:
+    def fails(data: object) -> object:
         raise TypeError("no")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(json_lines, "encode_metrics", fails)
-        destination.submit(Batch(1, [span(1)], metrics()))
-    destination.submit(Batch(2, [span(2, start="soon")], metrics()))  # type: ignore[arg-type]
+    for number, encoder in ((1, "encode_metrics"), (2, "encode_spans")):
+        with monkeypatch.context() as patch:
+            patch.setattr(json_lines, encoder, fails)
+            destination.submit(Batch(number, [span(number)], metrics()))
     destination.submit(Batch(3, [span(3)], metrics()))
     destination.close(1.0)
     assert _counts(destination.outbox) == (2, 1, 1, 3)

@@ -227,12 +227,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="three seeds")
+    parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(argv)
-    results = measure(3 if options.quick else options.seeds, options.workers, options.only)
+    results = measure(1 if options.quick else options.seeds, options.workers, options.only)
     if options.json:
         print(json.dumps(results))
         return int(

@@ -55,7 +55,9 @@ def timed(call: Callable[[], T]) -> tuple[T, int]:
     return result, time.process_time_ns() - before
 
 
-def ticks(gpus: tuple[str, ...], steps_per_s: int, seed: int) -> Iterator[tuple[list[Work], list[CounterWindow]]]:
+def ticks(
+    gpus: tuple[str, ...], steps_per_s: int, seed: int
+) -> Iterator[tuple[list[Work], list[CounterWindow]]]:
     """Make, tick by tick, steps back to back (3 % prefill, 1 % encode too) and windows of what they use on each GPU."""
     rng = np.random.default_rng(seed)
     requests, begin_ns, made = 20, START_NS, 0
@@ -114,9 +116,7 @@ def measure(sets: list[tuple[str, ...]], steps_per_s: int, seconds: int) -> Spen
         def ask(at_ns: int = now_ns) -> int:
             answered = 0
             for gpus, line in zip(sets, held, strict=True):
-                while line and (
-                    meter.complete(gpus, line[0].end_ns) or at_ns - line[0].end_ns > HOLD_NS
-                ):
+                while line and (meter.complete(gpus, line[0].end_ns) or at_ns - line[0].end_ns > HOLD_NS):
                     answered += meter.of(gpus, line.popleft()) is not None
             return answered
 

@@ -6,7 +6,7 @@ integral of the ratio over time, in ns. Amounts of several GPUs are added up: a 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from vtprof_schemas import names
 
@@ -21,8 +21,7 @@ COUNTERS: Final = (
 """Counters that are attributed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """The work of one engine step, as the records tell it; unknown counts are 0. Times are monotonic ns."""
 
     start_ns: int
@@ -52,8 +51,7 @@ class CounterWindow:
     """False where the source latches its values by a clock of its own: the edges may be off by a period."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """A part of an amount with its interval (90 %)."""
 
     amount: float
@@ -61,8 +59,7 @@ class Share:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class StepCounters:
+class StepCounters(NamedTuple):
     """What a step is given of each counter."""
 
     shares: Mapping[str, tuple[Share, Share, Share]]

@@ -1,5 +1,7 @@
 """The work of steps as columns of numbers, and as curves over time that windows of any edges can be read from."""
 
+from collections import deque
+from functools import lru_cache
 from math import exp
 from typing import Final
 
@@ -28,13 +30,37 @@ Two curves, for few and for many experts, and a constant make up most others bet
 Row = tuple[float, ...]
 
 
+_BEFORE_DECODE: Final[Row] = (0.0,) * CLASS_COLUMNS[2].start
+_ROOM: Final = 1024
+"""Points more that a curve has room for when it moves, at least; memory is taken in such pieces."""
+_REMEMBERED: Final = 64
+"""Answers of ``between`` that are remembered, and how many windows they have at most."""
+
+
+@lru_cache(maxsize=4096)
+def experts(tokens: int) -> tuple[float, float]:
+    """Return which part of the weights of few and of many experts a step of so many tokens reads."""
+    few, many = _EXPERTS_TOKENS
+    return 1.0 - exp(-tokens / few), 1.0 - exp(-tokens / many)
+
+
+def only_decodes(work: Work) -> bool:
+    """Tell whether a step holds no work but decoding, as most do."""
+    return (
+        work.prefill_tokens <= 0 and work.patches <= 0 and work.encode_pairs <= 0 and work.prefill_pairs <= 0
+    )
+
+
 def row_of(work: Work) -> Row:
     """Return a step's columns. A weight read is split between prefill and decode by tokens."""
     prefill, decode = max(work.prefill_tokens, 0), max(work.decode_requests, 0)
+    if decode and only_decodes(work):
+        few, many = experts(decode)
+        return (*_BEFORE_DECODE, float(max(work.decode_context_tokens, 0)), float(decode), 1.0, few, many)
     tokens = prefill + decode
     prefill_part = prefill / tokens if tokens else 0.0
     decode_part = decode / tokens if tokens else 0.0
-    few, many = (1.0 - exp(-tokens / scale) for scale in _EXPERTS_TOKENS)
+    few, many = experts(tokens)
     return (
         float(max(work.patches, 0)), float(max(work.encode_pairs, 0)),
         1.0 if work.patches > 0 or work.encode_pairs > 0 else 0.0,
@@ -67,10 +93,12 @@ class WorkCurve:
     def __init__(self, keep_ns: int, most_points: int) -> None:
         """Keep so much time, and so many points of the curve at most."""
         self._keep_ns, self._most = keep_ns, most_points
-        self._times = np.zeros(0)
-        self._values = np.zeros((0, COLUMNS + 1))
+        self._all_times, self._all_values = np.empty(0), np.empty((0, COLUMNS + 1))
+        self._first = self._size = 0
         self._new_times: list[int] = []
         self._new_rows: list[Row] = []
+        self._kinds: deque[tuple[float, Array]] = deque()
+        self._remembered: dict[tuple[bytes, bytes], Array] = {}
         self._placed: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.end_ns = 0
         """End of the last step; no work is known beyond it."""
@@ -87,7 +115,7 @@ class WorkCurve:
             self._placed[(work.start_ns, work.end_ns)] = (start, middle, end)
         row = row_of(work)
         if not self.end_ns or start > self.end_ns:
-            self._point(start, (*_NOTHING, 0.0))
+            self._point(start, _NO_WORK)
         if middle > start:
             self._point(middle, (*row[:ENCODE_COLUMNS], *_NOTHING[ENCODE_COLUMNS:], float(middle - start)))
             row = (*_NOTHING[:ENCODE_COLUMNS], *row[ENCODE_COLUMNS:])
@@ -100,50 +128,93 @@ class WorkCurve:
     @property
     def begin_ns(self) -> float:
         """Return from when on the work is known."""
-        return float(self._times[0]) if len(self._times) else 0.0
+        return float(self._all_times[self._first]) if self._size > self._first else 0.0
 
     def where(self, work: Work) -> tuple[int, int, int]:
         """Return where a step lies on the curve: begin, end of the encoder's part, end."""
-        return self._placed.get((work.start_ns, work.end_ns)) or _parts(work)
+        placed = self._placed.get((work.start_ns, work.end_ns)) if self._placed else None
+        return placed or _parts(work)
 
     def between(self, starts: Array, ends: Array) -> Array:
-        """Return the work done in each of the windows and, last, how long steps ran in it, ns."""
+        """Return the work done in each of the windows and, last, how long steps ran in it, ns; not to be changed."""
         self._flush()
-        if len(self._times) < 2:
+        if self._size - self._first < 2:
             return np.zeros((len(starts), COLUMNS + 1))
-        read = read_curve(self._times, self._values, np.concatenate((starts, ends)))
-        return read[len(starts) :] - read[: len(starts)]
+        if len(starts) > _REMEMBERED:
+            return self._read(starts, ends)
+        asked = (starts.tobytes(), ends.tobytes())
+        known = self._remembered.get(asked)
+        if known is None:
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            known = self._remembered[asked] = self._read(starts, ends)
+        return known
 
     def kinds(self) -> Array:
         """Return the work done lately and, last, the time it took, ns: encoders, steps with prefill, other steps."""
         self._flush()
-        parts, times = np.diff(self._values, axis=0), np.diff(self._times)
-        encodes = parts[:, CLASS_COLUMNS[0]].any(axis=1)
-        prefills = parts[:, CLASS_COLUMNS[1]].any(axis=1) & ~encodes
-        others = parts[:, CLASS_COLUMNS[2]].any(axis=1) & ~encodes & ~prefills
-        return np.array(
-            [(*parts[kind, :COLUMNS].sum(axis=0), times[kind].sum()) for kind in (encodes, prefills, others)],
-            dtype=float,
+        if not self._kinds:
+            return np.zeros((3, COLUMNS + 1))
+        return np.sum([kinds for _, kinds in self._kinds], axis=0)
+
+    def _read(self, starts: Array, ends: Array) -> Array:
+        times, values = (
+            self._all_times[self._first : self._size],
+            self._all_values[self._first : self._size],
         )
+        if np.array_equal(starts[1:], ends[:-1]):
+            read = read_curve(times, values, np.concatenate((starts, ends[-1:])))
+            return read[1:] - read[:-1]
+        read = read_curve(times, values, np.concatenate((starts, ends)))
+        return read[len(starts) :] - read[: len(starts)]
 
     def _point(self, time_ns: int, row: Row) -> None:
         self._new_times.append(time_ns)
         self._new_rows.append(row)
 
     def _flush(self) -> None:
-        if not self._new_times:
+        count = len(self._new_times)
+        if not count:
             return
-        values = np.cumsum(np.array(self._new_rows), axis=0)
-        if len(self._values):
-            values += self._values[-1]
-        times = np.concatenate((self._times, np.array(self._new_times, dtype=float)))
-        values = np.concatenate((self._values, values))
-        first = max(int(np.searchsorted(times, self.end_ns - self._keep_ns)) - 1, len(times) - self._most, 0)
-        self._times, self._values = times[first:].copy(), values[first:] - values[first]
+        rows, times = np.array(self._new_rows), np.array(self._new_times, dtype=float)
         self._new_times, self._new_rows = [], []
+        self._remembered.clear()
+        if self._size + count > len(self._all_times):
+            self._move(count)
+        begin, self._size = self._size, self._size + count
+        self._all_times[begin : self._size] = times
+        values = self._all_values[begin : self._size]
+        np.cumsum(rows, axis=0, out=values)
+        if begin:
+            values += self._all_values[begin - 1]
+        self._kinds.append((float(times[-1]), _kinds_of(rows)))
+        kept = self._all_times[: self._size]
+        old = self.end_ns - self._keep_ns
+        self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, 0)
+        while self._kinds[0][0] <= kept[self._first]:
+            self._kinds.popleft()
         if self._placed:
-            old = self.end_ns - self._keep_ns
             self._placed = {key: place for key, place in self._placed.items() if place[2] > old}
+
+    def _move(self, more: int) -> None:
+        """Leave what is too old behind, with room for more and for some time to come, so that it is done seldom."""
+        kept = self._size - self._first
+        room = -(-(kept + more + max(_ROOM, kept // 4)) // _ROOM) * _ROOM
+        times, values = np.empty(room), np.empty((room, COLUMNS + 1))
+        if kept:
+            times[:kept] = self._all_times[self._first : self._size]
+            before = self._all_values[self._first]
+            np.subtract(self._all_values[self._first : self._size], before, out=values[:kept])
+        self._all_times, self._all_values, self._first, self._size = times, values, 0, kept
+
+
+def _kinds_of(rows: Array) -> Array:
+    encodes = rows[:, CLASS_COLUMNS[0]].any(axis=1)
+    prefills = rows[:, CLASS_COLUMNS[1]].any(axis=1) & ~encodes
+    others = rows[:, CLASS_COLUMNS[2]].any(axis=1) & ~encodes & ~prefills
+    kinds = np.column_stack((encodes, prefills, others)).astype(float)
+    summed: Array = kinds.T @ rows
+    return summed
 
 
 def _parts(work: Work) -> tuple[int, int, int]:
@@ -156,3 +227,4 @@ def _parts(work: Work) -> tuple[int, int, int]:
 
 
 _NOTHING: Final[Row] = (0.0,) * COLUMNS
+_NO_WORK: Final[Row] = (0.0,) * (COLUMNS + 1)

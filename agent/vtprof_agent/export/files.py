@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vtprof_agent.export.backlog import Backlog
 from vtprof_agent.export.destination import Batch, Outcome
-from vtprof_agent.export.json_lines import SpanLines, metrics_line
+from vtprof_agent.export.json_lines import metrics_line, spans_line
 from vtprof_agent.export.parcel import Parcel, Signal, encode
 from vtprof_agent.export.report import Report
 from vtprof_agent.export.rotating import RotatingLines, Rotation
@@ -26,7 +26,6 @@ class FileDestination:
         self._files = {
             signal: RotatingLines(folder, instance, signal.name.lower(), rotation) for signal in Signal
         }
-        self._spans = SpanLines()
         self._report = Report(str(folder), f"in memory, up to {QUEUED_BATCHES}")
 
     @property
@@ -46,7 +45,7 @@ class FileDestination:
 
     def submit(self, batch: Batch) -> None:
         """Write the batch, and before it what could not be written earlier."""
-        self.outbox.put(encode(batch, self._spans.line, metrics_line))
+        self.outbox.put(encode(batch, spans_line, metrics_line))
         self._pump()
 
     def close(self, timeout_s: float) -> None:  # noqa: ARG002  # the protocol's
