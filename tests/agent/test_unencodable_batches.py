@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from collectors import http_collector, metrics, span
-from opentelemetry.sdk.metrics.export import MetricsData
 
 from vtprof_agent.export import json_lines, parcel
 from vtprof_agent.export.destination import Batch, Ledger

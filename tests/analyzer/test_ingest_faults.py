@@ -204,6 +204,17 @@ def test_a_span_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
         assert fetch(connection, "SELECT count(*) FROM spans") == [(4,)]
 
 
+@pytest.mark.parametrize("order", [(0.1, 1.0), (1.0, 0.1)])
+def test_of_a_request_that_was_sampled_twice_the_copy_that_was_kept_for_certain_stays(
+    tmp_path: Path, order: tuple[float, float]
+) -> None:
+    for name, ratio in zip("ab", order, strict=True):
+        attrs = REQUEST | {names.SAMPLING_RATIO: ratio}
+        write(tmp_path / f"{name}.jsonl", document(*request(0, 9, attrs)))
+    with loaded(tmp_path) as connection:
+        assert fetch(connection, "SELECT DISTINCT sampling_ratio FROM spans") == [(1.0,)]
+
+
 def test_unknown_attributes_are_named_and_those_of_another_kind_of_span_are_not(tmp_path: Path) -> None:
     attrs = REQUEST | {"my.key": 1, names.ENCODE_ITEMS: 2}
     with loaded(write(tmp_path / "t.jsonl", document(*request(0, 9, attrs)))) as connection:

@@ -22,6 +22,8 @@ _IDLE_NS: Final = 700_000_000
 """When no step came for so long behind a window, none runs: it would have to be longer."""
 _INEXACT_NS: Final = 1_000_000_000
 """Windows with uncertain edges are added up to so much, where an edge matters little."""
+_LONG_ENOUGH_NS: Final = 900_000_000
+"""Windows with uncertain edges of so much, nominally a second, are used as they come."""
 _MOST_FINE: Final = 300
 _EXACT_ENOUGH: Final = 0.06
 """Relative error of windows at their own length below which their edges, the lag corrected, are as good as exact."""
@@ -90,9 +92,9 @@ class Series:
             return
         start = float(max(window.start_ns, self.end_ns))
         self.end_ns, self.period_ns = window.end_ns, length
-        if not window.exact_edges and length < _INEXACT_NS:
+        if not window.exact_edges and length < _LONG_ENOUGH_NS:
             self._fine.append((start, float(window.end_ns), window.amount))
-        if window.exact_edges or self._edges_known or length >= _INEXACT_NS:
+        if window.exact_edges or self._edges_known or length >= _LONG_ENOUGH_NS:
             self._pending.append((start, float(window.end_ns), window.amount))
             return
         if (
@@ -172,8 +174,6 @@ class Series:
         self._lag_searches += 1
         if self._fine and not self._edges_known:
             self._look_at_edges(covered_ns)
-            self._lag_due_ns = now_ns + _LAG_EVERY[self._lag_searches >= 6]
-            return
         self._lag_due_ns = now_ns + (_LAG_EVERY[0] if self._lag_searches < 6 else _LAG_EVERY[1])
         starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         begun_ns = max(curve.begin_ns for curve in self._curves) + MOST_LAG_NS

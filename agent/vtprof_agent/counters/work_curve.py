@@ -191,7 +191,7 @@ class WorkCurve:
         kept = self._all_times[: self._size]
         old = self.end_ns - self._keep_ns
         self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, 0)
-        while self._kinds[0][0] <= kept[self._first]:
+        while self._kinds and self._kinds[0][0] <= kept[self._first]:
             self._kinds.popleft()
         if self._placed:
             self._placed = {key: place for key, place in self._placed.items() if place[2] > old}

@@ -1,0 +1,169 @@
+"""What a unit of work was given over a stretch of time, by counter: a step's shares are read off by plain arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from operator import mul
+from typing import Final
+
+from vtprof_agent.counters.meter import CLASSES, COUNTERS, Share, StepCounters, Work
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, ENCODE_COLUMNS, Row, experts, only_decodes, row_of
+from vtprof_schemas import names
+
+COVERED: Final = COLUMNS + len(CLASSES) + 1
+"""Column of the time in windows, behind what a unit of each column of work, each class and nobody is given."""
+_Z: Final = 1.8
+"""Within so many standard deviations lie 90 %: of a normal distribution 1.645, but these have longer tails."""
+_STEP: Final = 2.0
+"""The work of one step is not the mean of its class: its costs are known so much worse."""
+_ALONE: Final = 0.98
+"""Share of the amount that one class must have to count as measured."""
+_WHOLE: Final = 0.98
+"""Share of a step's time that must lie in windows."""
+_ENCODE, _PREFILL, _DECODE = CLASS_COLUMNS
+_NO_SHARE: Final = Share(0.0, 0.0, 0.0)
+_NOTHING: Final = (0.0, 0.0, 0.0)
+
+Three = Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How sure the fits of one counter are, by class, over the GPUs of a set."""
+
+    errors: Three = _NOTHING
+    """Relative standard error of the mean."""
+    spreads: Three = _NOTHING
+    """Relative standard deviation in one window around it."""
+    sound: Sequence[bool] = (False, False, False)
+    costs: Sequence[float] = (0.0,) * COLUMNS
+    """What the fits say that a unit of each column costs, all GPUs together."""
+
+
+class _Counter:
+    """What one counter says in a stretch of time."""
+
+    __slots__ = ("decode", "decode_quality", "high", "key", "low", "mix", "sound", "unit", "whole")
+
+    def __init__(
+        self, key: str, unit: Sequence[float], mix: Three, half: Three, sound: Sequence[bool], whole: bool
+    ) -> None:
+        self.key, self.unit, self.mix, self.sound, self.whole = key, unit, mix, sound, whole
+        self.low = [max(1.0 - one, 0.0) for one in half]
+        self.high = [1.0 + one for one in half]
+        self.decode = (*unit[_DECODE], self.low[2], self.high[2])
+        self.decode_quality = self.quality(0.0, 0.0, 1.0)
+
+    def quality(self, encode: float, prefill: float, decode: float) -> str:
+        """Return the label of amounts of the three classes."""
+        present = (encode > 0, prefill > 0, decode > 0)
+        if not self.whole or any(there and not sure for there, sure in zip(present, self.sound, strict=True)):
+            return names.QUALITY_ESTIMATED
+        most = max(share if there else 0.0 for there, share in zip(present, self.mix, strict=True))
+        return names.QUALITY_MEASURED if most >= _ALONE else names.QUALITY_ATTRIBUTED
+
+
+class UnitCosts:
+    """What a unit of work of each column is given by each counter, and how sure that is."""
+
+    __slots__ = ("_counters", "_quality", "gpus")
+
+    def __init__(self, counters: list[_Counter], gpus: int) -> None:
+        """Use ``of_stretch`` or ``of_fits``."""
+        self._counters, self.gpus = counters, gpus
+        self._quality = {one.key: one.decode_quality for one in counters}
+
+    @classmethod
+    def of_stretch(
+        cls, rows: Sequence[Sequence[float]], length: float, trust: Sequence[Trust]
+    ) -> "UnitCosts | None":
+        """Read them off windows; None when these cover no GPU.
+
+        ``rows``: by counter what each unit was given times the time, what each class and nobody was, and the time in
+        windows, summed over GPUs; ``length``: of the stretch.
+        """
+        gpus = ceil(max(row[COVERED] for row in rows) / length - 0.02)
+        if gpus < 1:
+            return None
+        counters = []
+        for key, row, mine in zip(COUNTERS, rows, trust, strict=True):
+            covered = row[COVERED]
+            if covered > 0:
+                scale = gpus / covered
+                given = row[COLUMNS:COVERED]
+                whole = max(sum(given), 1e-300)
+                mix = [one / whole for one in given[:3]]
+                whole_time = covered / length >= _WHOLE * gpus
+                unit = [cost * scale for cost in row[:COLUMNS]]
+                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine.sound, whole_time))
+        return cls(counters, gpus)
+
+    @classmethod
+    def of_fits(cls, trust: Sequence[Trust], gpus: int) -> "UnitCosts | None":
+        """Read them off the fits, where windows are missing: only estimates; None when there is no fit."""
+        counters = []
+        for key, mine in zip(COUNTERS, trust, strict=True):
+            if any(mine.costs):
+                squares = zip(mine.errors, mine.spreads, strict=True)
+                half = [_Z * sqrt((_STEP * error) ** 2 + 2 * spread**2) for error, spread in squares]
+                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine.sound, False))
+        return cls(counters, gpus) if counters and gpus else None
+
+    def shares(self, work: Work) -> StepCounters:
+        """Return what a step is given."""
+        shares: dict[str, tuple[Share, Share, Share]] = {}
+        if work.decode_requests > 0 and work.decode_context_tokens >= 0 and only_decodes(work):
+            requests, context = work.decode_requests, work.decode_context_tokens
+            few, many = experts(requests)
+            quality = self._quality
+            for one in self._counters:
+                a, b, c, d, e, low, high = one.decode
+                amount = a * context + b * requests + c + d * few + e * many
+                shares[one.key] = (_NO_SHARE, _NO_SHARE, Share(amount, amount * low, amount * high))
+                if amount <= 0:
+                    quality = {**quality, one.key: one.quality(0.0, 0.0, 0.0)}
+            return StepCounters(shares, quality, self.gpus)
+        row, labels = row_of(work), {}
+        for one in self._counters:
+            amounts = [sum(map(mul, one.unit[columns], row[columns])) for columns in CLASS_COLUMNS]
+            encode, prefill, decode = map(_share, amounts, one.low, one.high)
+            shares[one.key] = (encode, prefill, decode)
+            labels[one.key] = one.quality(*amounts)
+        return StepCounters(shares, labels, self.gpus)
+
+
+def join_parts(
+    whole: Sequence[Sequence[float]], encode: Sequence[Sequence[float]], rest: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """Return the rows of a step with the costs of its encoder's part and of the rest, each as its own windows say.
+
+    Where no window lies in a part, those of the whole step count.
+    """
+    return [
+        [
+            *_means(one, first, slice(0, ENCODE_COLUMNS)),
+            *_means(one, second, slice(ENCODE_COLUMNS, COLUMNS)),
+            *one[COLUMNS:],
+        ]
+        for one, first, second in zip(whole, encode, rest, strict=True)
+    ]
+
+
+def _means(whole: Sequence[float], part: Sequence[float], columns: slice) -> list[float]:
+    """Return the mean costs over a part, times the time in windows of the whole."""
+    if part[COVERED] <= 0:
+        return list(whole[columns])
+    scale = whole[COVERED] / part[COVERED]
+    return [cost * scale for cost in part[columns]]
+
+
+def _half(trust: Trust, mix: Three) -> list[float]:
+    """Return by class half the width of the interval, relative: its own errors, and the others' that went to it."""
+    theirs = [(share * spread) ** 2 for share, spread in zip(mix, trust.spreads, strict=True)]
+    others = sum(theirs)
+    mine = zip(trust.errors, trust.spreads, theirs, strict=True)
+    return [_Z * sqrt((_STEP * error) ** 2 + spread**2 + others - own) for error, spread, own in mine]
+
+
+def _share(amount: float, low: float, high: float) -> Share:
+    return Share(amount, amount * low, amount * high) if amount else _NO_SHARE
