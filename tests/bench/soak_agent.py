@@ -28,7 +28,8 @@ MOST_GROWTH = 0.10
 
 def size_of(records: int) -> SoakSize:
     """Return the size of a soak of at least so many records."""
-    cycles = -(-records // (ring_load.RECORDS * WRITERS * PHASES))
+    # The phase of the full disk is short.
+    cycles = -(-records // (ring_load.RECORDS * WRITERS * (PHASES - 1)))
     return SoakSize(WRITERS, cycles, records_per_s=3000.0, capacity=16_384, patience_s=1800.0)
 
 
@@ -74,6 +75,7 @@ def account(result: SoakResult) -> dict[str, Any]:
         "rss_first_bytes": first,
         "rss_last_bytes": last,
         "rss_growth": grown,
+        "rss_of_lives_bytes": [[life[0], max(life), life[-1]] for life in result.rss_bytes if life],
         "rss_most_bytes": max(max(life) for life in result.rss_bytes),
         "sound": not any(missing.values())
         and not unforeseen

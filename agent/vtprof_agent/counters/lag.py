@@ -1,7 +1,7 @@
 """Finds how much later than the work a counter's windows are, by which delay lets a fit explain them best."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,28 @@ FEWEST: Final = 45
 """Fewer windows can be explained by too many delays."""
 
 
+class Lag(NamedTuple):
+    """A delay, and what speaks for it."""
+
+    lag_ns: float
+    error: float
+    """Relative error of a window with it."""
+    gain: float
+    """How much higher the log-likelihood is than without any delay."""
+
+
 def find_lag(
-    curves: Sequence[WorkCurve], starts: Array, ends: Array, amounts: Array, now_ns: float, *, wide: bool
-) -> tuple[float, float]:
-    """Return the delay in ns, and the relative error of a window with it.
+    curves: Sequence[WorkCurve], starts: Array, ends: Array, amounts: Array, now_ns: float,
+    *, wide: bool, told_ns: float | None = None,
+) -> Lag:  # fmt: skip
+    """Return the delay that explains the windows best.
 
     ``now_ns``: what is assumed now, and stays when there are too few windows (then with an error of 1) or when no other
-    delay is evidently better; ``wide``: look at all delays, not only near it.
+    delay is evidently better; ``wide``: look at all delays, not only near it; ``told_ns``: what a counter with the same
+    clock has found from better evidence: it holds here too unless another is evidently better.
     """
     if len(amounts) < FEWEST:
-        return now_ns, 1.0
+        return Lag(now_ns, 1.0, 0.0)
     weights = 1.0 / np.sqrt(np.maximum(amounts**2 + (0.3 * amounts.mean()) ** 2, 1e-300))
 
     def misfit(lag_ns: float) -> float:
@@ -37,7 +49,7 @@ def find_lag(
         residual = target - features @ solve(features.T @ features, features.T @ target)
         return float(residual @ residual)
 
-    tried = {now_ns: misfit(now_ns)}
+    tried = {lag_ns: misfit(lag_ns) for lag_ns in {now_ns, 0.0, now_ns if told_ns is None else told_ns}}
     if wide:
         grid = np.arange(-MOST_LAG_NS, MOST_LAG_NS + 1, _COARSE_NS).tolist()
         tried.update((lag_ns, misfit(lag_ns)) for lag_ns in grid)
@@ -47,6 +59,11 @@ def find_lag(
             if abs(lag_ns) <= MOST_LAG_NS and lag_ns not in tried:
                 tried[lag_ns] = misfit(lag_ns)
     best_ns = min(tried, key=tried.__getitem__)
-    gain = len(amounts) * np.log(max(tried[now_ns], 1e-300) / max(tried[best_ns], 1e-300)) / 2
-    found_ns = best_ns if gain > _MUST_GAIN else now_ns
-    return found_ns, (tried[found_ns] / len(amounts)) ** 0.5
+
+    def gain(lag_ns: float, over_ns: float) -> float:
+        ratio = max(tried[over_ns], 1e-300) / max(tried[lag_ns], 1e-300)
+        return float(len(amounts) * np.log(ratio) / 2)
+
+    held_ns = now_ns if told_ns is None else told_ns
+    found_ns = best_ns if gain(best_ns, held_ns) > _MUST_GAIN else held_ns
+    return Lag(found_ns, (tried[found_ns] / len(amounts)) ** 0.5, gain(found_ns, 0.0))

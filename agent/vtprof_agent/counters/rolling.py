@@ -47,7 +47,7 @@ class CounterState:
 class RollingMeter:
     """Implements ``meter.Meter``; ``add_window`` and ``expect`` may be called by another thread."""
 
-    def __init__(self, *, window_s: float = 120.0, block_s: float = 2.0, refit_s: float = 10.0) -> None:
+    def __init__(self, *, window_s: float = 300.0, block_s: float = 5.0, refit_s: float = 10.0) -> None:
         """Fit over the last ``window_s``, in blocks that drop out one by one, every ``refit_s``, sooner at first."""
         self._lengths = (window_s, block_s, refit_s)
         self._inbox: deque[CounterWindow] = deque(maxlen=_MOST_WAITING)
@@ -56,6 +56,7 @@ class RollingMeter:
         self._curves: dict[tuple[str, ...], WorkCurve] = {}
         self._grids: dict[tuple[str, ...], ShareGrid] = {}
         self._of_gpu: dict[str, list[WorkCurve]] = {}
+        self._peers: dict[str, list[Series]] = {}
         self._lock = Lock()
         self._now_ns = 0.0
         self._due_ns = 0.0
@@ -136,7 +137,9 @@ class RollingMeter:
         series = self._series.get(place)
         if series is None:
             curves = self._of_gpu.setdefault(window.hw_id, [])
-            series = self._series[place] = Series(window.hw_id, window.key, curves, *self._lengths)
+            series = self._series[place] = Series(
+                window.hw_id, window.key, curves, self._peers.setdefault(window.hw_id, []), *self._lengths
+            )
         return series
 
     def _settle(self) -> None:

@@ -3,10 +3,13 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vtprof_agent.counters.idle_power import IdleBound
 from vtprof_agent.counters.nonnegative import Array, solve
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, UNKNOWN_OF_COLUMN, UNKNOWNS, unknowns_of
 
@@ -96,6 +99,7 @@ class RollingFit:
         self._most_blocks = max(2, round(window_s / block_s))
         self._always_idle = always_idle
         self._idle = _Block(-1)
+        self._bound = IdleBound()
 
     def add(self, time_ns: float, work: Array, duration_ns: Array, amounts: Array) -> None:
         """Take amounts (n), the work in each and how long each lasted; ``time_ns``: when, about.
@@ -104,6 +108,7 @@ class RollingFit:
         """
         if not len(amounts):
             return
+        self._bound.take(float(amounts.sum()), float(duration_ns.sum()))
         block = self._block(int(time_ns // self._block_ns))
         block.amounts, block.total = block.amounts + len(amounts), block.total + float(amounts.sum())
         mean = self._mean()
@@ -145,9 +150,10 @@ class RollingFit:
         if kinds is not None:
             for row in _expected(kinds, blocks):
                 gram, moment, squares = gram + np.outer(row, row), moment + _GUESS * row, squares + _GUESS**2
-        costs, other, evident = self._solve(gram, moment, squares, amounts)
+        costs, other = self._solve(blocks, gram, moment, squares, amounts)
         work = np.sum([block.work for block in blocks], axis=0)
-        condition, covariance = _covariance(blocks, gram, moment, squares, costs, evident)
+        used = np.flatnonzero(costs[:TIME])
+        condition, covariance = _covariance(blocks, gram, moment, squares, costs, used)
         given = costs[UNKNOWN_OF_COLUMN] * work[:COLUMNS]
         idle = float(costs[TIME]) * float(work[COLUMNS])
         whole = float(given.sum()) + idle
@@ -169,28 +175,30 @@ class RollingFit:
                 self._blocks.popleft()
         return self._blocks[-1]
 
-    def _solve(self, gram: Array, moment: Array, squares: float, amounts: int) -> tuple[Array, Array, bool]:
-        """Return the costs, others that are plausible as well, and whether it is evident what flows without work.
+    def _solve(
+        self, blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, amounts: int
+    ) -> tuple[Array, Array]:
+        """Return the costs, and others a standard deviation of what flows without work away.
 
         That is read off from the time between steps: as part of any other time it could as well be the steps' own,
         which often goes with time better than with any count of work.
         """
-        mine = np.arange(TIME)
-        without = _with_idle(gram, moment, 0.0)
-        paused = np.append(mine, _PAUSE)
+        paused = np.append(np.arange(TIME), _PAUSE)
         tried = np.zeros(_ALL + 1)
         tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused])
+        if self._always_idle:
+            used = np.union1d(np.flatnonzero(tried), [_PAUSE])
+            _, covariance = _covariance(blocks, gram, moment, squares, tried, used)
+            shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5 if gram[_PAUSE, _PAUSE] > 0 else inf
+            idle, error = self._bound.within(float(tried[_PAUSE]), shown)
+            return _with_idle(gram, moment, idle), _with_idle(gram, moment, max(idle - error, 0.0))
+        without = _with_idle(gram, moment, 0.0)
         least = squares * _EXACT**2
         more, less = (max(_residual(gram, moment, squares, x), least) for x in (without, tried))
-        evident = bool(amounts * np.log(more / less) > 2 * _MUST_GAIN)
-        if not evident and not self._always_idle:
-            return without, without, True
+        if amounts * np.log(more / less) <= 2 * _MUST_GAIN:
+            return without, without
         costs = _with_idle(gram, moment, float(tried[_PAUSE]))
-        if evident:
-            return costs, costs, True
-        free = np.zeros(_ALL + 1)
-        free[:_ALL] = solve(gram[:_ALL, :_ALL], moment[:_ALL])
-        return (costs + free) / 2, costs, False
+        return costs, costs
 
 
 def _with_idle(gram: Array, moment: Array, idle: float) -> Array:
@@ -213,15 +221,14 @@ def _expected(kinds: Array, blocks: Sequence[_Block]) -> list[Array]:
 
 
 def _covariance(
-    blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, costs: Array, idle_known: bool
+    blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, costs: Array, used: NDArray[np.intp]
 ) -> tuple[float, Array]:
     """Return the condition number and the larger of the textbook covariance and that of the blocks' scores."""
     covariance = np.zeros((_ALL + 1, _ALL + 1))
-    used = np.flatnonzero(costs[:TIME] if idle_known else costs)
     if not len(used):
         return 1.0, covariance
     index = np.ix_(used, used)
-    norms = np.sqrt(np.diagonal(gram)[used])
+    norms = np.sqrt(np.maximum(np.diagonal(gram)[used], 1e-300))
     eigenvalues, vectors = np.linalg.eigh(gram[index] / np.outer(norms, norms))
     floor = max(float(eigenvalues[-1]) * 1e-13, 1e-300)
     eigenvalues = np.maximum(eigenvalues, floor)

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import isfinite
 from typing import Final
+from zlib import crc32
 
 import numpy as np
 
@@ -34,6 +35,10 @@ _FAR: Final = 3.0
 _LAG_EVERY: Final = (2.5e9, 60e9)
 _LAG_MATTERS_NS: Final = 2e6
 _MANY: Final = 300
+"""Windows from which on a fit is made anew by time alone."""
+_TO_CLASS: Final = np.zeros((COLUMNS, len(CLASS_COLUMNS)))
+for _place, _columns in enumerate(CLASS_COLUMNS):
+    _TO_CLASS[_columns, _place] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +57,27 @@ class Series:
     """Windows of one counter of one GPU, in order."""
 
     def __init__(
-        self, hw_id: str, key: str, curves: list[WorkCurve], window_s: float, block_s: float, refit_s: float
-    ) -> None:
-        """``curves``: the work of all sets of GPUs that this one is in; the list may grow."""
+        self, hw_id: str, key: str, curves: list[WorkCurve], peers: "list[Series]",
+        window_s: float, block_s: float, refit_s: float,
+    ) -> None:  # fmt: skip
+        """``curves``: the work of all sets of GPUs that this one is in; ``peers``: its counters; both may grow."""
         self.hw_id, self.key, self._curves = hw_id, key, curves
+        self._block_ns = block_s * 1e9
         self._rolling = RollingFit(window_s, block_s, always_idle=key == names.GPU_ENERGY_MJ)
         self._refit_ns = refit_s * 1e9
+        self._phase = crc32(hw_id.encode()) / 2**32
+        """Its place in the time between fits, and in that between searches, so that those of many GPUs spread."""
         self._pending: deque[tuple[float, float, float]] = deque()
         self._open: tuple[float, float, float] | None = None
         self._fine: deque[tuple[float, float, float]] = deque(maxlen=_MOST_FINE)
         self._edges_known = False
+        self._unfitted: list[tuple[Array, Array, Array, Array]] = []
         self._kept: deque[tuple[Array, Array, Array, Array]] = deque()
         self._due_ns, self._due_amounts = 0.0, 0
         self._lag_due_ns, self._lag_searches = 0.0, 0
-        self.lag_ns = 0.0
+        self.lag_ns, self.lag_gain = 0.0, 0.0
+        self._peers = peers
+        peers.append(self)
         self.end_ns = 0
         """End of the last window taken."""
         self.period_ns = 0
@@ -80,7 +92,7 @@ class Series:
     @property
     def windows(self) -> int:
         """Return how many windows the next fit has."""
-        return self._rolling.amounts()
+        return self._rolling.amounts() + sum(len(batch[2]) for batch in self._unfitted)
 
     def take(self, window: CounterWindow) -> None:
         """Take the next window, or refuse and count it."""
@@ -121,15 +133,26 @@ class Series:
         self._search_lag(ends[-1], covered_ns - self.lag_ns)
         work = self._work(starts, ends)
         self._keep(starts, ends, amounts, work)
-        self._rolling.add(ends[-1], work, ends - starts, amounts)
+        if self._unfitted and ends[-1] // self._block_ns != self._unfitted[0][1][-1] // self._block_ns:
+            self._fold()
+        self._unfitted.append((starts, ends, amounts, work))
         self._refit(ends[-1])
         return self._give(starts, ends, amounts, work)
 
     def _work(self, starts: Array, ends: Array) -> Array:
+        if len(self._curves) == 1:
+            return self._curves[0].between(starts - self.lag_ns, ends - self.lag_ns)
         work = np.zeros((len(starts), COLUMNS + 1))
         for curve in self._curves:
             work += curve.between(starts - self.lag_ns, ends - self.lag_ns)
         return work
+
+    def _fold(self) -> None:
+        """Add to the fit what came since the last time: a block at once, as each turn costs."""
+        if self._unfitted:
+            starts, ends, amounts, work = map(np.concatenate, zip(*self._unfitted, strict=True))
+            self._rolling.add(float(ends[-1]), work, ends - starts, amounts)
+            self._unfitted = []
 
     def _keep(self, *batch: Array) -> None:
         self._kept.append((batch[0], batch[1], batch[2], batch[3]))
@@ -137,10 +160,12 @@ class Series:
             self._kept.popleft()
 
     def _refit(self, now_ns: float) -> None:
-        amounts = self._rolling.amounts()
+        amounts = self.windows
         if now_ns < self._due_ns and (amounts < self._due_amounts or amounts > _MANY):
             return
-        self._due_ns, self._due_amounts = now_ns + self._refit_ns, max(amounts + 5, int(amounts * 1.1))
+        wait_ns = self._refit_ns * (1.0 if self._due_amounts > _MANY else 0.5 + self._phase / 2)
+        self._due_ns, self._due_amounts = now_ns + wait_ns, max(amounts + 5, int(amounts * 1.1))
+        self._fold()
         kinds = np.concatenate([curve.kinds() for curve in self._curves]) if self._curves else None
         self.fit = self._rolling.fit(kinds)
         if self.fit is not None:
@@ -157,18 +182,17 @@ class Series:
         """Find out whether a lag alone is wrong with uncertain edges: then the windows are used as they come."""
         starts, ends, amounts = np.array(self._fine).T
         known = ends < covered_ns - MOST_LAG_NS
-        lag_ns, error = find_lag(
-            self._curves, starts[known], ends[known], amounts[known], self.lag_ns, wide=True
-        )
-        if error < _EXACT_ENOUGH:
-            self._edges_known, self.lag_ns, self._due_ns = True, lag_ns, 0.0
+        found = find_lag(self._curves, starts[known], ends[known], amounts[known], self.lag_ns, wide=True)
+        if found.error < _EXACT_ENOUGH:
+            self._edges_known, self.lag_ns, self._due_ns = True, found.lag_ns, 0.0
             self._rolling.clear()
+            self._unfitted = []
             self._kept.clear()
             self._fine.clear()
 
     def _search_lag(self, now_ns: float, covered_ns: float) -> None:
         if not self._lag_due_ns:
-            self._lag_due_ns = now_ns + _LAG_EVERY[0]
+            self._lag_due_ns = now_ns + _LAG_EVERY[0] * (1.0 + self._phase)
         if now_ns < self._lag_due_ns or not self._curves or not (self._kept or self._fine):
             return
         self._lag_searches += 1
@@ -184,11 +208,15 @@ class Series:
             self._lag_due_ns = now_ns + _LAG_EVERY[0]
             return
         wide = self._lag_searches <= 6 or self._lag_searches % 10 == 0
-        lag_ns, _ = find_lag(self._curves, starts, ends, amounts, self.lag_ns, wide=wide)
-        if abs(lag_ns - self.lag_ns) < _LAG_MATTERS_NS:
+        found = find_lag(
+            self._curves, starts, ends, amounts, self.lag_ns, wide=wide, told_ns=self._told_lag_ns()
+        )
+        self.lag_gain = found.gain
+        if abs(found.lag_ns - self.lag_ns) < _LAG_MATTERS_NS:
             return
-        self.lag_ns = lag_ns
+        self.lag_ns = found.lag_ns
         self._rolling.clear()
+        self._unfitted = []
         self._due_ns = 0.0
         while self._kept and self._kept[0][0][0] < begun_ns:
             self._kept.popleft()
@@ -197,18 +225,24 @@ class Series:
             self._kept[place] = (begins, finishes, kept, work)
             self._rolling.add(finishes[-1], work, finishes - begins, kept)
 
+    def _told_lag_ns(self) -> float | None:
+        """Return the lag of the counter of this GPU that is read by the same clock and has most evidence."""
+        same = [one for one in self._peers if (one.end_ns, one.period_ns) == (self.end_ns, self.period_ns)]
+        surest = max(same, key=lambda one: one.lag_gain, default=self)
+        return surest.lag_ns if surest.lag_gain > self.lag_gain else None
+
     def _give(self, starts: Array, ends: Array, amounts: Array, work: Array) -> Settled:
         """Scale what the fit predicts to what was measured; the idle part, and what is far too much, is nobody's."""
         costs, idle = (self.fit.costs, self.fit.idle) if self.fit else (np.zeros(COLUMNS), 0.0)
-        parts = work[:, :COLUMNS] * costs
-        classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
+        classes = (work[:, :COLUMNS] * costs) @ _TO_CLASS
         predicted = classes.sum(axis=1) + idle * (ends - starts)
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
         scale = np.minimum(scale, _MOST_SCALE)
         if self._apart:
             scale = np.where(scale > 1.0 + self._apart, 1.0, scale)
-        ours = classes * scale[:, None]
-        given = np.column_stack((ours, np.maximum(amounts - ours.sum(axis=1), 0.0)))
+        given = np.empty((len(amounts), len(self.totals)))
+        np.multiply(classes, scale[:, None], out=given[:, :-1])
+        np.maximum(amounts - given[:, :-1].sum(axis=1), 0.0, out=given[:, -1])
         for place, amount in enumerate(given.sum(axis=0).tolist()):
             self.totals[place] += amount
         return Settled(starts - self.lag_ns, ends - self.lag_ns, costs * scale[:, None], given)

@@ -6,8 +6,10 @@ from typing import Final
 
 import numpy as np
 
+from vtprof_agent.counters.assessment import Assessment
 from vtprof_agent.counters.meter import COUNTERS, StepCounters, Work
 from vtprof_agent.counters.nonnegative import Array
+from vtprof_agent.counters.rolling_fit import Fit
 from vtprof_agent.counters.series import Series, Settled
 from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
 from vtprof_agent.counters.work_curve import read_curve
@@ -29,6 +31,7 @@ class ShareGrid:
         self._trust = [Trust()] * len(COUNTERS)
         self._costs: dict[int, UnitCosts | None] = {}
         self._predicted: UnitCosts | None = None
+        self._judged: list[tuple[str, Fit | None, Assessment | None]] = []
 
     @property
     def end_ns(self) -> float:
@@ -81,7 +84,14 @@ class ShareGrid:
         ]
 
     def judge(self, series: Sequence[Series]) -> None:
-        """Take over how sure the fits of the set's counters are."""
+        """Take over how sure the fits of the set's counters are, when there are new ones."""
+        fits_now = [(one.key, one.fit, one.assessment) for one in series]
+        if len(fits_now) == len(self._judged) and all(
+            one[1] is other[1] and one[2] is other[2]
+            for one, other in zip(fits_now, self._judged, strict=True)
+        ):
+            return
+        self._judged = fits_now
         for place, counter in enumerate(COUNTERS):
             mine = [one for one in series if one.key == counter and one.fit and one.assessment]
             fits = [one.fit for one in mine if one.fit]
@@ -130,6 +140,7 @@ class ShareGrid:
         self._times = self._times[first:] + edges.tolist()
         values = np.concatenate((values[first:], more))
         self._values = values - values[0]
+        self._costs.clear()
 
     def _at(self, time_ns: float) -> Array:
         times = self._times
