@@ -67,8 +67,8 @@ class Config:
     """Measure this machine's attainable compute and bandwidth before the run."""
     rotate_bytes: int = 64 * 1024 * 1024
     rotate_age_s: float = 300.0
-    keep_bytes: int | None = None
-    """Delete the oldest finished files beyond so many bytes of each kind."""
+    keep_bytes: int = 10 << 30
+    """Delete the oldest finished files beyond so many bytes of each kind, traces and metrics; 0: keep all."""
     poll_min_s: float = 0.01
     poll_max_s: float = 0.05
     scan_s: float = 1.0

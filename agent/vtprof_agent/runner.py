@@ -138,7 +138,7 @@ def _destinations(config: Config, instance: str) -> list[Destination]:
         logger.warning("no destination named: writing to %s", out_dir)
     found: list[Destination] = []
     if out_dir is not None:
-        rotation = Rotation(config.rotate_bytes, config.rotate_age_s, config.keep_bytes)
+        rotation = Rotation(config.rotate_bytes, config.rotate_age_s, config.keep_bytes or None)
         found.append(FileDestination(out_dir, instance, rotation))
     if config.otlp_endpoint is not None:
         found.append(
