@@ -85,7 +85,7 @@ class Config:
     """Metrics page of a dcgm-exporter, such as http://127.0.0.1:9400/metrics."""
     budget_cpu_ratio: float = 0.05
     """CPU time of the agent in cores; before it is exceeded detail is shed. 0: no limit."""
-    budget_rss_bytes: int = 100_000_000
+    budget_rss_bytes: int = 160_000_000
     """Resident memory of the agent; the same. 0: no limit."""
     budget_probe_ratio: float = 0.005
     """Share of a process's time that the probe may take in it; the same. 0: no limit."""
@@ -265,7 +265,10 @@ def _str(value: Any) -> str:
 def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise TypeError(value)
-    return Path(value)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # "~" of a user without a home folder
+        raise ValueError(value) from error
 
 
 def _texts(value: Any) -> tuple[str, ...]:

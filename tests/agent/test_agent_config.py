@@ -154,3 +154,8 @@ def test_the_file_of_the_machine_is_read_unless_another_is_given(
 )
 def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+def test_a_tilde_is_the_users_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert merge({}, {}, {"ring_dir": "~/rings"}, "f").config.ring_dir == Path("/home/somebody/rings")

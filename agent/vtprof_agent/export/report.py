@@ -18,6 +18,8 @@ class Report:
         self._where = where
         self.problem: str | None = None
         """Why nothing can be delivered at present; None while it can."""
+        self._refused: str | None = None
+        """What was said when a batch of spans was refused."""
         self._metrics_refused = False
         self._rejected = False
 
@@ -25,7 +27,13 @@ class Report:
         """Log what an answer changes."""
         outcome = answer.outcome
         if outcome is Outcome.REFUSED and parcel.signal is Signal.TRACES:
-            logger.error("%s: refused a batch (%s); dropped", self._target, answer.reason)
+            if answer.reason != self._refused:  # once, not twice a second for as long as it lasts
+                self._refused = answer.reason
+                logger.error(
+                    "%s: refused a batch (%s); dropping and counting those that it refuses: see the Collector's log",
+                    self._target,
+                    answer.reason,
+                )
         elif outcome is Outcome.REFUSED and not self._metrics_refused:
             self._metrics_refused = True
             logger.warning(
@@ -35,10 +43,15 @@ class Report:
             )
         elif outcome is Outcome.RETRY and self.problem is None:
             logger.warning(
-                "%s: cannot deliver (%s); batches wait %s", self._target, answer.reason, self._where
+                "%s: cannot deliver (%s%s); batches wait %s",
+                self._target,
+                answer.reason,
+                "; set otlp_token_file" if "401" in answer.reason else "",
+                self._where,
             )
         elif outcome is Outcome.DELIVERED and self.problem is not None:
             logger.info("%s: delivering again", self._target)
+            self._refused = None
         if answer.rejected and not self._rejected:
             self._rejected = True
             logger.warning(

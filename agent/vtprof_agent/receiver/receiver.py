@@ -39,7 +39,13 @@ class Receiver:
                 address, stop = serve(host, port, self._intake, flag, guard)
                 self._stops.append(stop)
                 self.ports.append(int(address.rpartition(":")[2]))
-                logger.warning("receiving OTLP traces at %s%s", scheme, address)
+                guarded = guard.at(host).ssl_context() is not None
+                logger.warning(
+                    "receiving OTLP traces at %s%s%s",
+                    scheme,
+                    address,
+                    ", with TLS and token" if guarded else "",
+                )
         except BaseException:
             self.close()
             raise
