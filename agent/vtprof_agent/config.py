@@ -70,7 +70,7 @@ class Config:
     keep_bytes: int = 10 << 30
     """Delete the oldest finished files beyond so many bytes of each kind, traces and metrics; 0: keep all."""
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.05
+    poll_max_s: float = 0.25
     scan_s: float = 1.0
     """How often new rings and dead processes are looked for."""
     flush_s: float = 1.0
@@ -83,7 +83,7 @@ class Config:
     """Only these sources of counters: host, nvml, gpm, pcie, dcgm, amd; empty: all that are here."""
     dcgm_url: str | None = None
     """Metrics page of a dcgm-exporter, such as http://127.0.0.1:9400/metrics."""
-    budget_cpu_ratio: float = 0.05
+    budget_cpu_ratio: float = 0.15
     """CPU time of the agent in cores; before it is exceeded detail is shed. 0: no limit."""
     budget_rss_bytes: int = 160_000_000
     """Resident memory of the agent; the same. 0: no limit."""

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 READ_RECORDS = 4096
 FAST_RECORDS = 512
 """So many records in one turn, and the next turn comes as early as it may."""
+FAST_FILL = 16
+"""The same when a ring was filled to this part since the last turn."""
 TURN_RECORDS = 8 * READ_RECORDS
 """Of all rings together in one turn, so that with many rings none waits long, nor does a stop."""
 LEAST_RECORDS = 64
@@ -55,7 +57,7 @@ class LoopSettings:
     """Periods and sizes of the loop."""
 
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.05
+    poll_max_s: float = 0.25
     scan_s: float = 1.0
     flush_s: float = 1.0
     batch_spans: int = 512
@@ -113,6 +115,8 @@ class Agent:
         self._faults = Faults()
         self._delivery = Delivery(destinations, self._store, settings.batch_spans, self._faults)
         self._full = False
+        self._filling = False
+        """Whether a ring had filled far since the turn before."""
         self.living: list[int] = []
         """PIDs of the processes that still recorded at the stop."""
         self._spans: list[ReadableSpan] = []
@@ -134,7 +138,7 @@ class Agent:
             # A turn costs the same for one record as for fifty: wait longer unless they come fast.
             pause_s = (
                 self._settings.poll_min_s
-                if busy >= FAST_RECORDS
+                if busy >= FAST_RECORDS or self._filling
                 else min(pause_s * 2, self._settings.poll_max_s)
             )
             if busy < READ_RECORDS:
@@ -142,7 +146,7 @@ class Agent:
 
     def turn(self) -> int:
         """Do one round; return how many records were read."""
-        now = self._clock_ns()
+        now, self._filling = self._clock_ns(), False
         if now >= self._next_scan or any(ring.awaits_scan for ring in self._rings.values()):
             self._next_scan = now + int(self._settings.scan_s * NS_PER_S)
             self._faults.guard("looking for rings", self._scan)
@@ -287,6 +291,7 @@ class Agent:
         except Exception as error:
             self._put_aside(path, ring, error)
             return 0
+        self._filling = self._filling or batch.passed * FAST_FILL >= ring.reader.capacity
         if batch.passed == 0 and path in self._ended and ring.at_end:
             self._end(path, ring, process_gone=True)
         return min(batch.passed, most)

@@ -43,6 +43,7 @@ def test_two_steps_of_one_class_share_their_window_by_work_and_time() -> None:
     second half of one. Scaled to what was measured, the first step gets 30 / 1.5 = 20, the second 20 / 2 + 10 = 20.
     """
     meter = RollingMeter()
+    meter.expect("GPU-0", [DRAM], 0.1)
     steps = [decode(0, 75), decode(75, 125)]
     for step in steps:
         meter.add(GPUS, step)
@@ -222,6 +223,7 @@ def test_complete_waits_for_windows_and_not_for_a_silent_source() -> None:
     meter.advance(step.end_ns)
     assert meter.complete(GPUS, step.end_ns)
     meter.expect("GPU-0", [DRAM], 0.1)
+    meter.add(GPUS, step)  # of a GPU without counters no work is kept
     meter.advance(step.end_ns + 10 * MS)
     assert not meter.complete(GPUS, step.end_ns)
     meter.add_window(window(0, 100, 3.0))

@@ -32,6 +32,8 @@ FACTORS = (1.0, 0.7, 1.4, 2e-6)
 """The same in the others; a machine of which the amounts are linear in the work."""
 IDLE = (0.0, 0.0, 0.0, 9e-5)
 NOISE = 0.01
+BESIDE = "8 GPUs, co-tenant"
+"""The load beside a co-tenant, where each fit has to leave out what is not ours; shown, but not held to the budget."""
 WARM_UP_S = 30
 T = TypeVar("T")
 
@@ -56,9 +58,12 @@ def timed(call: Callable[[], T]) -> tuple[T, int]:
 
 
 def ticks(
-    gpus: tuple[str, ...], steps_per_s: int, seed: int
+    gpus: tuple[str, ...], steps_per_s: int, seed: int, co_tenant: float
 ) -> Iterator[tuple[list[Work], list[CounterWindow]]]:
-    """Make, tick by tick, steps back to back (3 % prefill, 1 % encode too) and windows of what they use on each GPU."""
+    """Make, tick by tick, steps back to back (3 % prefill, 1 % encode too) and windows of what they use on each GPU.
+
+    ``co_tenant``: what another uses for 2 s of every 5 s, relative to the steps.
+    """
     rng = np.random.default_rng(seed)
     requests, begin_ns, made = 20, START_NS, 0
     while True:
@@ -77,23 +82,24 @@ def ticks(
             )  # fmt: skip
             used += (patches, tokens, context, requests)
             now += length
+        beside = 1.0 + co_tenant * ((end_ns - START_NS) // 10**9 % 5 < 2)
         windows = [
             CounterWindow(gpu, key, begin_ns, end_ns, amount)
             for gpu in gpus
             for key, factor, idle in zip(COUNTERS, FACTORS, IDLE, strict=True)
-            for amount in [float((used @ COSTS * factor + idle * TICK_NS) * rng.normal(1.0, NOISE))]
+            for amount in [float((used @ COSTS * factor * beside + idle * TICK_NS) * rng.normal(1.0, NOISE))]
         ]
         yield steps, windows
         begin_ns = end_ns
 
 
-def measure(sets: list[tuple[str, ...]], steps_per_s: int, seconds: int) -> Spent:
+def measure(sets: list[tuple[str, ...]], steps_per_s: int, seconds: int, co_tenant: float = 0.0) -> Spent:
     """Feed a meter for so many simulated seconds behind the warm-up; ``steps_per_s``: of each set."""
     meter = RollingMeter()
     for gpus in sets:
         for gpu in gpus:
             meter.expect(gpu, COUNTERS, TICK_NS / 1e9)
-    feeds = [ticks(gpus, steps_per_s, seed) for seed, gpus in enumerate(sets)]
+    feeds = [ticks(gpus, steps_per_s, seed, co_tenant) for seed, gpus in enumerate(sets)]
     held: list[deque[Work]] = [deque() for _ in sets]
     spent, now_ns = Spent(), START_NS
     for tick in range((WARM_UP_S + seconds) * 10**9 // TICK_NS):
@@ -151,12 +157,16 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.seconds < 1:
         parser.error("--seconds must be at least 1")
-    loads = {"one set of 8 GPUs": ([GPUS], 1000), "8 sets of one GPU": ([(gpu,) for gpu in GPUS], 125)}
-    rows = {
-        name: figures(measure(sets, rate, options.seconds), options.seconds)
-        for name, (sets, rate) in loads.items()
+    loads = {
+        "one set of 8 GPUs": ([GPUS], 1000, 0.0),
+        "8 sets of one GPU": ([(gpu,) for gpu in GPUS], 125, 0.0),
+        BESIDE: ([GPUS], 1000, 0.2),
     }
-    within = all(row["core_ratio"] <= BUDGET_RATIO for row in rows.values())
+    rows = {
+        name: figures(measure(sets, rate, options.seconds, co_tenant), options.seconds)
+        for name, (sets, rate, co_tenant) in loads.items()
+    }
+    within = all(row["core_ratio"] <= BUDGET_RATIO for name, row in rows.items() if name != BESIDE)
     if options.json:
         print(json.dumps({"budget_ratio": BUDGET_RATIO, "ok": within, "rows": rows}))
     else:
@@ -166,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{name:<20}{row['core_ratio']:>8.2%}{row['add_us_per_step']:>9.1f} us"
                 f"{row['of_us_per_step']:>9.1f} us{row['settle_us_per_window']:>9.1f} us{row['answered_ratio']:>10.1%}"
             )
-        print(f"budget {BUDGET_RATIO:.1%} of a core each: {'kept' if within else 'EXCEEDED'}")
+        print(f"budget {BUDGET_RATIO:.1%} of a core, without a co-tenant: {'kept' if within else 'EXCEEDED'}")
     return 0 if within else 1
 
 

@@ -17,10 +17,14 @@ _MOST_ERROR: Final = 0.1
 """Relative standard error of a class beyond which the fit does not tell it from the others."""
 _LEAST_SPREAD: Final = 0.01
 _SLOW: Final = 0.04
+_SLOW_COUNTABLE: Final = 0.025
 _LEAST_SLOW: Final = 0.01
 _OVER_NOISE: Final = 2.2
-"""What the fit leaves over that stays for a second is not noise when it is more than ``_SLOW`` of the amount, or more
+"""What the fit leaves over that stays for a second is not noise when it is more than ``_SLOW`` of the amount (of bytes,
+which follow the work without rounding up to tiles, more than ``_SLOW_COUNTABLE``: windows have 1 to 2 % noise), or more
 than ``_LEAST_SLOW`` of it and so many times what noise from window to window would leave in the mean of a second."""
+_STEPS: Final = [2, 5, 10]
+"""Columns of work that count weight reads, one for each step and its encoder."""
 _BIN_NS: Final = 1e9
 
 
@@ -30,6 +34,8 @@ class Assessment:
 
     spread: Three
     """Relative standard deviation of what a class does in one window around what the fit says."""
+    typical: Three
+    """What a step does in the mean, by class: padding and launches leave smaller ones no better known than it."""
     sound: tuple[bool, bool, bool]
     """Whether the fit tells the class from the others."""
     co_tenant: bool
@@ -39,8 +45,10 @@ class Assessment:
     """What noise from window to window alone would make it."""
 
 
-def assess(fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array) -> Assessment:
-    """Judge a fit by the windows of the last time."""
+def assess(
+    fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array, *, countable: bool = False
+) -> Assessment:
+    """Judge a fit by the windows of the last time; ``countable``: the counter follows the work closely, as bytes do."""
     parts = work[:, :COLUMNS] * fit.costs
     classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
     residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
@@ -48,8 +56,12 @@ def assess(fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array) ->
     slow, noise = _slow_residual(ends, residual, amounts)
     enough = fit.amounts >= _FEWEST
     sound = tuple(enough and error < _MOST_ERROR for error in fit.class_error)
-    stays = slow > _SLOW or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
-    return Assessment(spread, (sound[0], sound[1], sound[2]), enough and stays, slow, noise)
+    stays = slow > (_SLOW_COUNTABLE if countable else _SLOW) or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
+    steps = np.maximum(work[:, _STEPS].sum(axis=0), 1e-300)
+    typical = np.where(steps > 0.5, classes.sum(axis=0) / steps, 0.0).tolist()
+    return Assessment(
+        spread, (typical[0], typical[1], typical[2]), (sound[0], sound[1], sound[2]), enough and stays, slow, noise
+    )  # fmt: skip
 
 
 def _spread(classes: Array, residual: Array, mean: float) -> Three:

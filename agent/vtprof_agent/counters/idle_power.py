@@ -3,8 +3,13 @@
 from math import erf, exp, inf, pi, sqrt
 from typing import Final
 
+import numpy as np
+
+from vtprof_agent.counters.nonnegative import Array
+
 _FEW_NS: Final = 400_000_000
 """Less time shows no bound: a counter that is latched late would make it too low."""
+_AT_ONCE_NS: Final = 500_000_000
 _LATE: Final = 1.1
 """So much too low may a bound be by noise and by late latches."""
 _CONTRADICTS: Final = 3.0
@@ -19,10 +24,15 @@ class IdleBound:
         self.rate = inf
         """Amount for each ns."""
 
-    def take(self, amount: float, duration_ns: float) -> None:
-        """Take what flowed over some windows in a row."""
-        if duration_ns >= _FEW_NS:
-            self.rate = min(self.rate, _LATE * amount / duration_ns)
+    def take(self, amounts: Array, durations_ns: Array) -> None:
+        """Take what flowed in windows, which are looked at some at a time."""
+        groups = ((np.cumsum(durations_ns) - durations_ns / 2) // _AT_ONCE_NS).astype(np.intp)
+        durations = np.bincount(groups, durations_ns)
+        enough = durations >= _FEW_NS
+        if enough.any():
+            self.rate = min(
+                self.rate, _LATE * float((np.bincount(groups, amounts)[enough] / durations[enough]).min())
+            )
 
     def within(self, rate: float, error: float) -> tuple[float, float]:
         """Return the idle rate and its standard error, given what pauses show: all up to the bound may be until then."""

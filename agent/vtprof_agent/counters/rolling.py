@@ -42,13 +42,18 @@ class CounterState:
     """Share of the amount that belongs to no work of ours, over the fit's windows."""
     lag_ns: int
     """How much later than the work its windows are, as estimated, and corrected."""
+    failures: int = 0
+    """Fits that could not be computed; the one before went on to hold."""
 
 
 class RollingMeter:
     """Implements ``meter.Meter``; ``add_window`` and ``expect`` may be called by another thread."""
 
     def __init__(self, *, window_s: float = 300.0, block_s: float = 5.0, refit_s: float = 10.0) -> None:
-        """Fit over the last ``window_s``, in blocks that drop out one by one, every ``refit_s``, sooner at first."""
+        """Fit over the last ``window_s``, in blocks that drop out one by one, every ``refit_s``.
+
+        Sooner at first, and three times more seldom while fits agree and predict what is measured.
+        """
         self._lengths = (window_s, block_s, refit_s)
         self._inbox: deque[CounterWindow] = deque(maxlen=_MOST_WAITING)
         self._expected: dict[tuple[str, str], tuple[float, float]] = {}
@@ -57,6 +62,8 @@ class RollingMeter:
         self._grids: dict[tuple[str, ...], ShareGrid] = {}
         self._of_gpu: dict[str, list[WorkCurve]] = {}
         self._peers: dict[str, list[Series]] = {}
+        self._counted: set[str] = set()
+        """GPUs of which counters come, or will; the work of all others need not be kept."""
         self._lock = Lock()
         self._now_ns = 0.0
         self._due_ns = 0.0
@@ -69,6 +76,7 @@ class RollingMeter:
             for key in keys:
                 if key in COUNTERS:
                     self._expected[(hw_id, key)] = (period_s * 1e9, self._now_ns)
+                    self._counted.add(hw_id)
 
     def add_window(self, window: CounterWindow) -> None:
         """Take a window; one that is negative, not a number, repeated or out of order is refused and counted."""
@@ -78,7 +86,7 @@ class RollingMeter:
         """Take the work of a step that ran on these GPUs."""
         curve = self._curves.get(gpus)
         if curve is None:
-            if not gpus or len(self._curves) >= _MOST_SETS:
+            if self._counted.isdisjoint(gpus) or len(self._curves) >= _MOST_SETS:
                 return
             with self._lock:
                 curve = self._curves[gpus] = WorkCurve(KEEP_NS, _MOST_POINTS)
@@ -136,6 +144,7 @@ class RollingMeter:
         place = (window.hw_id, window.key)
         series = self._series.get(place)
         if series is None:
+            self._counted.add(window.hw_id)
             curves = self._of_gpu.setdefault(window.hw_id, [])
             series = self._series[place] = Series(
                 window.hw_id, window.key, curves, self._peers.setdefault(window.hw_id, []), *self._lengths
@@ -174,9 +183,9 @@ class RollingMeter:
 
 def _state(series: Series) -> CounterState:
     fit, seen = series.fit, series.assessment
-    sound = seen is not None and all(seen.sound) and not seen.co_tenant
+    sound = seen is not None and all(seen.sound) and not series.co_tenant
     return CounterState(
         series.hw_id, series.key, names.QUALITY_ATTRIBUTED if sound else names.QUALITY_ESTIMATED,
         fit.condition_number if fit else None, series.windows, series.refused,
-        seen.co_tenant if seen else False, fit.idle_ratio if fit else None, round(series.lag_ns),
+        series.co_tenant, fit.idle_ratio if fit else None, round(series.lag_ns), series.failures,
     )  # fmt: skip

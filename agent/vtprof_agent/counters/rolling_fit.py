@@ -22,6 +22,8 @@ _SMALL: Final = 0.3
 """Errors grow with the amount, down to this share of the mean amount."""
 _MUST_GAIN: Final = 3.0
 """By how much the log-likelihood must rise for an amount without work to be believed where idle means none."""
+_SURE: Final = 4.0
+"""And so many standard errors it must be over none."""
 _EXACT: Final = 0.003
 """Relative errors below are no evidence."""
 _GUESS: Final = 0.004
@@ -40,7 +42,7 @@ class Fit:
     idle: float
     """Amount for each ns without work of ours."""
     condition_number: float
-    """Of the scaled columns in use."""
+    """Of the scaled columns of the work that was done."""
     class_error: tuple[float, float, float]
     """Relative standard error of what each class is given in the mean; 0 without any of its work."""
     amounts: int
@@ -108,7 +110,8 @@ class RollingFit:
         """
         if not len(amounts):
             return
-        self._bound.take(float(amounts.sum()), float(duration_ns.sum()))
+        if self._always_idle:
+            self._bound.take(amounts, duration_ns)
         block = self._block(int(time_ns // self._block_ns))
         block.amounts, block.total = block.amounts + len(amounts), block.total + float(amounts.sum())
         mean = self._mean()
@@ -151,8 +154,10 @@ class RollingFit:
             for row in _expected(kinds, blocks):
                 gram, moment, squares = gram + np.outer(row, row), moment + _GUESS * row, squares + _GUESS**2
         costs, other = self._solve(blocks, gram, moment, squares, amounts)
+        if not np.isfinite(costs).all():
+            raise ArithmeticError("no finite costs")
         work = np.sum([block.work for block in blocks], axis=0)
-        used = np.flatnonzero(costs[:TIME])
+        used = np.flatnonzero(np.diagonal(gram)[:TIME] > 0)
         condition, covariance = _covariance(blocks, gram, moment, squares, costs, used)
         given = costs[UNKNOWN_OF_COLUMN] * work[:COLUMNS]
         idle = float(costs[TIME]) * float(work[COLUMNS])
@@ -186,16 +191,18 @@ class RollingFit:
         paused = np.append(np.arange(TIME), _PAUSE)
         tried = np.zeros(_ALL + 1)
         tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused])
-        if self._always_idle:
+        shown = inf
+        if gram[_PAUSE, _PAUSE] > 0:
             used = np.union1d(np.flatnonzero(tried), [_PAUSE])
             _, covariance = _covariance(blocks, gram, moment, squares, tried, used)
-            shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5 if gram[_PAUSE, _PAUSE] > 0 else inf
+            shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5
+        if self._always_idle:
             idle, error = self._bound.within(float(tried[_PAUSE]), shown)
             return _with_idle(gram, moment, idle), _with_idle(gram, moment, max(idle - error, 0.0))
         without = _with_idle(gram, moment, 0.0)
         least = squares * _EXACT**2
         more, less = (max(_residual(gram, moment, squares, x), least) for x in (without, tried))
-        if amounts * np.log(more / less) <= 2 * _MUST_GAIN:
+        if amounts * np.log(more / less) <= 2 * _MUST_GAIN or tried[_PAUSE] < _SURE * shown:
             return without, without
         costs = _with_idle(gram, moment, float(tried[_PAUSE]))
         return costs, costs

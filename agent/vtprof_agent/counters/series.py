@@ -1,6 +1,7 @@
 """One counter of one GPU: its windows, the rolling fit on the work in them, and what the fit gives to each class."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Final
@@ -33,9 +34,16 @@ _MOST_SCALE: Final = 2.0
 _FAR: Final = 3.0
 """Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
 _LAG_EVERY: Final = (2.5e9, 60e9)
+_SPREAD_NS: Final = 1e9
+"""Over so much time the first searches of many GPUs spread."""
 _LAG_MATTERS_NS: Final = 2e6
 _MANY: Final = 300
 """Windows from which on a fit is made anew by time alone."""
+_SELDOM: Final = 3.0
+"""So many times longer a fit is used that came out like the one before, as long as it predicts what is measured."""
+_LIKE: Final = 0.02
+_UNLIKE: Final = 0.03
+"""Relative difference of what two fits give a class; of what is measured from what is predicted."""
 _TO_CLASS: Final = np.zeros((COLUMNS, len(CLASS_COLUMNS)))
 for _place, _columns in enumerate(CLASS_COLUMNS):
     _TO_CLASS[_columns, _place] = 1.0
@@ -73,7 +81,7 @@ class Series:
         self._edges_known = False
         self._unfitted: list[tuple[Array, Array, Array, Array]] = []
         self._kept: deque[tuple[Array, Array, Array, Array]] = deque()
-        self._due_ns, self._due_amounts = 0.0, 0
+        self._due_ns, self._soon_ns, self._due_amounts = 0.0, 0.0, 0
         self._lag_due_ns, self._lag_searches = 0.0, 0
         self.lag_ns, self.lag_gain = 0.0, 0.0
         self._peers = peers
@@ -83,11 +91,18 @@ class Series:
         self.period_ns = 0
         """Length of the last window, or what was expected."""
         self.refused = 0
+        self.failures = 0
+        """Fits and searches that could not be computed."""
         self.totals = [0.0, 0.0, 0.0, 0.0]
         """Given to each class, and to nobody."""
-        self._apart = 0.0
+        self._apart = self._beside_ns = 0.0
         self.fit: Fit | None = None
         self.assessment: Assessment | None = None
+
+    @property
+    def co_tenant(self) -> bool:
+        """Return whether others may use the GPU, as this counter or its memory bandwidth shows."""
+        return self.end_ns < self._beside_ns or self._memory_shows_it(otherwise=False)
 
     @property
     def windows(self) -> int:
@@ -106,14 +121,13 @@ class Series:
         self.end_ns, self.period_ns = window.end_ns, length
         if not window.exact_edges and length < _LONG_ENOUGH_NS:
             self._fine.append((start, float(window.end_ns), window.amount))
-        if window.exact_edges or self._edges_known or length >= _LONG_ENOUGH_NS:
-            self._pending.append((start, float(window.end_ns), window.amount))
-            return
-        if (
-            self._open is not None and start - self._open[1] > length / 4
-        ):  # a gap: the piece before is of no use
+        alone = window.exact_edges or self._edges_known or length >= _LONG_ENOUGH_NS
+        if self._open is not None and (alone or start - self._open[1] > length / 4):  # it is not continued
             self._pending.append(self._open)
             self._open = None
+        if alone:
+            self._pending.append((start, float(window.end_ns), window.amount))
+            return
         begun = self._open or (start, start, 0.0)
         self._open = (begun[0], float(window.end_ns), begun[2] + window.amount)
         if self._open[1] - self._open[0] >= _INEXACT_NS:
@@ -130,14 +144,21 @@ class Series:
         if not due:
             return None
         starts, ends, amounts = np.array(due).T
-        self._search_lag(ends[-1], covered_ns - self.lag_ns)
+        self._guarded(lambda: self._search_lag(ends[-1], covered_ns - self.lag_ns))
         work = self._work(starts, ends)
         self._keep(starts, ends, amounts, work)
         if self._unfitted and ends[-1] // self._block_ns != self._unfitted[0][1][-1] // self._block_ns:
             self._fold()
         self._unfitted.append((starts, ends, amounts, work))
-        self._refit(ends[-1])
+        self._guarded(lambda: self._refit(ends[-1]))
         return self._give(starts, ends, amounts, work)
+
+    def _guarded(self, compute: Callable[[], None]) -> None:
+        """Go on with the last fit where numbers defy computing; counted."""
+        try:
+            compute()
+        except (ArithmeticError, ValueError):  # LinAlgError is one
+            self.failures += 1
 
     def _work(self, starts: Array, ends: Array) -> Array:
         if len(self._curves) == 1:
@@ -163,20 +184,39 @@ class Series:
         amounts = self.windows
         if now_ns < self._due_ns and (amounts < self._due_amounts or amounts > _MANY):
             return
-        wait_ns = self._refit_ns * (1.0 if self._due_amounts > _MANY else 0.5 + self._phase / 2)
-        self._due_ns, self._due_amounts = now_ns + wait_ns, max(amounts + 5, int(amounts * 1.1))
+        before, many = self.fit, self._due_amounts > _MANY
+        self._soon_ns = now_ns + self._refit_ns * (1.0 if many else 0.5 + self._phase / 2)
+        self._due_ns, self._due_amounts = self._soon_ns, max(amounts + 5, int(amounts * 1.1))
         self._fold()
         kinds = np.concatenate([curve.kinds() for curve in self._curves]) if self._curves else None
         self.fit = self._rolling.fit(kinds)
         if self.fit is not None:
             starts, ends, kept, work = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
-            self.assessment = assess(self.fit, starts, ends, kept, work)
+            countable = self.key == names.GPU_DRAM_BANDWIDTH_RATIO
+            self.assessment = assess(self.fit, starts, ends, kept, work, countable=countable)
             self._apart = 0.0
+            if many and before is not None and not self.assessment.co_tenant:
+                given, given_before = (
+                    (one.costs * work[:, :COLUMNS].sum(axis=0)) @ _TO_CLASS for one in (self.fit, before)
+                )
+                if bool((np.abs(given - given_before) <= _LIKE * given).all()):
+                    self._due_ns = now_ns + _SELDOM * self._refit_ns
             if self.assessment.co_tenant:
+                self._beside_ns = now_ns + KEEP_NS  # its windows are in the fit for longer than it shows
+            if self.assessment.co_tenant and self._memory_shows_it(otherwise=True):
                 always = self.key == names.GPU_ENERGY_MJ
                 trimmed = trimmed_fit(starts, ends, kept, work, always_idle=always)
                 if trimmed is not None:
                     self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
+
+    def _memory_shows_it(self, *, otherwise: bool) -> bool:
+        """Tell whether memory bandwidth shows a co-tenant; where it does not, another counter may not follow the work."""
+        memory = [
+            one
+            for one in self._peers
+            if one.key == names.GPU_DRAM_BANDWIDTH_RATIO and one.assessment is not None
+        ]
+        return any(one.end_ns < one._beside_ns for one in memory) if memory else otherwise
 
     def _look_at_edges(self, covered_ns: float) -> None:
         """Find out whether a lag alone is wrong with uncertain edges: then the windows are used as they come."""
@@ -192,12 +232,14 @@ class Series:
 
     def _search_lag(self, now_ns: float, covered_ns: float) -> None:
         if not self._lag_due_ns:
-            self._lag_due_ns = now_ns + _LAG_EVERY[0] * (1.0 + self._phase)
+            self._lag_due_ns = now_ns + _LAG_EVERY[0] + _SPREAD_NS * self._phase
         if now_ns < self._lag_due_ns or not self._curves or not (self._kept or self._fine):
             return
         self._lag_searches += 1
         if self._fine and not self._edges_known:
             self._look_at_edges(covered_ns)
+        if not self._kept:
+            return
         self._lag_due_ns = now_ns + (_LAG_EVERY[0] if self._lag_searches < 6 else _LAG_EVERY[1])
         starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         begun_ns = max(curve.begin_ns for curve in self._curves) + MOST_LAG_NS
@@ -227,15 +269,28 @@ class Series:
 
     def _told_lag_ns(self) -> float | None:
         """Return the lag of the counter of this GPU that is read by the same clock and has most evidence."""
-        same = [one for one in self._peers if (one.end_ns, one.period_ns) == (self.end_ns, self.period_ns)]
+        same = [one for one in self._peers if self._ends_with(one)]
         surest = max(same, key=lambda one: one.lag_gain, default=self)
         return surest.lag_ns if surest.lag_gain > self.lag_gain else None
+
+    def _ends_with(self, other: "Series") -> bool:
+        """Tell whether another's windows end when the latest of these do; from the newest on, as there are many."""
+        ends = self._kept[-1][1]
+        for _, others, _, _ in reversed(other._kept):
+            if others[-1] < ends[0]:
+                return False
+            if np.isin(ends, others).any():
+                return True
+        return False
 
     def _give(self, starts: Array, ends: Array, amounts: Array, work: Array) -> Settled:
         """Scale what the fit predicts to what was measured; the idle part, and what is far too much, is nobody's."""
         costs, idle = (self.fit.costs, self.fit.idle) if self.fit else (np.zeros(COLUMNS), 0.0)
         classes = (work[:, :COLUMNS] * costs) @ _TO_CLASS
         predicted = classes.sum(axis=1) + idle * (ends - starts)
+        whole = float(predicted.sum())
+        if self._due_ns > self._soon_ns and abs(float(amounts.sum()) - whole) > _UNLIKE * whole:
+            self._due_ns = self._soon_ns
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
         scale = np.minimum(scale, _MOST_SCALE)
         if self._apart:

@@ -27,7 +27,7 @@ class ShareGrid:
         self._parts: dict[tuple[str, str], list[Settled]] = {}
         self._ends: dict[tuple[str, str], float] = {}
         self._times: list[float] = []
-        self._values = np.zeros((0, len(COUNTERS), _WIDTH))
+        self._values: list[Array] = []
         self._trust = [Trust()] * len(COUNTERS)
         self._costs: dict[int, UnitCosts | None] = {}
         self._predicted: UnitCosts | None = None
@@ -52,7 +52,7 @@ class ShareGrid:
         if end <= begin:
             return
         pieces = self._pieces()
-        edges = np.concatenate([times for _, times, _ in pieces])
+        edges = pieces[0][1] if len(pieces) == 1 else np.concatenate([times for _, times, _ in pieces])
         edges = np.unique(edges[(edges > begin) & (edges <= end)])
         if not self._times:
             edges = np.concatenate(([min(float(times[0]) for _, times, _ in pieces)], edges))
@@ -98,12 +98,13 @@ class ShareGrid:
             seen = [one.assessment for one in mine if one.assessment]
             if not mine:
                 continue
-            sound = np.all([one.sound for one in seen], axis=0) & (not any(one.co_tenant for one in seen))
-            self._trust[place] = Trust(
+            sound = np.all([one.sound for one in seen], axis=0) & (not any(one.co_tenant for one in mine))
+            self._trust[place] = Trust.of(
                 np.mean([fit.class_error for fit in fits], axis=0).tolist(),
                 np.mean([one.spread for one in seen], axis=0).tolist(),
                 sound.tolist(),
                 np.sum([fit.costs for fit in fits], axis=0).tolist(),
+                np.sum([one.typical for one in seen], axis=0).tolist(),
             )
         self._costs.clear()
         self._predicted = UnitCosts.of_fits(self._trust, len({one.hw_id for one in series if one.fit}))
@@ -117,8 +118,10 @@ class ShareGrid:
             if middle > start or end > times[place + 1]:
                 read = self._read(start, middle, end)
             else:
-                if place not in self._costs:
-                    self._costs[place] = self._read(times[place], times[place], times[place + 1])
+                if place not in self._costs:  # most steps lie between two edges, and share what is read there
+                    rows = (self._values[place + 1] - self._values[place]).tolist()
+                    length = times[place + 1] - times[place]
+                    self._costs[place] = UnitCosts.of_stretch(rows, length, self._trust)
                 read = self._costs[place]
             costs = read or costs
         return costs.shares(work) if costs is not None else None
@@ -133,14 +136,16 @@ class ShareGrid:
         return UnitCosts.of_stretch(rows, end - start, self._trust)
 
     def _append(self, edges: Array, more: Array) -> None:
-        values = self._values
-        if len(values):
-            more = more + values[-1]
-        first = bisect_right(self._times, float(edges[-1]) - KEEP_NS)
-        self._times = self._times[first:] + edges.tolist()
-        values = np.concatenate((values[first:], more))
-        self._values = values - values[0]
+        if self._values:
+            more = more + self._values[-1]
+        self._times += edges.tolist()
+        self._values += list(more)
         self._costs.clear()
+        old = bisect_right(self._times, self._times[-1] - KEEP_NS)
+        if old > len(self._times) // 4:  # seldom, and so that the sums never grow large
+            base = self._values[old]
+            self._times = self._times[old:]
+            self._values = [value - base for value in self._values[old:]]
 
     def _at(self, time_ns: float) -> Array:
         times = self._times

@@ -7,7 +7,14 @@ from operator import mul
 from typing import Final
 
 from vtprof_agent.counters.meter import CLASSES, COUNTERS, Share, StepCounters, Work
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, ENCODE_COLUMNS, Row, experts, only_decodes, row_of
+from vtprof_agent.counters.work_curve import (
+    CLASS_COLUMNS,
+    COLUMNS,
+    ENCODE_COLUMNS,
+    experts,
+    only_decodes,
+    row_of,
+)
 from vtprof_schemas import names
 
 COVERED: Final = COLUMNS + len(CLASSES) + 1
@@ -20,7 +27,7 @@ _ALONE: Final = 0.98
 """Share of the amount that one class must have to count as measured."""
 _WHOLE: Final = 0.98
 """Share of a step's time that must lie in windows."""
-_ENCODE, _PREFILL, _DECODE = CLASS_COLUMNS
+_DECODE: Final = CLASS_COLUMNS[2]
 _NO_SHARE: Final = Share(0.0, 0.0, 0.0)
 _NOTHING: Final = (0.0, 0.0, 0.0)
 
@@ -31,28 +38,42 @@ Three = Sequence[float]
 class Trust:
     """How sure the fits of one counter are, by class, over the GPUs of a set."""
 
-    errors: Three = _NOTHING
-    """Relative standard error of the mean."""
+    squares: Three = _NOTHING
+    """Square of the relative error of a step in which no other class ran."""
     spreads: Three = _NOTHING
-    """Relative standard deviation in one window around it."""
+    """Relative standard deviation in one window around the mean."""
     sound: Sequence[bool] = (False, False, False)
     costs: Sequence[float] = (0.0,) * COLUMNS
     """What the fits say that a unit of each column costs, all GPUs together."""
+    typical: Three = _NOTHING
+    """What a step with work of the class is given of it, all GPUs together: less is not known better than that."""
+
+    @classmethod
+    def of(
+        cls, errors: Three, spreads: Three, sound: Sequence[bool], costs: Sequence[float], typical: Three
+    ) -> "Trust":
+        """``errors``: relative standard errors of the means of the classes."""
+        both = zip(errors, spreads, strict=True)
+        squares = [(_STEP * error) ** 2 + spread**2 for error, spread in both]
+        return cls(squares, spreads, sound, costs, typical)
 
 
 class _Counter:
     """What one counter says in a stretch of time."""
 
-    __slots__ = ("decode", "decode_quality", "high", "key", "low", "mix", "sound", "unit", "whole")
+    __slots__ = ("decode", "decode_quality", "half", "key", "mix", "sound", "typical", "unit", "whole")
 
     def __init__(
-        self, key: str, unit: Sequence[float], mix: Three, half: Three, sound: Sequence[bool], whole: bool
+        self, key: str, unit: Sequence[float], mix: Three, half: Three, trust: Trust, whole: bool
     ) -> None:
-        self.key, self.unit, self.mix, self.sound, self.whole = key, unit, mix, sound, whole
-        self.low = [max(1.0 - one, 0.0) for one in half]
-        self.high = [1.0 + one for one in half]
-        self.decode = (*unit[_DECODE], self.low[2], self.high[2])
-        self.decode_quality = self.quality(0.0, 0.0, 1.0)
+        self.key, self.unit, self.mix, self.whole = key, unit, mix, whole
+        self.half, self.sound, self.typical = half, trust.sound, trust.typical
+        cached, request, weights, few, many = unit[_DECODE]
+        self.decode = (key, cached, request, weights, few, many, half[2], self.typical[2])
+        self.decode_quality = names.QUALITY_ESTIMATED
+        if whole and self.sound[2]:
+            alone = mix[2] >= _ALONE
+            self.decode_quality = names.QUALITY_MEASURED if alone else names.QUALITY_ATTRIBUTED
 
     def quality(self, encode: float, prefill: float, decode: float) -> str:
         """Return the label of amounts of the three classes."""
@@ -66,11 +87,12 @@ class _Counter:
 class UnitCosts:
     """What a unit of work of each column is given by each counter, and how sure that is."""
 
-    __slots__ = ("_counters", "_quality", "gpus")
+    __slots__ = ("_counters", "_decode", "_quality", "gpus")
 
     def __init__(self, counters: list[_Counter], gpus: int) -> None:
         """Use ``of_stretch`` or ``of_fits``."""
         self._counters, self.gpus = counters, gpus
+        self._decode = [one.decode for one in counters]
         self._quality = {one.key: one.decode_quality for one in counters}
 
     @classmethod
@@ -95,7 +117,7 @@ class UnitCosts:
                 mix = [one / whole for one in given[:3]]
                 whole_time = covered / length >= _WHOLE * gpus
                 unit = [cost * scale for cost in row[:COLUMNS]]
-                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine.sound, whole_time))
+                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine, whole_time))
         return cls(counters, gpus)
 
     @classmethod
@@ -104,9 +126,9 @@ class UnitCosts:
         counters = []
         for key, mine in zip(COUNTERS, trust, strict=True):
             if any(mine.costs):
-                squares = zip(mine.errors, mine.spreads, strict=True)
-                half = [_Z * sqrt((_STEP * error) ** 2 + 2 * spread**2) for error, spread in squares]
-                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine.sound, False))
+                both = zip(mine.squares, mine.spreads, strict=True)
+                half = [_Z * sqrt(square + spread**2) for square, spread in both]
+                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine, False))
         return cls(counters, gpus) if counters and gpus else None
 
     def shares(self, work: Work) -> StepCounters:
@@ -115,18 +137,20 @@ class UnitCosts:
         if work.decode_requests > 0 and work.decode_context_tokens >= 0 and only_decodes(work):
             requests, context = work.decode_requests, work.decode_context_tokens
             few, many = experts(requests)
-            quality = self._quality
-            for one in self._counters:
-                a, b, c, d, e, low, high = one.decode
-                amount = a * context + b * requests + c + d * few + e * many
-                shares[one.key] = (_NO_SHARE, _NO_SHARE, Share(amount, amount * low, amount * high))
+            for key, cached, request, weights, cost_few, cost_many, half, typical in self._decode:
+                amount = cached * context + request * requests + weights + cost_few * few + cost_many * many
                 if amount <= 0:
-                    quality = {**quality, one.key: one.quality(0.0, 0.0, 0.0)}
-            return StepCounters(shares, quality, self.gpus)
-        row, labels = row_of(work), {}
+                    break
+                within = half * (amount if amount > typical else typical)
+                low = amount - within if amount > within else 0.0
+                shares[key] = (_NO_SHARE, _NO_SHARE, Share(amount, low, amount + within))
+            else:
+                return StepCounters(shares, self._quality, self.gpus)
+        row = row_of(work)
+        labels: dict[str, str] = {}
         for one in self._counters:
             amounts = [sum(map(mul, one.unit[columns], row[columns])) for columns in CLASS_COLUMNS]
-            encode, prefill, decode = map(_share, amounts, one.low, one.high)
+            encode, prefill, decode = map(_share, amounts, one.half, one.typical)
             shares[one.key] = (encode, prefill, decode)
             labels[one.key] = one.quality(*amounts)
         return StepCounters(shares, labels, self.gpus)
@@ -159,11 +183,15 @@ def _means(whole: Sequence[float], part: Sequence[float], columns: slice) -> lis
 
 def _half(trust: Trust, mix: Three) -> list[float]:
     """Return by class half the width of the interval, relative: its own errors, and the others' that went to it."""
-    theirs = [(share * spread) ** 2 for share, spread in zip(mix, trust.spreads, strict=True)]
-    others = sum(theirs)
-    mine = zip(trust.errors, trust.spreads, theirs, strict=True)
-    return [_Z * sqrt((_STEP * error) ** 2 + spread**2 + others - own) for error, spread, own in mine]
+    first, second, third = ((share * spread) ** 2 for share, spread in zip(mix, trust.spreads, strict=True))
+    one, two, three = trust.squares
+    return [
+        _Z * sqrt(one + second + third),
+        _Z * sqrt(two + first + third),
+        _Z * sqrt(three + first + second),
+    ]
 
 
-def _share(amount: float, low: float, high: float) -> Share:
-    return Share(amount, amount * low, amount * high) if amount else _NO_SHARE
+def _share(amount: float, half: float, typical: float) -> Share:
+    within = half * max(amount, typical)
+    return Share(amount, max(amount - within, 0.0), amount + within) if amount else _NO_SHARE

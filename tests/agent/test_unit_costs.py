@@ -1,0 +1,91 @@
+"""UnitCosts: a step's shares are its work times what a unit was given; every number is worked by hand."""
+
+from math import exp, sqrt
+
+import pytest
+
+from vtprof_agent.counters.meter import COUNTERS, Work
+from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
+from vtprof_agent.counters.work_curve import COLUMNS
+from vtprof_schemas import names
+
+DRAM = names.GPU_DRAM_BANDWIDTH_RATIO
+SURE = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
+NONE = [0.0] * (COVERED + 1)
+
+
+def rows(
+    costs: dict[int, float], given: tuple[float, float, float, float], covered: float
+) -> list[list[float]]:
+    """Make the rows of a stretch in which one counter alone was read."""
+    row = [costs.get(column, 0.0) for column in range(COLUMNS)] + [*given, covered]
+    return [row if key == DRAM else NONE for key in COUNTERS]
+
+
+def test_a_decode_step_is_given_by_context_requests_weights_and_experts() -> None:
+    """Two GPUs for 50 ns: costs are over 100 ns, so a unit is 2 / 100 of each; 300 tokens, 6 requests."""
+    costs = UnitCosts.of_stretch(
+        rows({8: 100.0, 9: 200.0, 10: 1000.0, 11: 500.0, 12: 5000.0}, (0.0, 0.0, 90.0, 10.0), 100.0),
+        50.0,
+        [SURE] * 4,
+    )
+    assert costs is not None
+    counters = costs.shares(Work(0, 10, decode_requests=6, decode_context_tokens=300))
+    amount = 300 * 2 + 6 * 4 + 20 + 10 * (1 - exp(-6 / 4)) + 100 * (1 - exp(-6 / 20))
+    encode, prefill, decode = counters.shares[DRAM]
+    assert (encode.amount, prefill.amount) == (0.0, 0.0)
+    assert decode.amount == pytest.approx(amount)
+    # 1.8 standard deviations of 1 % on either side: no other class put anything in.
+    assert (decode.low, decode.high) == pytest.approx((amount * (1 - 0.018), amount * (1 + 0.018)))
+    assert (counters.quality, counters.gpus) == ({DRAM: names.QUALITY_ATTRIBUTED}, 2)
+
+
+def test_other_classes_in_the_windows_widen_the_interval() -> None:
+    """Shares of 10, 20 and 70 % known to 1, 2 and 3 %: beside its own, each has the others' x their share."""
+    trust = Trust.of((0.0,) * 3, (0.01, 0.02, 0.03), (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
+    stretch = rows({0: 50.0, 3: 50.0, 8: 50.0}, (10.0, 20.0, 70.0, 0.0), 50.0)
+    costs = UnitCosts.of_stretch(stretch, 50.0, [trust] * 4)
+    assert costs is not None
+    work = Work(0, 10, patches=3, prefill_tokens=5, decode_requests=1, decode_context_tokens=100)
+    found = [share.high / share.amount - 1 for share in costs.shares(work).shares[DRAM]]
+    assert found == pytest.approx(
+        [
+            1.8 * sqrt(0.01**2 + 0.004**2 + 0.021**2),
+            1.8 * sqrt(0.02**2 + 0.001**2 + 0.021**2),
+            1.8 * sqrt(0.03**2 + 0.001**2 + 0.004**2),
+        ]
+    )
+
+
+def test_a_step_smaller_than_the_typical_one_is_known_no_better() -> None:
+    """100 beside a typical 1000: the interval is 1000 x 1.8 %, whether the step only decodes or not."""
+    trust = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0, 0.0, 1000.0))
+    costs = UnitCosts.of_stretch(rows({8: 50.0}, (0.0, 0.0, 1.0, 0.0), 50.0), 50.0, [trust] * 4)
+    assert costs is not None
+    for tokens in (0, 5):
+        work = Work(0, 10, prefill_tokens=tokens, decode_requests=1, decode_context_tokens=100)
+        decode = costs.shares(work).shares[DRAM][2]
+        assert (decode.low, decode.amount, decode.high) == pytest.approx((82.0, 100.0, 118.0))
+
+
+def test_a_stretch_in_which_windows_miss_is_estimated_and_without_any_there_is_nothing() -> None:
+    """90 % of one GPU's time; none at all."""
+    costs = UnitCosts.of_stretch(rows({8: 45.0}, (0.0, 0.0, 9.0, 0.0), 45.0), 50.0, [SURE] * 4)
+    assert costs is not None
+    counters = costs.shares(Work(0, 10, decode_requests=1, decode_context_tokens=7))
+    assert counters.shares[DRAM][2].amount == pytest.approx(7.0)
+    assert counters.quality == {DRAM: names.QUALITY_ESTIMATED}
+    assert UnitCosts.of_stretch([NONE] * 4, 50.0, [SURE] * 4) is None
+
+
+def test_the_encoders_part_and_the_rest_have_each_their_own_costs() -> None:
+    """A patch costs 3 in the first 10 ns and a token 5 in the other 40; where a part has no window, the whole's."""
+    first = rows({0: 30.0, 3: 10.0}, (1.0, 0.0, 0.0, 0.0), 10.0)
+    rest = rows({0: 40.0, 3: 200.0}, (0.0, 1.0, 0.0, 0.0), 40.0)
+    whole = rows({0: 70.0, 3: 210.0}, (1.0, 1.0, 0.0, 0.0), 50.0)
+    work = Work(0, 50, patches=2, prefill_tokens=7, encode_ns=10)
+    for parts, amounts in (((first, rest), (6.0, 35.0)), (([NONE] * 4, rest), (2 * 70 / 50, 35.0))):
+        costs = UnitCosts.of_stretch(join_parts(whole, *parts), 50.0, [SURE] * 4)
+        assert costs is not None
+        encode, prefill, _ = costs.shares(work).shares[DRAM]
+        assert (encode.amount, prefill.amount) == pytest.approx(amounts)
