@@ -20,7 +20,8 @@ STAGE: Final = "55_step_cost.py"
 """Its place among the SQL stages."""
 
 _TABLE: Final = """
--- One row: one phase's part of one step, by the cost model. No rows when the model is not known.
+-- One row: one phase's part of one step, by the cost model. No rows when the model is not known, and none for windows of
+-- folded iterations that mix phases (`steps.folded`).
 CREATE TABLE step_cost (
     step_id BIGINT,                 -- row of `steps`
     phase VARCHAR,                  -- encode, prefill or decode
@@ -78,7 +79,7 @@ def create_table(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs]) -> None:
-    """Create the table and cost every step that belongs to a group, each by its own model on its own device."""
+    """Create the table and cost every step of a group that is not folded, each by its own model on its own device."""
     create_table(connection)
     for inputs in groups:
         columns = _read_steps(connection, inputs.resource_ids)
@@ -135,7 +136,7 @@ def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
 def _read_steps(
     connection: duckdb.DuckDBPyConnection, resource_ids: frozenset[int] | None
 ) -> dict[str, Floats]:
-    """Return the columns of `steps`, all or those of some resources, as float arrays; NULL is NaN."""
+    """Return the columns of unfolded `steps`, all or those of some resources, as float arrays; NULL is NaN."""
     wanted = [
         "step_id",
         *_WORK_COLUMNS.values(),
@@ -146,7 +147,8 @@ def _read_steps(
     ]
     listed = ", ".join(f"{name}::DOUBLE AS {name}" for name in wanted)
     found = connection.execute(
-        f"SELECT {listed} FROM steps WHERE $all OR list_contains($ids::UBIGINT[], resource_id) ORDER BY step_id",
+        f"SELECT {listed} FROM steps WHERE NOT folded AND ($all OR list_contains($ids::UBIGINT[], resource_id))"
+        " ORDER BY step_id",
         {"all": resource_ids is None, "ids": sorted(resource_ids or ())},
     ).fetchnumpy()
     return {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}

@@ -52,6 +52,8 @@ class Thresholds:
     """Share of the phase's time that the winning class needs to be more than a tendency."""
     above_roof_ratio: float = 1.05
     """Floor over measured time from which a ceiling or the work must be wrong; below it caches and noise can do it."""
+    folded_ratio: float = 0.5
+    """Share of the work or of all iterations from which what was folded away leaves a verdict no more than a tendency."""
     few_steps: int = 5
     """Steps under which there is little data."""
     cpu_ratio: float = 0.5

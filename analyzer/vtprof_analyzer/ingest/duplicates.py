@@ -19,7 +19,8 @@ def remove_duplicates(connection: duckdb.DuckDBPyConnection) -> int:
                         PARTITION BY trace_id, span_id
                         -- The most complete one, whatever the order of reading; of sampled ones that which was kept
                         -- for the surest.
-                        ORDER BY dialect NULLS LAST, coalesce(sampling_ratio, 1) DESC, end_ns DESC NULLS LAST, start_ns, file, hash(spans)
+                        ORDER BY dialect NULLS LAST, coalesce(sampling_ratio, 1) DESC,
+                            end_ns DESC NULLS LAST, start_ns, file, hash(spans)
                     ) AS copy
                     FROM spans
                 ) WHERE copy > 1

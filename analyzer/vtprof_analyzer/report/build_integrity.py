@@ -50,6 +50,9 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         damaged_files=files["damaged"],
         values_out_of_range=files["out_of_range"],
         hook_errors=spans["hook_errors"],
+        folded_iterations=spans["folded_iterations"],
+        sampled_requests=spans["sampled_requests"],
+        estimated_requests=spans["estimated_requests"],
     )
 
 

@@ -10,6 +10,7 @@ from vtprof_analyzer.devices.roofs import Roof
 from vtprof_analyzer.report.build_rows import Row, one, rows
 from vtprof_analyzer.report.model import PhaseRow, RoofPoint
 from vtprof_analyzer.verdict import Counters, PhaseSteps, Verdict, not_judged, too_small
+from vtprof_analyzer.verdict_folded import Folded, despite_folding
 from vtprof_schemas import names
 
 _MJ_PER_J = 1000.0
@@ -19,7 +20,7 @@ _ON_DEVICE = frozenset({names.ENCODE, names.PREFILL, names.DECODE})
 _STEPS = """
 SELECT sum(steps) FILTER (encode_items > 0 OR encode_patches > 0 OR encode_ns > 0)::BIGINT AS encode,
        sum(steps) FILTER (prefill_tokens > 0)::BIGINT AS prefill, sum(steps) FILTER (decode_requests > 0)::BIGINT AS decode
-FROM steps
+FROM steps WHERE NOT folded
 """
 
 
@@ -40,6 +41,7 @@ def build_phases(
     steps = one(connection, _STEPS) | {
         row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")
     }
+    folded = {row["phase"]: Folded(**row) for row in rows(connection, "FROM folded_phases")}
     table = []
     for phase in names.PHASES:
         row = found.get(phase)
@@ -48,8 +50,10 @@ def build_phases(
         time_share = row["duration_ns"] / total if total else None
         share = time_share if phase == names.DECODE else shares.get(phase)
         verdict = _verdict(connection, phase, row, share, roof)
-        if no_cost and phase in _ON_DEVICE and not too_small(phase, share, judge.DEFAULTS):
-            verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
+        if phase in _ON_DEVICE and not too_small(phase, share, judge.DEFAULTS):
+            verdict = despite_folding(verdict, folded.get(phase))
+            if no_cost:
+                verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
         table.append(
             PhaseRow(
                 phase=phase,

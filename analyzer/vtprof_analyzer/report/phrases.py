@@ -95,8 +95,12 @@ def setting(deployment: Deployment) -> str:
 
 
 def volume(report: Report) -> str:
-    """Return how much was read: ``18,204 requests · 3 workers · 30.0 min``."""
-    parts = [counted(report.summary.requests, "request"), counted(report.deployment.workers, "worker")]
+    """Return how much was read: ``18,204 requests · 3 workers · 30.0 min``; of sampled requests, how many there were."""
+    integrity = report.integrity
+    requests = counted(report.summary.requests, "request")
+    if integrity.sampled_requests and integrity.estimated_requests is not None:
+        requests += f" (of about {count(integrity.estimated_requests)})"
+    parts = [requests, counted(report.deployment.workers, "worker")]
     if report.summary.duration_s is not None:
         parts.append(duration(report.summary.duration_s * 1_000))
     return " · ".join(parts)

@@ -22,6 +22,7 @@ REPAIRS: tuple[tuple[str, str, str], ...] = (
     ("ignored_signals", "Logs and other signals", "ignored"),
     ("requests_without_tokens", "Requests without token counts", "not in the token sums"),
     ("requests_without_phases", "Requests without phases", "not in the TTFT budget"),
+    ("folded_iterations", "Iterations folded into mixed windows", "not judged: the agent had shed detail"),
 )
 """Counters of ``Integrity``: field, name, what was done with them."""
 
@@ -54,6 +55,11 @@ def trust(report: Report) -> str:
     ]
     parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
     summary = report.summary
+    if integrity.sampled_requests and integrity.estimated_requests is not None:
+        parts.append(
+            f"sampled: {count(summary.requests)} of about {counted(integrity.estimated_requests, 'request')} kept, all"
+            " slow and failed ones among them; percentiles and shares are of the kept ones, not weighted"
+        )
     if summary.requests_aborted + summary.requests_rejected + summary.requests_error:
         parts.append(f"requests: {outcomes(report)}")
     return " · ".join(parts)

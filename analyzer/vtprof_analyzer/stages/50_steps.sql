@@ -1,10 +1,12 @@
--- One row: one engine iteration, or a window of folded decode iterations: of parallel ranks the first one's report.
+-- One row: one engine iteration, or a window of folded iterations: of parallel ranks the first one's report.
 -- step_id            number of the row, in order of time: joins `step_cost`
 -- resource_id        the process that ran it
 -- start_ns, end_ns   Unix time; a missing or earlier end counts as no time
 -- duration_ns        wall time [ns]; gpu_time_ns: GPU time, NULL on a machine without a GPU
 -- end_missing, negative_duration  whether the end was repaired
 -- steps              iterations folded into the row
+-- folded             several iterations of which some held prefill or encode work, as the agent writes them when it sheds
+--                    detail: whose time is whose cannot be told, so that nothing judges their work
 -- prefill_requests, prefill_tokens, prefill_visual_tokens, prefill_pairs, prefill_visual_pairs  prompt work
 -- decode_requests, decode_context_tokens, decode_visual_tokens  decode work, summed over the iterations
 -- encode_items, encode_patches, encode_pairs, encode_ns, encode_gpu_time_ns  encoder work and time
@@ -21,6 +23,9 @@ SELECT
     gpu_time_ns,
     end_ns IS NULL AS end_missing, coalesce(end_ns < start_ns, false) AS negative_duration,
     greatest(1, coalesce(step_count, 1)) AS steps,
+    coalesce(step_count, 1) > 1
+        AND greatest(step_prefill_requests, step_prefill_tokens, step_encode_items, step_encode_patches, step_encode_ns,
+                     step_encode_gpu_time_ns, 0) > 0 AS folded,
     coalesce(step_prefill_requests, 0) AS prefill_requests,
     coalesce(step_prefill_tokens, 0) AS prefill_tokens,
     coalesce(step_prefill_visual_tokens, 0) AS prefill_visual_tokens,

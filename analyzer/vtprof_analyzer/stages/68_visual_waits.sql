@@ -4,6 +4,7 @@
 -- encode_ns          time between arrival and first token in which the process ran the encoder [ns]
 -- visual_share       visual part of the prompt work that ran during the request's prefill, 0..1: by FLOPs where the
 --                    step's cost is known, else by tokens; NULL when no step held prefill meanwhile
+-- A window of folded iterations does not tell when in it the encoder ran: it is left out.
 -- Each step is cut in two: the encoder first, then the rest, whose work is spread evenly. Running totals over time
 -- make the work between any two moments a difference of two look-ups; joining steps to requests by range would not end.
 CREATE TABLE visual_waits AS
@@ -14,7 +15,7 @@ WITH work AS (
     FROM steps AS s
     JOIN kv_sizes AS k USING (resource_id)
     LEFT JOIN (SELECT step_id, flops, visual_flops FROM step_cost WHERE phase = 'prefill') AS c USING (step_id)
-    WHERE s.duration_ns > 0 AND (s.prefill_tokens > 0 OR s.encode_ns > 0 OR s.encode_gpu_time_ns > 0)
+    WHERE NOT s.folded AND s.duration_ns > 0 AND (s.prefill_tokens > 0 OR s.encode_ns > 0 OR s.encode_gpu_time_ns > 0)
 ), pieces AS (
     SELECT instance, start_ns, encoded_ns AS end_ns, 1.0::DOUBLE AS encoding, 0.0::DOUBLE AS tokens,
            0.0::DOUBLE AS visual_tokens, 0.0::DOUBLE AS flops, 0.0::DOUBLE AS visual_flops

@@ -9,6 +9,9 @@
 -- requests_without_phases    requests without any phase
 -- records_lost, hook_errors  what the agents counted as lost, and faults of the probe's hooks (a request may be missing for
 --                            each): last value of each ring of a process; NULL where none reported
+-- folded_iterations          iterations that were not judged, because windows fold prefill or encode work with others'
+-- sampled_requests           requests that stand for others too (a sampling ratio below 1)
+-- estimated_requests         requests that the kept ones stand for: the sum of 1 / ratio, one without a ratio is itself
 CREATE TABLE integrity AS
 WITH ours AS (
     SELECT
@@ -31,6 +34,11 @@ WITH ours AS (
     FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
     WHERE m.name IN ('vtprof.agent.records_lost', 'vtprof.agent.hook_errors')
     GROUP BY m.name, instance, r.ring_created_ns
+), kept AS (
+    -- Summed in one order, or the rounded sum could differ from run to run.
+    SELECT count(*) FILTER (s.sampling_ratio < 1) AS sampled_requests,
+           coalesce(round(sum(1 / coalesce(s.sampling_ratio, 1) ORDER BY request_key)), 0)::BIGINT AS estimated_requests
+    FROM request_base JOIN spans AS s USING (trace_id, span_id)
 )
 SELECT
     ours.* REPLACE (ours.negative_duration
@@ -41,5 +49,7 @@ SELECT
     (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))
         AS requests_without_phases,
     (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.records_lost') AS records_lost,
-    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors
-FROM ours, phase_spans, joined;
+    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors,
+    (SELECT coalesce(sum(steps), 0)::BIGINT FROM steps WHERE folded) AS folded_iterations,
+    kept.*
+FROM ours, phase_spans, joined, kept;
