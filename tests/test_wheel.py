@@ -65,6 +65,7 @@ def test_image_of_the_agent_needs_only_the_agents_own_packages(bare_python: Path
         "opentelemetry-exporter-otlp-json-common",
         "opentelemetry-exporter-otlp-proto-common",
         "requests",
+        "urllib3",
         "opentelemetry-sdk",
         "prometheus-client",
         "psutil",

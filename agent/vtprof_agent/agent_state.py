@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vtprof_agent.budget import LEVELS
 from vtprof_agent.config import without_secrets
 from vtprof_agent.progress_store import LOCK_FILE
+from vtprof_agent.regular_file import open_regular
 from vtprof_agent.samplers.sampler import Device
 from vtprof_schemas.printable import one_line
 from vtprof_schemas.units import NS_PER_S
@@ -173,7 +174,7 @@ def look(ring_dir: Path, unix_ns: int) -> Seen:
     alive = _locked(ring_dir / LOCK_FILE)
     path = ring_dir / STATE_FILE
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open_regular(path, os.O_RDONLY)
         with os.fdopen(file, "rb") as opened:
             document = json.loads(opened.read(_MOST_BYTES))
         if document["version"] != _FORMAT_VERSION or not isinstance(document["agent"], dict):
@@ -191,7 +192,7 @@ def look(ring_dir: Path, unix_ns: int) -> Seen:
 def _locked(path: Path) -> bool | None:
     """Tell whether somebody holds the lock, by trying it: for that instant an agent that starts would be refused."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     except OSError:

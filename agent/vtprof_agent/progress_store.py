@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vtprof_agent.follower import Progress
 from vtprof_agent.inbox.cursors import CursorStore
+from vtprof_agent.regular_file import open_regular
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
@@ -61,10 +62,10 @@ def claim(ring_dir: Path) -> int:
             ring_dir.mkdir(parents=True, mode=0o700)
             if os.environ.get(names.ENV_RING_GROUP):
                 _open_to_group(ring_dir, os.environ[names.ENV_RING_GROUP])
-        lock = os.open(ring_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_regular(ring_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise BackendError(
-            f"{ring_dir}: cannot be used as ring folder: {error.strerror}; give --ring-dir"
+            f"{error.filename or ring_dir}: cannot be used as ring folder: {error.strerror}; give --ring-dir"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

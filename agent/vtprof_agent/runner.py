@@ -95,6 +95,8 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
 
 
 def _sampling(config: Config, meter: RollingMeter) -> Sampling | None:
+    if config.dcgm_url is not None:
+        page_url(config.dcgm_url, "--dcgm-url", "http://127.0.0.1:9400/metrics")
     if not config.sample_s:
         return None
     return Sampling.start(

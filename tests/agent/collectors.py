@@ -1,13 +1,14 @@
 """Collectors for the agent's tests: real HTTP and gRPC servers that take, refuse or hang, and say what they were sent."""
 
 import gzip
+import socket
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,38 @@ def wait_for(reached: Callable[[], object], within_s: float = 30.0) -> None:
     while not reached():
         assert time.monotonic() < deadline, "not reached in time"
         time.sleep(0.005)
+
+
+@contextmanager
+def dripping(begun: bytes, most_s: float = 15.0) -> Iterator[str]:
+    """Give the URL of a server whose answers begin so and go on byte by byte, each sooner than any timeout."""
+    over, read_to_the_end = threading.Event(), threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(begun)
+            for _ in range(int(most_s / 0.02)):
+                connection.sendall(b"x")
+                if over.wait(0.02):
+                    return
+            read_to_the_end.set()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            assert not read_to_the_end.is_set(), "an answer without end was waited for"
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
 
 
 class Seen:

@@ -48,6 +48,15 @@ def test_exec_returns_the_childs_code(tmp_path: Path, command: list[str], code: 
     assert done.stderr.count("\n") == (1 if code in (126, 127) else 0)
 
 
+@pytest.mark.parametrize("url", ["ftp://h:9400/metrics", "h:9400", "http://"])
+@pytest.mark.parametrize("sample_s", ["0", "1"])
+def test_a_dcgm_page_that_is_no_url_ends_the_start(tmp_path: Path, url: str, sample_s: str) -> None:
+    folders = ["--out", str(tmp_path), "--ring-dir", str(tmp_path / "rings")]
+    done = _agent("run", *folders, "--dcgm-url", url, environment={"VTPROF_AGENT_SAMPLE_S": sample_s})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--dcgm-url {url!r}: not an http(s) URL; give one such as http://127.0.0.1:9400" in done.stderr
+
+
 def test_exec_in_which_nothing_was_recorded_says_so_and_leaves_no_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vtprof_agent", "exec", "--", "true"],

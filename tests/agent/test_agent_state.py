@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +25,12 @@ from vtprof_agent.agent_state import (
     look,
 )
 from vtprof_agent.counters.rolling import CounterState
-from vtprof_agent.progress_store import claim
+from vtprof_agent.follower import Progress
+from vtprof_agent.progress_store import CURSORS_FILE, LOCK_FILE, ProgressStore, claim
+from vtprof_agent.regular_file import open_regular
 from vtprof_agent.samplers.sampler import Device
 from vtprof_schemas import names
+from vtprof_schemas.errors import BackendError
 
 S = 1_000_000_000
 NOW = 1_900_000_000 * S
@@ -171,3 +176,44 @@ def test_the_command_shows_it_as_text_and_json(tmp_path: Path) -> None:
         10_000,
     )
     os.close(lock)
+
+
+@pytest.fixture
+def never_waits() -> Iterator[None]:
+    """Fail a test that waits for the other end of a FIFO."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("it waits for the other end of a FIFO")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("never_waits")
+def test_a_fifo_in_place_of_a_file_is_a_line_and_no_wait(tmp_path: Path) -> None:
+    for name in (STATE_FILE, LOCK_FILE, CURSORS_FILE):
+        os.mkfifo(tmp_path / name)
+    seen = look(tmp_path, NOW)
+    assert (seen.alive, seen.lines()) == (
+        None,
+        [f"agent of {tmp_path}: {STATE_FILE} cannot be read: not a regular file"],
+    )
+    with pytest.raises(BackendError, match=f"{LOCK_FILE}: cannot be used as ring folder: not a regular file"):
+        claim(tmp_path)
+    store = ProgressStore(tmp_path)
+    assert store.get("r") is None and "not a regular file" in str(store.problem)
+    store.save({"r": Progress(5)})
+    assert ProgressStore(tmp_path).get("r") == Progress(5)
+    write(tmp_path)
+    assert look(tmp_path, NOW).age_s == 0
+
+
+@pytest.mark.usefixtures("never_waits")
+def test_a_device_or_a_link_in_place_of_the_cursors_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / CURSORS_FILE).symlink_to("/dev/zero")
+    assert ProgressStore(tmp_path).problem is not None
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(Path("/dev/zero"), os.O_RDONLY)

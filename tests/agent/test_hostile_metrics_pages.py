@@ -4,9 +4,11 @@ import logging
 import threading
 
 import pytest
+from collectors import dripping
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 
 from vtprof_agent.engine_metrics import page as page_module
+from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.page import read_page
 from vtprof_agent.engine_metrics.scraper import FAILED, LEFT_OUT, SCRAPES, EngineScraper
 from vtprof_agent.metric_points import metrics_data
@@ -116,3 +118,17 @@ def test_the_stop_does_not_wait_for_a_reading_without_end(monkeypatch: pytest.Mo
     found.close()
     assert found.counts()[SCRAPES] == 0, "it was still under way"
     never.set()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n15f90\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Header: ",
+    ],
+)
+def test_a_page_that_drips_is_given_up_at_its_deadline(begun: bytes) -> None:
+    refused = pytest.raises(Unreadable, match=r"within 0\.3 s")
+    with dripping(begun) as url, near_session() as session, refused:
+        fetch(session, url, read_s=0.3)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from collectors import Seen, batch, http_collector, ids, make_certificate, metrics, wait_for
+from collectors import Seen, batch, dripping, http_collector, ids, make_certificate, metrics, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def test_a_batch_that_the_collector_refuses_is_dropped_and_the_next_arrives() ->
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
-def test_an_answer_that_is_no_success_delivers_nothing_and_is_counted(status: int) -> None:
+def test_a_redirect_is_not_followed_and_the_batch_kept_until_it_is_gone(status: int) -> None:
     with http_collector() as seen:
         seen.answers = [status, status]
         seen.answer_headers = {"Location": "/elsewhere"}
@@ -56,8 +56,8 @@ def test_an_answer_that_is_no_success_delivers_nothing_and_is_counted(status: in
         destination.submit(batch(1))
         destination.submit(batch(2))
         destination.close(20.0)
-        assert (seen.spans, seen.calls) == ([], ["traces"] * 2)
-        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (4, 0)
+        assert (seen.spans, seen.calls) == (ids(1, 2), ["traces"] * 4)
+        assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (0, 4)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
@@ -289,6 +289,23 @@ def test_the_password_of_an_endpoint_is_sent_and_never_logged(caplog: pytest.Log
 def test_a_server_that_speaks_no_http_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport = HttpTransport(f"http://127.0.0.1:{listener.getsockname()[1]}", 0.2)
+        (parcel,) = encode(batch(1)).parcels
+        assert transport.send(parcel).outcome is Outcome.RETRY
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2328\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Header: ",
+        b"HTTP/1.1 200 ",
+    ],
+)
+def test_an_answer_that_drips_is_given_up_at_the_timeout_and_comes_again(begun: bytes) -> None:
+    with dripping(begun) as url:
+        transport = HttpTransport(url, 0.3)
         (parcel,) = encode(batch(1)).parcels
         assert transport.send(parcel).outcome is Outcome.RETRY
         transport.close()

@@ -60,9 +60,9 @@ def made_spans(count: int = 1, resource: dict[str, Any] | None = None) -> Sequen
     for number in range(count):
         with tracer.start_as_current_span(f"outer {number}", kind=trace.SpanKind.SERVER) as outer:
             outer.add_event("happened", {"k": 2.5}, timestamp=77)
-            outer.set_status(trace.StatusCode.ERROR, "why")
+            outer.set_status(trace.StatusCode.ERROR)
             link = trace.Link(outer.get_span_context(), {"l": "v"})
-            attributes = {"text": "ü", "int": 2**62, "float": 0.5, "flag": True, "list": ["a", "b"]}
+            attributes = {"word": "ü", "int": 2**62, "float": 0.5, "flag": True, "list": ["a", "b"]}
             with tracer.start_as_current_span("inner", links=[link], attributes=attributes):
                 pass
     return memory.get_finished_spans()

@@ -20,7 +20,7 @@ from test_otlp_receive import CAPTURE, made_spans
 
 from vtprof_agent.config import Config
 from vtprof_agent.listening import Guard
-from vtprof_agent.receiver.content import is_content, is_content_event, is_content_text
+from vtprof_agent.receiver.content import is_content, is_content_event, is_content_text, is_free_text
 from vtprof_agent.receiver.decode import LEFT_OUT, decode
 from vtprof_agent.receiver.intake import CONTENTS, MALFORMED, RECEIVED, Intake
 from vtprof_agent.receiver.otlp_json import parse_json
@@ -93,11 +93,15 @@ CONTENT_KEYS = [
     "traceloop.entity.input", "traceloop.entity.output", "traceloop.association.properties.user", "Gen_AI.Prompt",
     "langfuse.observation.input", "langfuse.trace.output", "mlflow.spanInputs", "mlflow.spanOutputs", "ai.prompt.messages",
     "ai.response.text", "ai.response.toolCalls", "ai.toolCall.args", "http.request.body", "vllm.prompt_token_ids",
+    "exception.message", "exception.stacktrace", "error.message", "user.question", "rag.query", "app.answer",
+    "chat.text", "my.prompt_text", "my.system_prompt", "raw.input", "raw.inputs.0", "raw.output", "raw.outputs", "query",
+    "raw.completion", "log.llm_request", "log.llm_response", "http.request_body", "http.response_body", "Final.Answer",
 ]  # fmt: skip
 PLAIN = {
     "gen_ai.usage.prompt_tokens": 12, "gen_ai.usage.completion_tokens": 7, "gen_ai.request.id": "cmpl-1",
     "gen_ai.request.model": "m", "gen_ai.operation.name": "chat", "gen_ai.response.finish_reasons": ["stop"],
-    "gen_ai.output.type": "text", "gen_ai.input.tokens": 4, "exception.message": "out of memory", "vtprof.tokens.audio": 5,
+    "gen_ai.output.type": "text", "gen_ai.input.tokens": 4, "exception.type": "ValueError",
+    "vtprof.tokens.audio": 5,
     "gen_ai.prompt.tokens": 9, "input.mime_type": "text/plain", "openinference.span.kind": "LLM",
     "http.request.header.content-type": "application/json", "traceloop.workflow.name": "w", "code.file.path": "/a/b.py",
     "vtprof.model.config": '{"hidden_size": 4096, "torch_dtype": "bfloat16"}',
@@ -134,7 +138,7 @@ def test_media_are_content_under_any_key(value: Any) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=400) | st.text(alphabet="0123456789abcdef", max_size=400))
+@given(st.text(max_size=256) | st.text(alphabet="0123456789abcdef", max_size=256))
 def test_short_text_without_a_data_url_is_not_taken_for_media(text: str) -> None:
     assert is_content_text(text) == (";base64," in text.lower() and "data:" in text.lower())
 
@@ -152,6 +156,39 @@ def test_content_events_are_known_and_others_stay() -> None:
         assert is_content_event(name)
     for name in ("exception", "first_token", "scheduled", "request completion"):
         assert not is_content_event(name)
+        assert not is_free_text(name)
+    for name in ("What is my password?", "tell me all you know about me", "x" * 65, "two\nlines", "病歴"):
+        assert is_free_text(name)
+
+
+def test_long_text_is_content_unless_its_key_is_of_a_model_or_a_configuration() -> None:
+    prose = "a patient of ours said " * 12
+    assert len(prose) > 256
+    for value in (prose, ["short", prose], {"inner": prose}):
+        assert is_content("custom.note", value)
+    assert not is_content("custom.note", prose[:256])
+    for key in (names.MODEL_CONFIG, names.ENGINE_CONFIG, "process.command_line", "gen_ai.request.model"):
+        assert not is_content(key, prose)
+        assert is_content(key, PNG)
+
+
+def test_texts_of_errors_and_events_that_are_text_go_no_further() -> None:
+    request = encode_spans(made_spans(1))
+    for span in request.resource_spans[0].scope_spans[0].spans:
+        span.status.code, span.status.message = 2, "cannot answer secret"
+        event = span.events.add(name="exception")
+        for key in ("exception.type", "exception.message", "exception.stacktrace"):
+            event.attributes.add(key=key).value.string_value = "E" if key.endswith("type") else "of secret"
+        span.events.add(name="the user wrote secret, and more")
+    intake = Intake()
+    intake.offer(request, 1)
+    spans = intake.take()
+    assert b"secret" not in encode_spans(spans).SerializeToString()
+    assert intake.counts()[CONTENTS] == 2 * 4
+    for span in spans:
+        assert (span.status.status_code.name, span.status.description) == ("ERROR", LEFT_OUT)
+        exception, told = span.events[-2:]
+        assert (dict(exception.attributes or {}), told.name) == ({"exception.type": "E"}, LEFT_OUT)
 
 
 def test_a_span_loses_its_content_wherever_it_stands_and_keeps_the_rest() -> None:
@@ -175,7 +212,7 @@ def test_a_span_loses_its_content_wherever_it_stands_and_keeps_the_rest() -> Non
     assert {span.status.description for span in spans} == {LEFT_OUT}
     assert all("kept" in {event.name for event in span.events} for span in spans)
     assert {key for span in spans for key in span.attributes or ()} == {
-        "text",
+        "word",
         "int",
         "float",
         "flag",
@@ -183,9 +220,10 @@ def test_a_span_loses_its_content_wherever_it_stands_and_keeps_the_rest() -> Non
     }
 
 
-def test_what_vllm_really_sends_holds_no_content_and_loses_nothing() -> None:
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_what_engines_really_send_holds_no_content_and_loses_nothing(engine: str) -> None:
     intake = Intake()
-    for line in CAPTURE.read_bytes().splitlines():
+    for line in (CAPTURE.parents[1] / engine / "traces.jsonl").read_bytes().splitlines():
         intake.offer(parse_json(line), len(line))
     assert intake.counts()[RECEIVED] > 10
     assert intake.counts()[CONTENTS] == 0

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtprof_agent.inbox.decoder import decode
-from vtprof_agent.inbox.ring_header import parse_info
+from vtprof_agent.inbox.ring_header import RingFile, RingState, parse_info
 from vtprof_agent.inbox.ring_reader import Batch, RingReader
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
@@ -395,6 +395,44 @@ def test_identity_and_control_word(ring: Ring) -> None:
     assert ring.writer.control() == (1, True)
     with pytest.raises(ValueError, match="detail level"):
         ring.reader.set_control(4)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(0, 2**63), (0, 2**48 + 1), (1, 2**64 - 1), (2, 10**18), (2, 2**63)],
+    ids=["dropped", "dropped-48", "errors", "time", "time-63"],
+)
+def test_counters_of_the_writer_that_cannot_be_leave_the_former_ones_and_are_said_once(
+    at: int, value: int, ring: Ring, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [3, 2, 5_000_000]
+    ring.poke(200, struct.pack("<QQQ", *good))
+    expected = RingState(False, *good)
+    assert ring.reader.state() == expected
+    damaged = [*good]
+    damaged[at] = value
+    ring.poke(200, struct.pack("<QQQ", *damaged))
+    assert [ring.reader.state() for _ in range(3)] == [expected] * 3
+    (said,) = [one.getMessage() for one in caplog.records if "cannot be" in one.getMessage()]
+    assert said.startswith(f"{ring.path.name}: ") and str(value) in said
+    ring.poke(200, struct.pack("<QQQ", 4, 2, 6_000_000))
+    assert ring.reader.state() == RingState(False, 4, 2, 6_000_000)
+
+
+def test_the_probe_s_time_grows_no_faster_than_64_threads_can_spend_it(ring: Ring) -> None:
+    clock = Clock()
+    clock.now_ns = ring.reader.identity.created_ns
+    file = RingFile(ring.path, clock)
+    second = 10**9
+    # One second of grace: a hook tells its time when it ends.
+    for passed_s, spent_s, taken_s in ((1, 129, 0), (1, 128, 128), (2, 128 + 192, 128), (3, 256, 256)):
+        clock.now_ns = ring.reader.identity.created_ns + passed_s * second
+        ring.poke(216, struct.pack("<Q", spent_s * second))
+        assert file.state().probe_ns == taken_s * second, passed_s
+    clock.now_ns = 0
+    ring.poke(216, struct.pack("<Q", 2**60))
+    assert file.state().probe_ns == 2**60
+    file.close()
 
 
 def test_half_written_blocks_leave_the_last_good_values(ring: Ring) -> None:

@@ -5,9 +5,12 @@ from typing import Final
 
 import requests
 
+from vtprof_agent.whole_answer import limit_answers
+
 TIMEOUT_S: Final = 3.0
+"""To connect."""
 READ_S: Final = 10.0
-"""For the whole page, however slowly it trickles."""
+"""For the whole answer, however slowly it trickles."""
 MAX_BYTES: Final = 16 << 20
 
 
@@ -17,7 +20,7 @@ class Unreadable(Exception):
 
 def near_session() -> requests.Session:
     """Return a session for servers nearby."""
-    session = requests.Session()
+    session = limit_answers(requests.Session())
     session.trust_env = False  # no proxy, no password file
     session.headers["Accept-Encoding"] = "identity"
     return session
@@ -27,7 +30,7 @@ def fetch(session: requests.Session, url: str, read_s: float = READ_S, max_bytes
     """Return the text of a page; raises Unreadable."""
     deadline = time.monotonic() + read_s
     try:
-        with session.get(url, stream=True, timeout=TIMEOUT_S, allow_redirects=False) as response:
+        with session.get(url, stream=True, timeout=(TIMEOUT_S, read_s), allow_redirects=False) as response:
             if response.status_code != 200:
                 raise Unreadable(f"answered {response.status_code}")
             body = bytearray()
@@ -38,9 +41,10 @@ def fetch(session: requests.Session, url: str, read_s: float = READ_S, max_bytes
                 if time.monotonic() > deadline:
                     raise Unreadable(f"not read within {read_s:g} s")
     except requests.ConnectionError as error:
-        raise Unreadable("cannot connect") from error
+        late = time.monotonic() > deadline
+        raise Unreadable(f"not read within {read_s:g} s" if late else "cannot connect") from error
     except requests.Timeout as error:
-        raise Unreadable(f"no answer within {TIMEOUT_S:g} s") from error
+        raise Unreadable(f"no answer within {read_s:g} s") from error
     except requests.RequestException as error:
         raise Unreadable(f"cannot be read ({type(error).__name__})") from error
     return body.decode("utf-8", "replace")

@@ -39,7 +39,7 @@ FAILED: Final = "vtprof_agent_engine_scrapes_failed_total"
 LEFT_OUT: Final = "vtprof_agent_engine_values_left_out_total"
 
 
-def page_url(text: str) -> str:
+def page_url(text: str, flag: str = FLAG, example: str = "http://127.0.0.1:8000/metrics") -> str:
     """Return the URL of a metrics page; /metrics is the path when none is given. Raises ConfigError."""
     try:
         parts = urlsplit(text)
@@ -47,9 +47,7 @@ def page_url(text: str) -> str:
     except ValueError:
         sound = False
     if not sound or not text.isprintable() or " " in text or parts.fragment:
-        raise ConfigError(
-            f"{FLAG} {text!r}: not an http(s) URL; give one such as http://127.0.0.1:8000/metrics"
-        )
+        raise ConfigError(f"{flag} {text!r}: not an http(s) URL; give one such as {example}")
     return urlunsplit(parts._replace(path=parts.path if parts.path not in ("", "/") else "/metrics"))
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import Parcel, Signal
@@ -20,6 +21,7 @@ from vtprof_agent.export.transport import (
     partial_success,
     shown,
 )
+from vtprof_agent.whole_answer import limit_answers
 
 RETRYABLE: Final = frozenset((401, 403, 404, 408, 429))
 """Statuses of a Collector that is not ready, not yet configured for us, or asks to slow down."""
@@ -42,7 +44,10 @@ class HttpTransport:
     def __init__(
         self, endpoint: str, timeout_s: float, token_file: Path | None = None, ca_file: Path | None = None
     ) -> None:
-        """Prepare; connects with the first message. Raises ConfigError."""
+        """Prepare; connects with the first message. Raises ConfigError.
+
+        ``timeout_s`` is for the connection and again for the whole answer, however slowly it comes.
+        """
         self._urls = dict(zip(Signal, signal_urls(endpoint), strict=True))
         parts = urlsplit(endpoint)
         self.target = shown(parts)
@@ -58,7 +63,7 @@ class HttpTransport:
             for signal in Signal
         }
         self._timeout_s = timeout_s
-        self._session = requests.Session()
+        self._session = limit_answers(requests.Session())
         if self._token is not None and parts.scheme == "http":
             self._session.trust_env = False  # no proxy: it would see the token
 
@@ -72,7 +77,7 @@ class HttpTransport:
             except requests.ConnectionError:
                 # A connection that idled was closed by the other side; where that is not so, this fails as well.
                 return self._post(parcel)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             return Answer(Outcome.RETRY, _said(error))
 
     def _post(self, parcel: Parcel) -> Answer:
@@ -111,7 +116,8 @@ def _answer(signal: Signal, response: requests.Response) -> Answer:
     reason = f"HTTP status {status}"
     if signal is Signal.METRICS and status == NO_METRICS:
         return Answer(Outcome.REFUSED, reason)
-    if status in RETRYABLE or not 300 <= status < 500:
+    if status in RETRYABLE or not 400 <= status < 500:
+        # A redirect is not followed, it would take the token elsewhere: of a proxy before login, it passes.
         return Answer(
             Outcome.RETRY, reason, wait_s=retry_after_s(response.headers.get("Retry-After"), time.time())
         )

@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from vtprof_agent.regular_file import open_regular
 from vtprof_schemas.errors import BackendError
 
 _FORMAT_VERSION = 1
@@ -21,7 +22,8 @@ class CursorStore:
         """Why stored cursors could not be used, in one line; None when all is well."""
         self._cursors: dict[str, int] = {}
         try:
-            self._cursors = _parse(path.read_bytes())
+            with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+                self._cursors = _parse(file.read())
         except FileNotFoundError:
             pass
         except (OSError, ValueError, RecursionError) as error:

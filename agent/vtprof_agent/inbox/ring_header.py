@@ -5,20 +5,30 @@ The file is read with ``pread`` and not mapped: a writer that truncates it then 
 
 import errno
 import json
+import logging
 import math
 import os
 import stat
+import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtprof_schemas import names, records
 from vtprof_schemas.errors import BackendError
+from vtprof_schemas.units import NS_PER_S
 
+logger = logging.getLogger(__name__)
 InfoValue = int | float | str
 
 _ATTEMPTS = 8
 """Reads of a block that its writer may be changing just then; each takes microseconds."""
+_MOST_COUNTED = 1 << 48
+"""Of records dropped and of hook errors: at a million a second it takes nine years."""
+_MOST_THREADS = 64
+"""Of a process in the probe's hooks at a time: so much faster than the clock its time there may grow."""
+_MOST_PROBE_NS = 1 << 60
 _OUR_LIMITS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _KNOWN_INFO = {
     key: attribute
@@ -88,9 +98,12 @@ class RingFile:
     Opening one also raises the OSErrors that tell of this process and not of the file: too many open files, no memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         """Open and check the file; it is left alone otherwise."""
         self.path = path
+        self._clock_ns = clock_ns
+        self._state_ns: int | None = None
+        self._damage_said = False
         self.writable = True
         self._info: RingInfo | None = None
         self._anchor: ClockAnchor | None = None
@@ -136,12 +149,26 @@ class RingFile:
             done += got
 
     def state(self) -> RingState:
-        """Return the writer's counters; they never go back."""
+        """Return the writer's counters; they never go back, and those that cannot be leave the former ones."""
         closed, *counters = records.STATE.unpack(self._read(records.STATE_OFFSET, records.STATE.size))
-        last = self._state
+        last, now_ns = self._state, self._clock_ns()
         seen = (last.dropped, last.hook_errors, last.probe_ns)
-        self._state = RingState(last.closed or closed == 1, *map(max, seen, counters))
+        possible = max(counters[:2]) <= _MOST_COUNTED and counters[2] <= self._most_probe_ns(now_ns)
+        if possible:
+            self._state_ns = now_ns
+        elif not self._damage_said:
+            self._damage_said = True
+            told = "%s: the probe's own counters cannot be (%d dropped, %d errors, %d ns) and are not used; said once"
+            logger.warning(told, self.path.name, *counters)
+        self._state = RingState(last.closed or closed == 1, *map(max, seen, counters if possible else seen))
         return self._state
+
+    def _most_probe_ns(self, now_ns: int) -> int:
+        """Return what the probe's time can have come to: the block has no checksum."""
+        since_ns = self.identity.created_ns if self._state_ns is None else self._state_ns
+        if since_ns > now_ns:
+            return _MOST_PROBE_NS  # by the clock of an earlier boot, or of another time namespace
+        return self._state.probe_ns + _MOST_THREADS * (now_ns - since_ns + NS_PER_S)
 
     def anchor(self) -> ClockAnchor | None:
         """Return the newest clock anchor, or None before the first."""

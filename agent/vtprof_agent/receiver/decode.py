@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from vtprof_agent.receiver.content import is_content, is_content_event, is_content_text
+from vtprof_agent.receiver.content import is_content, is_content_event, is_content_text, is_free_text
 from vtprof_agent.resource import RingResource
 from vtprof_schemas import names
 
@@ -131,7 +131,7 @@ class _Decoder:
         if len(span.parent_span_id) == 8 and any(span.parent_span_id):
             parent = _context(span.trace_id, span.parent_span_id, remote=bool(span.flags & _REMOTE))
         return ReadableSpan(
-            name=self._text(span.name),
+            name=self._text(span.name, is_content_text),
             context=_context(span.trace_id, span.span_id, span.trace_state),
             parent=parent,
             resource=resource,
@@ -146,7 +146,7 @@ class _Decoder:
             ],
             kind=_KINDS.get(span.kind, SpanKind.INTERNAL),
             status=Status(
-                _CODES.get(span.status.code, StatusCode.UNSET), self._text(span.status.message) or None
+                _CODES.get(span.status.code, StatusCode.UNSET), self._left_out(span.status.message) or None
             )
             if span.status.code == StatusCode.ERROR.value
             else Status(_CODES.get(span.status.code, StatusCode.UNSET)),
@@ -168,13 +168,18 @@ class _Decoder:
     def _events(self, span: Span) -> list[Event]:
         kept = [event for event in span.events if not is_content_event(event.name)]
         self.contents += len(span.events) - len(kept)
-        return [Event(self._text(e.name), self.attributes(e.attributes), e.time_unix_nano) for e in kept]
+        return [
+            Event(self._text(e.name, is_free_text), self.attributes(e.attributes), e.time_unix_nano)
+            for e in kept
+        ]
 
-    def _text(self, text: str) -> str:
-        if not is_content_text(text):
-            return text
-        self.contents += 1
-        return LEFT_OUT
+    def _text(self, text: str, is_content: Callable[[str], bool]) -> str:
+        return self._left_out(text) if is_content(text) else text
+
+    def _left_out(self, text: str) -> str:
+        """Return what stands for a text that goes no further; an empty one is none."""
+        self.contents += bool(text)
+        return LEFT_OUT if text else text
 
 
 def _pid(value: object) -> int | None:
