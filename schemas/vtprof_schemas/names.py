@@ -491,11 +491,16 @@ GPU_PCIE_RX_BYTES_PER_S = _attribute(
     "vtprof.gpu.pcie_rx_bytes_per_s", DOUBLE, "B/s", "gpu", "PCIe traffic to the GPU (metric)", "3.4e8"
 )
 GPU_SOURCE = _attribute(
-    "vtprof.gpu.source", STRING, "", "gpu", "who told: nvml, gpm, dcgm or amd (on metric points)", "gpm"
+    "vtprof.gpu.source",
+    STRING,
+    "",
+    "gpu",
+    "who told, an attribute of metric points: nvml, gpm, dcgm or amd (metric)",
+    "gpm",
 )
 GPU_INTERVAL_NS = _attribute(
     "vtprof.gpu.interval_ns", INT, "ns", "gpu",
-    "the window that a value is the mean over, as its source makes it (on metric points)", "100000000",
+    "the window that a value is the mean over, as its source makes it; of metric points (metric)", "100000000",
 )  # fmt: skip
 _INTEGRALS: Tuple[Tuple[str, str], ...] = (
     (GPU_DRAM_BANDWIDTH_RATIO, "dram_bandwidth"),

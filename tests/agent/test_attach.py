@@ -349,7 +349,7 @@ def test_a_process_with_its_own_mounts_needs_a_shared_ring_folder() -> None:
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
     outer = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHON": sys.executable, "PROGRAM": SERVER},
+        env={**os.environ, "PYTHON": os.path.realpath(sys.executable), "PROGRAM": SERVER},
     )  # fmt: skip
     try:
         assert outer.stdout and outer.stderr
