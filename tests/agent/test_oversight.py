@@ -1,0 +1,98 @@
+"""What the budget decides reaches the rings that are followed, and what the agent tells of itself leaves on time."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.budget import Budget, Verdict
+from vtprof_agent.follower import RingFollower
+from vtprof_agent.inbox.ring_reader import RingReader
+from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.observer import Observer
+from vtprof_agent.oversight import Account, Oversight
+from vtprof_agent.processes import Processes
+from vtprof_agent.resource import agent_resource
+from vtprof_agent.ring_totals import RingTotals
+from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import names
+
+SECOND = 1_000_000_000
+NODE = agent_resource("agent-test")
+
+
+class Decided(Budget):
+    """A budget whose verdict is given, and which notes what it was asked with."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(0, 0, 0)
+        self.level = level
+        self.asked: list[dict[str, int]] = []
+
+    def look(self, now_ns: int, cpu_s: float, rss_bytes: float, probe_ns: Any) -> Verdict:
+        self.asked.append(dict(probe_ns))
+        return Verdict(self.level, "said once" if len(self.asked) == 1 else None)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> RingWriter:
+    return RingWriter.create(str(tmp_path), 64, "all", 0, {names.DEVICE_KIND: "cpu"})
+
+
+def follow(writer: RingWriter) -> RingFollower:
+    return RingFollower(RingReader.open(Path(writer.path)), AssemblySettings(), {})
+
+
+def test_the_level_reaches_the_process_and_is_taken_back_when_the_agent_leaves(
+    writer: RingWriter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring, budget = follow(writer), Decided(2)
+    writer.add_probe_ns(123)
+    ring.refresh()
+    oversight = Oversight(tmp_path, "test", budget)
+    observer = Observer(NODE, Metrics("test"), oversight=oversight, sample_s=0, series_s=0)
+    observer.turn(SECOND, 0, [ring])
+    assert budget.asked == [{Path(writer.path).name: 123}]
+    assert (writer.control(), ring.detail) == ((2, False), 2)
+    assert [record.getMessage() for record in caplog.records] == ["said once"]
+    observer.turn(SECOND + SECOND // 2, 0, [ring])
+    assert len(budget.asked) == 1  # once a second
+    observer.leave(ring)
+    assert (writer.control(), ring.detail) == ((3, False), 3)
+    observer.follow(ring)  # a ring that is new while the level is low
+    assert writer.control() == (2, False)
+
+
+def test_series_leave_each_period_and_with_the_last_flush(tmp_path: Path) -> None:
+    observer = Observer(NODE, Metrics("test"), sample_s=0, series_s=10.0)
+    told = [observer.data((), at * SECOND, 0) is not None for at in (0, 5, 10, 19)]
+    assert told == [True, False, True, False]
+    assert observer.data((), 19 * SECOND, 0, last=True) is not None
+
+
+def test_points_of_the_agent_tell_its_losses_and_level(tmp_path: Path) -> None:
+    outbox = SimpleNamespace(spans_dropped=3)
+    destinations = cast(
+        Any,
+        [SimpleNamespace(outbox=outbox, spool_bytes=70), SimpleNamespace(outbox=outbox, spool_bytes=None)],
+    )
+    oversight = Oversight(tmp_path, "test", Decided(1))
+    points = oversight.points(NODE, Account(RingTotals(), 0, 0, 0, destinations), 5)
+    told = {point.sample.key: point.sample.value for point in points}
+    assert told[names.AGENT_SPANS_DROPPED] == 6
+    assert told[names.AGENT_SPOOL_BYTES] == 70
+    assert told[names.AGENT_DETAIL] == 1
+
+
+def test_a_process_is_known_by_its_pid_unless_two_have_it() -> None:
+    def ring(pid: int, instance: str) -> Any:
+        told = {names.SERVICE_INSTANCE_ID: instance}
+        return SimpleNamespace(pid=pid, resource=SimpleNamespace(attributes=told))
+
+    processes = Processes()
+    processes.take([ring(1, "a"), ring(1, "a"), ring(2, "b"), ring(2, "c"), ring(2, "b")])
+    assert processes.get(1) == {names.SERVICE_INSTANCE_ID: "a"}
+    assert processes.get(2) is None
+    assert processes.get(3) is None
