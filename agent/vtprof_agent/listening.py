@@ -11,6 +11,7 @@ import socket
 import ssl
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +70,14 @@ class Guard:
             return connection
         connection.settimeout(timeout_s)
         return context.wrap_socket(connection, server_side=True)
+
+    def turn_away(self, connection: socket.socket, answer: bytes) -> None:
+        """Send an answer in plain text where that is spoken; does not wait, for it is called by the thread that accepts."""
+        with suppress(OSError):
+            connection.setblocking(False)
+            if self._context is None:
+                connection.send(answer)
+            connection.recv(1 << 16)  # what is left unread would take the answer away with it
 
     def pem(self) -> tuple[int, bytes, bytes] | None:
         """Return the number, the private key and the certificate chain of the newest pair; None: plain text.

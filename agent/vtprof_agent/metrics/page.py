@@ -7,7 +7,6 @@ import io
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -65,11 +64,7 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Take a connection, or turn it away."""
         if not self._room.acquire(blocking=False):
-            with suppress(OSError):  # it does not wait: this is the thread that accepts
-                request.setblocking(False)
-                if self.guard.ssl_context() is None:
-                    request.send(_NO_ROOM)
-                request.recv(1 << 16)  # what is left unread would take the answer away with it
+            self.guard.turn_away(request, _NO_ROOM)
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)

@@ -7,7 +7,6 @@ import io
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -69,11 +68,7 @@ class _Server(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self.room.enter():
             self.intake.turned_away("too many connections")
-            with suppress(OSError):  # it does not wait: this is the thread that accepts
-                request.setblocking(False)
-                if self.guard.ssl_context() is None:
-                    request.send(_NO_ROOM)
-                request.recv(1 << 16)  # what is left unread would take the answer away with it
+            self.guard.turn_away(request, _NO_ROOM)
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
