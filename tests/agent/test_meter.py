@@ -329,3 +329,24 @@ def test_steps_of_a_set_add_up_whatever_they_overlap() -> None:
     given = run(meter, day, windows)
     late = [one.shares[DRAM][2].amount for one in given[-100:-10] if one]
     assert sum(late) == pytest.approx(90 * 2.0, rel=0.01)
+
+
+def test_work_that_the_fit_gives_nothing_is_not_known_instead_of_free() -> None:
+    """A counter that stands at 70 % with and without work says nothing of the work: no value, least of all 0."""
+    meter = RollingMeter()
+    meter.expect("GPU-0", [DRAM], 0.1)
+    mixed = []
+    for place in range(80):
+        at = place * 100.0
+        if place % 3:
+            begin, end = START_NS + int((at + 10) * MS), START_NS + int((at + 60) * MS)
+            work = Work(
+                begin, end, patches=500 * (place % 5 + 1), encode_ns=20 * MS, decode_requests=place % 7 + 1
+            )
+            meter.add(GPUS, work)
+            mixed.append(work)
+        meter.add_window(window(at, at + 100, 70.0 * MS))
+        meter.advance(START_NS + int((at + 100) * MS))
+    meter.advance(START_NS + 9000 * MS)
+    assert [meter.of(GPUS, work) for work in mixed[20:]] == [None] * len(mixed[20:])
+    assert meter.totals()[("GPU-0", DRAM, names.UNATTRIBUTED)] == pytest.approx(80 * 70.0 * MS, rel=0.01)

@@ -11,6 +11,7 @@ from vtprof_agent.counters.series import KEEP_NS, Series
 from vtprof_agent.counters.share_grid import ShareGrid
 from vtprof_agent.counters.work_curve import WorkCurve
 from vtprof_schemas import names
+from vtprof_schemas.units import NS_PER_S
 
 _SETTLE_NS: Final = 500_000_000
 """How often windows are settled: several at once, as each turn costs."""
@@ -19,6 +20,9 @@ _MOST_WAITING: Final = 100_000
 """Windows taken in but not seen to yet; more only pile up when the loop stands still."""
 _MOST_POINTS: Final = 60_000
 _MOST_SETS: Final = 256
+_NOTHING_RATIO: Final = 1e-9
+_NOTHING_MW: Final = 1000.0
+"""A GPU that works takes more than a watt for it."""
 _TOTALLED: Final = (*CLASSES, names.UNATTRIBUTED)
 
 
@@ -67,8 +71,6 @@ class RollingMeter:
         self._lock = Lock()
         self._now_ns = 0.0
         self._due_ns = 0.0
-        self.late_steps = 0
-        """Steps that came so late that their windows were given away without them."""
 
     def expect(self, hw_id: str, keys: Iterable[str], period_s: float) -> None:
         """Say which counters of a GPU will come and how often; without it ``complete`` is always true."""
@@ -93,8 +95,7 @@ class RollingMeter:
                 self._grids[gpus] = ShareGrid()
                 for gpu in gpus:
                     self._of_gpu.setdefault(gpu, []).append(curve)
-        if not curve.add(work):
-            self.late_steps += 1
+        curve.add(work)
 
     def advance(self, now_ns: int) -> None:
         """Tell the time (monotonic), so that windows and fits that are due are settled; cheap when none is."""
@@ -110,9 +111,13 @@ class RollingMeter:
         return grid.end_ns >= end_ns or not self._live(gpus)
 
     def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
-        """Return the shares of a step that was added, up to half a minute ago; None when no counter covers it."""
+        """Return the shares of a step that was added, up to half a minute ago; None when no counter covers it.
+
+        A counter of which a class that worked would get nothing is left out: work costs something, the fit cannot tell.
+        """
         grid = self._grids.get(gpus)
-        return grid.of(work, self._curves[gpus].where(work)) if grid is not None else None
+        found = grid.of(work, self._curves[gpus].where(work)) if grid is not None else None
+        return None if found is None else _known(found, work)
 
     def totals(self) -> Mapping[tuple[str, str, str], float]:
         """Return the running amounts by (hw_id, counter key, phase or ``names.UNATTRIBUTED``)."""
@@ -179,6 +184,25 @@ class RollingMeter:
     def _silent(self, series: Series) -> bool:
         period_ns, _ = self._expected.get((series.hw_id, series.key), (float(series.period_ns), 0.0))
         return self._now_ns - series.end_ns > _SILENT_PERIODS * period_ns + _SETTLE_NS
+
+
+def _known(found: StepCounters, work: Work) -> StepCounters | None:
+    """Leave out the counters of which a class that worked gets nothing; None when none is left."""
+    worked = (
+        work.patches > 0 or work.encode_ns > 0,
+        work.prefill_tokens > 0,
+        work.decode_requests > 0,
+    )
+    time_ns = work.end_ns - work.start_ns
+    unknown = set()
+    for key, shares in found.shares.items():
+        nothing = time_ns * (_NOTHING_MW / NS_PER_S if key == names.GPU_ENERGY_MJ else _NOTHING_RATIO)
+        if any(share.amount <= nothing for share, at_work in zip(shares, worked, strict=True) if at_work):
+            unknown.add(key)
+    if not unknown:
+        return None if found is None else _known(found, work)
+    left = {key: shares for key, shares in found.shares.items() if key not in unknown}
+    return found._replace(shares=left) if left else None
 
 
 def _state(series: Series) -> CounterState:
