@@ -200,7 +200,7 @@ def _known(found: StepCounters, work: Work) -> StepCounters | None:
         if any(share.amount <= nothing for share, at_work in zip(shares, worked, strict=True) if at_work):
             unknown.add(key)
     if not unknown:
-        return None if found is None else _known(found, work)
+        return found
     left = {key: shares for key, shares in found.shares.items() if key not in unknown}
     return found._replace(shares=left) if left else None
 
