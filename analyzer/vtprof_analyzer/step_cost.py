@@ -27,7 +27,7 @@ CREATE TABLE step_cost (
     phase VARCHAR,                  -- encode, prefill or decode
     steps BIGINT,                   -- iterations folded into the step
     mixed BOOLEAN,                  -- prefill and decode ran in the same step
-    tokens DOUBLE,                  -- prompt tokens, patches or decoded tokens
+    tokens DOUBLE,                  -- computed: prompt tokens, patches, or tokens of decode with the drafts verified
     visual_tokens DOUBLE,           -- the image and video part of prompt tokens
     flops DOUBLE,                   -- a multiply-add is two
     visual_flops DOUBLE,            -- the part whose query is a visual token
@@ -52,6 +52,7 @@ _WORK_COLUMNS: Final = {
     "prefill_attention_pairs": "prefill_pairs",
     "prefill_visual_attention_pairs": "prefill_visual_pairs",
     "decode_requests": "decode_requests",
+    "decode_tokens": "decode_tokens",
     "decode_context_tokens": "decode_context_tokens",
     "decode_visual_tokens": "decode_visual_tokens",
     "encode_items": "encode_items",
@@ -102,7 +103,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
     parts = (
         (names.ENCODE, costs.encode, times.encode, work.encode_patches, work.encode_patches),
         (names.PREFILL, costs.prefill, times.prefill, work.prefill_tokens, work.prefill_visual_tokens),
-        (names.DECODE, costs.decode, times.decode, work.decode_requests, none),
+        (names.DECODE, costs.decode, times.decode, work.decode_tokens, none),
     )
     for phase, cost, time, tokens, visual_tokens in parts:
         if phase == names.ENCODE and not inputs.spec.encoder_flops_known:

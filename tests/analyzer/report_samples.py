@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from vtprof_analyzer.report.energy_model import CounterCoverage, Energy, EnergyRow
 from vtprof_analyzer.report.model import (
     Advice,
     BudgetRow,
@@ -130,6 +131,16 @@ def gpu_run() -> Report:
                    RuleOutcome("CACHE001", "not_applicable", "not judged: cached_tokens not recorded")],
         roofline=_cells("encode", 1_140.0, 459e12, 4) + _cells("prefill", 612.0, 482e12) + _cells("decode", 7.9, 25.1e12, 8)
         + _cells("mixed", 201.0, 310e12, 4),
+        energy=Energy(
+            18_190, 12, 262_000.0, 241_000.0, 285_500.0, 0.028, "estimated", 14.4, 13.2, 15.7, 9.61, 48.2,
+            0.07196, 0.0662, 0.0784, 0.02843,
+            [EnergyRow("encode", 15_020, 88_000.0, 83_100.0, 92_900.0, 88 / 262, 5.859, 0.0, "attributed"),
+             EnergyRow("prefill", 18_202, 71_000.0, 62_900.0, 80_600.0, 71 / 262, 3.901, 0.103, "estimated"),
+             EnergyRow("decode", 18_190, 103_000.0, 95_000.0, 112_000.0, 103 / 262, 5.662, 0.0, "attributed")],
+            1, 768_400.0, 1_800.0, 0.341,
+        ),
+        counters=[CounterCoverage(phase, counter, 0.983 if (phase, counter) == ("decode", "energy") else 0.9991)
+                  for phase in ("encode", "prefill", "decode") for counter in ("energy", "dram", "tensor")],
     )  # fmt: skip
 
 
@@ -178,6 +189,8 @@ def demo_run() -> Report:
     roof = Roof("attainable", 1.9e11, 2.1e10, 9.05, "float32", "numpy float32 GEMM and copy, 2 threads")
     return replace(
         gpu_run(),
+        energy=None,
+        counters=[],
         source=Source(["run/"], 1, START, START + 9_000_000_000),
         deployment=Deployment("tiny-qwen2.5-vl", "qwen2_5_vl", True, "transformers", "5.23.0", "vtprof", "CPU, 2 cores",
             None, "float32",
@@ -228,6 +241,8 @@ def vllm_run() -> Report:
     """vLLM's own request spans: times are known, what happened in the engine is not."""
     return replace(
         gpu_run(),
+        energy=None,
+        counters=[],
         deployment=Deployment(
             "Qwen/Qwen2.5-VL-7B-Instruct", None, False, "vllm", None, "vllm", None, None, None, None, None, 1, None, [],
             ["the model is not recorded; --model FOLDER gives KV bytes, but no FLOPs or roofline",
@@ -303,6 +318,7 @@ def hostile_run() -> Report:
     """Every text of a trace is an attack or far too long; every number is at an end of its range."""
     roof = Roof("attainable", 1e300, 1e-300, 1e300, HOSTILE, HOSTILE)
     full = gpu_run()
+    assert full.energy is not None
     huge = 2**63 - 1
     return replace(
         full,
@@ -320,6 +336,12 @@ def hostile_run() -> Report:
             huge,
                                [BudgetRow("prefill", 1e300, 0.0, None)]),
         strata=[StratumRow(HOSTILE, huge, 1e300, 0.0)],
+        energy=replace(
+            full.energy, requests=huge, energy_j=1e300, quality=HOSTILE, estimated_share=1e300, per_request_j=1e300,
+            phases=[EnergyRow(HOSTILE, huge, 1e300, 0.0, 1e300, 1e300, 1e-300, None, HOSTILE), *full.energy.phases],
+            gpus=huge, gpu_energy_j=1e300, gpu_observed_s=1e300, unattributed_share=1e300,
+        ),
+        counters=[CounterCoverage(HOSTILE, HOSTILE, 1e-300), CounterCoverage("encode", "dram", None)],
         kv=replace(full.kv, dtype=HOSTILE, how=HOSTILE, peak_usage_ratio=1e300, by_modality=[KvByModality(HOSTILE, huge,
             huge, 1.0)],
                    held=[KvPoint(0.0, huge, 0), KvPoint(1e300, 0, huge)]),

@@ -77,6 +77,7 @@ def test_sections_follow_the_order_of_the_terminal() -> None:
         "What visual tokens take",
         "Where TTFT goes",
         "Phases against the roofline",
+        "Energy of 18,190 requests (3 % of it estimated)",
         "KV footprint",
         "TTFT by visual tokens",
         "What to do, largest gain first",

@@ -36,7 +36,7 @@ def weight_bytes(language: LanguageModel, work: StepWork, precision: Precision, 
     that spread over replicas are touched by the tokens of all of them, taken as alike, and a replica reads its part.
     """
     share = min(1.0, parallel.tensor / parallel.expert)
-    tokens = work.prefill_tokens + work.decode_requests
+    tokens = work.prefill_tokens + work.decode_tokens
     visual = np.minimum(work.prefill_visual_tokens, work.prefill_tokens)
     total = np.zeros_like(tokens)
     for group in language.groups:
@@ -127,36 +127,38 @@ def decode_cost(
     language: LanguageModel, work: StepWork, precision: Precision, weights: Floats, parallel: Parallel
 ) -> PartCost:
     """Return the cost of the decoding requests of each step; ``weights`` is their share of the weight bytes."""
-    requests, context = work.decode_requests, work.decode_context_tokens
-    # The token being computed sees itself as well, without reading itself from the cache.
-    pairs = context + requests
+    requests, tokens, context = work.decode_requests, work.decode_tokens, work.decode_context_tokens
+    each = ratio(tokens, requests)
+    # Each of a request's tokens sees what is cached, those before it and itself, without reading these from the cache.
+    own = tokens * (each + 1.0) / 2.0
+    pairs = context * each + own
     attention, other = np.zeros_like(context), np.zeros_like(context)
     read, written, crossed = np.zeros_like(context), np.zeros_like(context), np.zeros_like(context)
-    values = (3.0 * language.hidden_size + language.vocab_size) * requests
+    values = (3.0 * language.hidden_size + language.vocab_size) * tokens
     for group in language.groups:
         kind, layers = group.attention, group.layers
-        values = values + requests * layers * group.activation_values
+        values = values + tokens * layers * group.activation_values
         one = _read_bytes(group, precision, parallel)
         if kind.cross:
-            attention = attention + layers * kind.pair_flops * work.decode_cross_tokens
+            attention = attention + layers * kind.pair_flops * work.decode_cross_tokens * each
             crossed = crossed + work.decode_cross_tokens * one
             continue
-        other = other + layers * kind.token_flops * requests
+        other = other + layers * kind.token_flops * tokens
         seen, kept = pairs, context
         if kind.window_tokens is not None and kind.chunked:
             # What lies in the block that the next position falls into; contexts are taken as alike.
             kept = requests * (ratio(context, requests) % kind.window_tokens)
-            seen = kept + requests
+            seen = kept * each + own
         elif kind.window_tokens is not None:
-            seen = np.minimum(seen, requests * kind.window_tokens)
+            seen = np.minimum(seen, tokens * kind.window_tokens)
             kept = np.minimum(kept, requests * kind.window_tokens)
         attention = attention + layers * _decode_pair_flops(kind) * seen
         state = group_state_bytes(group, precision.kv_bytes) * requests
         read = read + kept * one + state
-        written = written + requests * group_token_bytes(group, precision.kv_bytes, parallel.tensor) + state
+        written = written + tokens * group_token_bytes(group, precision.kv_bytes, parallel.tensor) + state
     visual = np.minimum(ratio(work.decode_visual_tokens, context), 1.0)
     return PartCost(
-        flops=2.0 * (language.linear_params + language.head_params) * requests + attention + other,
+        flops=2.0 * (language.linear_params + language.head_params) * tokens + attention + other,
         flops_attention=attention,
         flops_visual=np.zeros_like(context),
         bytes_weights=weights,
@@ -165,7 +167,7 @@ def decode_cost(
         bytes_kv_visual=read * visual + crossed,
         bytes_activations=values * precision.activation_bytes,
         bytes_kv_visual_written=np.zeros_like(context),
-        bytes_communication=_communication(language, requests, precision, parallel),
+        bytes_communication=_communication(language, tokens, precision, parallel),
     )
 
 

@@ -1,8 +1,9 @@
 """FLOPs and bytes of steps (C3 to C7): the encoders', prefill's and decode's parts of each, as arrays.
 
 Weights are read once per iteration of the language model and split between prefill and decode by tokens; a tower's
-weights once per step that encodes. The output head runs on one position per prefill request in the step and on
-every decode request: a chunk that does not end its prompt is counted with one position too many.
+weights once per step that encodes. The output head runs on one position per prefill request in the step and on every
+token that decode computes: a chunk that does not end its prompt is counted with one position too many. With speculative
+decoding these are the tokens that the model verifies; the model that drafts them is not known and not counted.
 """
 
 import numpy as np
@@ -34,14 +35,14 @@ def step_costs(
     ``work``'s sums.
     """
     language = spec.language
-    tokens = work.prefill_tokens + work.decode_requests
+    tokens = work.prefill_tokens + work.decode_tokens
     by_tokens = ratio(weight_bytes(language, work, precision, parallel), tokens)
     return StepCosts(
         encode=_encode(spec, work, precision, parallel, vision, audio),
         prefill=prefill_cost(
             language, work, precision, by_tokens * work.prefill_tokens, parallel, full_attention
         ),
-        decode=decode_cost(language, work, precision, by_tokens * work.decode_requests, parallel),
+        decode=decode_cost(language, work, precision, by_tokens * work.decode_tokens, parallel),
     )
 
 

@@ -84,6 +84,8 @@ class StepWork:
     prefill_attention_pairs: Floats
     prefill_visual_attention_pairs: Floats
     decode_requests: Floats
+    decode_tokens: Floats
+    """Tokens that they compute: one each, and with speculative decoding the drafts that are verified; absent: one each."""
     decode_context_tokens: Floats
     decode_visual_tokens: Floats
     encode_items: Floats
@@ -122,6 +124,7 @@ class StepWork:
             for name in known
         }
         filled["count"] = np.maximum(filled["count"], 1.0)
+        filled["decode_tokens"] = np.maximum(filled["decode_tokens"], filled["decode_requests"])
         return cls(**filled)
 
     def __len__(self) -> int:

@@ -39,7 +39,10 @@ _SPAN = (
     f'"startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, "attributes" {_ATTRIBUTES}, '
     '"links" STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[])'
 )
-_POINT = f'STRUCT("timeUnixNano" BIGINT, "asInt" BIGINT, "asDouble" DOUBLE, "attributes" {_ATTRIBUTES})'
+_POINT = (
+    'STRUCT("startTimeUnixNano" BIGINT, "timeUnixNano" BIGINT, "asInt" BIGINT, "asDouble" DOUBLE, '
+    f'"attributes" {_ATTRIBUTES})'
+)
 _METRIC = (
     f'STRUCT("name" VARCHAR, gauge STRUCT("dataPoints" {_POINT}[]), sum STRUCT("dataPoints" {_POINT}[]))'
 )
@@ -267,10 +270,12 @@ WITH documents AS (
                        ELSE [NULL] END) AS point
     FROM metrics
 )
-SELECT file, name, resource_id, point."timeUnixNano" AS ts_ns,
+SELECT file, name, resource_id, nullif(point."startTimeUnixNano", 0) AS start_ns, point."timeUnixNano" AS ts_ns,
        coalesce(point."asInt"::DOUBLE, point."asDouble") AS value,
        {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.HW_ID, names.STRING)}
            AS hw_id,
+       {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.PHASE, names.STRING)}
+           AS phase,
        name IN ({_texts(METRIC_NAMES)}) AS known
 FROM points
 """

@@ -31,7 +31,7 @@ def remove_duplicates(connection: duckdb.DuckDBPyConnection) -> int:
     connection.execute(
         """
         DELETE FROM metric_samples WHERE rowid NOT IN (
-            SELECT min(rowid) FROM metric_samples GROUP BY name, resource_id, hw_id, ts_ns
+            SELECT min(rowid) FROM metric_samples GROUP BY name, resource_id, hw_id, phase, ts_ns
         )
         """
     )

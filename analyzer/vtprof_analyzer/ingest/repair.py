@@ -178,7 +178,15 @@ def _metric(source: Json) -> Json | None:
             time = to_int(_get(point, "timeUnixNano"))
             value = to_float(point.get("asInt", point.get("as_int", _get(point, "asDouble"))))
             if time is not None and value is not None:
-                points.append({"timeUnixNano": time, "asDouble": value, "attributes": _attributes(point)})
+                start = to_int(_get(point, "startTimeUnixNano"))
+                points.append(
+                    {
+                        "startTimeUnixNano": start,
+                        "timeUnixNano": time,
+                        "asDouble": value,
+                        "attributes": _attributes(point),
+                    }
+                )
     return {"name": name, "gauge": {"dataPoints": points}}
 
 

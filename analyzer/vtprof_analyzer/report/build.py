@@ -8,6 +8,7 @@ import duckdb
 
 from vtprof_analyzer.devices.roofs import Roof
 from vtprof_analyzer.report.build_deployment import Physics, build_deployment
+from vtprof_analyzer.report.build_energy import build_counters, build_energy
 from vtprof_analyzer.report.build_engine import build_engine
 from vtprof_analyzer.report.build_findings import build_findings, build_not_fired, count_outcomes
 from vtprof_analyzer.report.build_headline import build_headline
@@ -78,4 +79,6 @@ def build(
         roofline=build_roofline(connection),
         not_fired=build_not_fired(outcomes),
         engine=build_engine(connection),
+        energy=build_energy(connection),
+        counters=build_counters(connection),
     )

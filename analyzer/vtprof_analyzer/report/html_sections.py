@@ -23,6 +23,7 @@ from vtprof_analyzer.report.format import (
     whole_percent,
     whole_percents,
 )
+from vtprof_analyzer.report.html_energy import energy as energy_section
 from vtprof_analyzer.report.html_findings import findings
 from vtprof_analyzer.report.html_tags import bar, cell, missing, note, row_head, section, table, text, tile
 from vtprof_analyzer.report.model import BudgetRow, Percentiles, PhaseRow, Report
@@ -39,6 +40,7 @@ def body(report: Report, charts: Mapping[str, str]) -> str:
         _dominance(report),
         _budget(report, charts.get("budget")),
         _roofline(report, charts.get("roofline")),
+        energy_section(report),
         _kv(report, charts.get("kv")),
         _engine(report),
         _strata(report),

@@ -6,7 +6,14 @@ Foreign text is escaped so that it can be neither HTML, a link, a mention nor a 
 import re
 from collections.abc import Iterable, Sequence
 
-from vtprof_analyzer.report import absent_phrases, advice_phrases, engine_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import (
+    absent_phrases,
+    advice_phrases,
+    energy_phrases,
+    engine_phrases,
+    phrases,
+    trust_phrases,
+)
 from vtprof_analyzer.report.format import (
     DASH,
     count,
@@ -45,6 +52,7 @@ def render(report: Report) -> str:
             else absent_phrases.no_roof(report.deployment)
         ),
         _phases(report),
+        *_energy(report),
         f"#### KV written, by modality ({escape(safe(report.kv.how))})",
         _kv(report),
         *_engine(report),
@@ -132,6 +140,18 @@ def _phases(report: Report) -> str:
     if all(row.intensity is None for row in report.phases):
         return f"{table}\n\n{escape(absent_phrases.no_roofline(report))}"
     return table
+
+
+def _energy(report: Report) -> list[str]:
+    told = report.energy
+    if told is None:
+        return []
+    rows = [[escape(words) for words in energy_phrases.cells(row)] for row in told.phases]
+    return [
+        f"#### {escape(energy_phrases.title(told))}",
+        _table(energy_phrases.HEADS, rows) if rows else "",
+        "\n".join(f"- {escape(line)}" for line in energy_phrases.lines(told, report.counters)),
+    ]
 
 
 def _kv(report: Report) -> str:

@@ -4,8 +4,11 @@ Field names are those of the JSON document (schema: ``vtprof_schemas/analyze_rep
 "not known": never a zero, never a guess. Milliseconds, shares in 0..1 and base units, as the names say.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from vtprof_analyzer.report.energy_model import CounterCoverage, Energy
+from vtprof_analyzer.report.energy_model import EnergyRow as EnergyRow
 
 
 @dataclass(frozen=True)
@@ -377,6 +380,8 @@ class Report:
     roofline: list[RoofPoint]
     not_fired: list[RuleOutcome]
     engine: Engine | None = None  # None where the agent read no metrics page of an engine
+    energy: Energy | None = None  # None where nothing recorded energy
+    counters: list[CounterCoverage] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

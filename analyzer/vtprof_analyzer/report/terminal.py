@@ -11,7 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtprof_analyzer.report import absent_phrases, advice_phrases, engine_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import (
+    absent_phrases,
+    advice_phrases,
+    energy_phrases,
+    engine_phrases,
+    phrases,
+    trust_phrases,
+)
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -54,7 +61,7 @@ def render(report: Report, width: int = 80, color: bool = False, full_report: st
         legacy_windows=False,
         _environ={},
     )
-    for block in (_head, _numbers, _verdict, _budget, _roofline, _kv, _engine, _strata, _advice):
+    for block in (_head, _numbers, _verdict, _budget, _roofline, _energy, _kv, _engine, _strata, _advice):
         parts = block(report)
         for part in parts:
             console.print(part)
@@ -181,6 +188,22 @@ def _roofline(report: Report) -> list[RenderableType]:
         parts.append(_indent(Text(absent_phrases.no_roofline(report))))
     return parts + [
         _indent(Text("· " + phrases.phase_reason(row))) for row in report.phases if row.explanation
+    ]
+
+
+def _energy(report: Report) -> list[RenderableType]:
+    told = report.energy
+    if told is None:
+        return []
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
+    for head in energy_phrases.HEADS:
+        table.add_column(head, justify="left" if head in ("phase", "label") else "right", no_wrap=True)
+    for row in told.phases:
+        table.add_row(*energy_phrases.cells(row))
+    return [
+        _title(energy_phrases.title(told)),
+        *([_indent(table)] if told.phases else []),
+        *(_indent(Text("· " + line)) for line in energy_phrases.lines(told, report.counters)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vtprof_analyzer.report import energy_phrases
 from vtprof_analyzer.report.format import NOT_RECORDED, count, counted, duration, known, percent
 from vtprof_analyzer.report.model import Integrity, Report
 from vtprof_analyzer.report.phrases import outcomes
@@ -54,6 +55,8 @@ def trust(report: Report) -> str:
         f"{counted(integrity.files_read, 'file')} read",
     ]
     parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
+    if covered := energy_phrases.trust(report.counters):
+        parts.append(covered)
     summary = report.summary
     if integrity.sampled_requests and integrity.estimated_requests is not None:
         parts.append(

@@ -3,7 +3,10 @@
 -- phase              preprocess, queue, encode, transfer, prefill or decode
 -- start_ns, end_ns   Unix time; a missing or earlier end counts as no time, so that it shows as unexplained
 -- end_missing, negative_duration  whether that was done
--- gpu_time_ns        the request's share of GPU time [ns]; energy_mj its share of energy [mJ]
+-- gpu_time_ns        the request's share of GPU time [ns]; energy_mj its share of energy [mJ], energy_low_mj and
+--                    energy_high_mj the ends of its interval, energy_quality how it was got
+-- works              false where it tells of no work: the first fragment of a stretch that others interrupt carries all
+--                    of it, and an encoder whose every output was cached did not run; NULL in other dialects
 -- cpu_ns             CPU time of preprocessing [ns]; pixels before resizing
 -- items, patches     media items and patches encoded
 -- tokens, visual_tokens  prompt tokens computed in prefill
@@ -16,7 +19,11 @@ WITH ours AS (
         r.request_key, substr(s.name, length('vtprof.') + 1) AS phase,
         s.start_ns, greatest(s.start_ns, coalesce(s.end_ns, s.start_ns)) AS end_ns,
         s.end_ns IS NULL AS end_missing, coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
-        s.gpu_time_ns, s.gpu_energy_mj AS energy_mj, s.preprocess_cpu_ns AS cpu_ns, s.preprocess_pixels AS pixels,
+        s.gpu_time_ns, s.gpu_energy_mj AS energy_mj, s.gpu_energy_mj_low AS energy_low_mj,
+        s.gpu_energy_mj_high AS energy_high_mj, s.gpu_energy_mj_quality AS energy_quality,
+        coalesce(s.gpu_time_ns, s.encode_items, s.prefill_chunks, s.prefill_tokens, s.decode_steps, s.decode_preemptions)
+            IS NOT NULL AND NOT coalesce(s.encode_items = 0 AND s.encode_cache_hits > 0, false) AS works,
+        s.preprocess_cpu_ns AS cpu_ns, s.preprocess_pixels AS pixels,
         s.encode_items AS items, s.encode_patches AS patches,
         s.prefill_tokens AS tokens, s.prefill_visual_tokens AS visual_tokens,
         s.gpu_dram_bandwidth_ratio AS dram_ratio, s.gpu_tensor_active_ratio AS tensor_ratio,

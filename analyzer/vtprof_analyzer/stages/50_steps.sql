@@ -9,6 +9,7 @@
 --                    detail: whose time is whose cannot be told, so that nothing judges their work
 -- prefill_requests, prefill_tokens, prefill_visual_tokens, prefill_pairs, prefill_visual_pairs  prompt work
 -- decode_requests, decode_context_tokens, decode_visual_tokens  decode work, summed over the iterations
+-- decode_tokens      computed by the decoding requests: one each where nothing is told of drafts
 -- encode_items, encode_patches, encode_pairs, encode_ns, encode_gpu_time_ns  encoder work and time
 -- kv_used_tokens, kv_visual_tokens  tokens held, mean over the row; running, waiting: requests, mean
 -- kv_used_tokens_max, kv_visual_tokens_max  the most held in the row, without batch padding
@@ -32,6 +33,7 @@ SELECT
     coalesce(step_prefill_attention_pairs, 0) AS prefill_pairs,
     coalesce(step_prefill_visual_attention_pairs, 0) AS prefill_visual_pairs,
     coalesce(step_decode_requests, 0) AS decode_requests,
+    greatest(step_decode_tokens, step_decode_requests, 0) AS decode_tokens,
     coalesce(step_decode_context_tokens, 0) AS decode_context_tokens,
     coalesce(step_decode_visual_tokens, 0) AS decode_visual_tokens,
     coalesce(step_encode_items, 0) AS encode_items,

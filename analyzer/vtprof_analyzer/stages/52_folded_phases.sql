@@ -2,7 +2,7 @@
 -- phase              encode, prefill or decode
 -- left_out           iterations of the windows that held it: how many of them did cannot be told
 -- judged             iterations that held it and can be judged
--- work_share         part of its work (patches, prompt tokens, decoded tokens) in those windows, 0..1; NULL when not recorded
+-- work_share         part of its work (patches, tokens computed) in those windows, 0..1; NULL when not recorded
 -- iterations_share   part of all iterations of the run that these windows are, 0..1
 CREATE TABLE folded_phases AS
 WITH parts AS (
@@ -11,7 +11,7 @@ WITH parts AS (
     UNION ALL
     SELECT 'prefill', folded, steps, prefill_tokens FROM steps WHERE prefill_tokens > 0
     UNION ALL
-    SELECT 'decode', folded, steps, decode_requests FROM steps WHERE decode_requests > 0
+    SELECT 'decode', folded, steps, decode_tokens FROM steps WHERE decode_requests > 0
 )
 SELECT phase, sum(steps) FILTER (folded)::BIGINT AS left_out,
        coalesce(sum(steps) FILTER (NOT folded), 0)::BIGINT AS judged,

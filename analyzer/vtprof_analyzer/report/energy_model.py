@@ -1,0 +1,59 @@
+"""The energy part of the report object: what requests took, by phase, and how much of the work that speaks for.
+
+Joules. ``low`` and ``high`` are sums of the ends of each stretch's interval, as if all erred alike.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EnergyRow:
+    """Energy of one phase, over the requests that have any in it."""
+
+    phase: str
+    requests: int
+    energy_j: float
+    low_j: float | None
+    high_j: float | None
+    share: float | None  # of the energy of all phases
+    per_request_j: float  # mean over its requests
+    estimated_share: float | None  # of its energy, labelled estimated
+    quality: str | None  # the weakest label: measured, attributed, estimated
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy that GPUs took for requests. Each step counts once, through the shares of the requests in it."""
+
+    requests: int  # of which all work on the device has energy; what is per request or token is over these
+    requests_in_part: int  # of which some work has none: in the sums by phase alone
+    energy_j: float | None  # sum over phases and requests; None where no phase has any
+    low_j: float | None
+    high_j: float | None
+    estimated_share: float | None
+    quality: str | None
+    per_request_j: float | None  # mean
+    per_request_low_j: float | None
+    per_request_high_j: float | None
+    per_request_p50_j: float | None
+    per_request_p95_j: float | None
+    per_output_token_j: float | None  # all phases / tokens generated
+    per_output_token_low_j: float | None
+    per_output_token_high_j: float | None
+    decode_per_token_j: float | None  # decode alone / tokens after the first
+    phases: list[EnergyRow]
+    gpus: int  # watched by agents; 0 where no energy metric was read
+    gpu_energy_j: float | None  # all that these GPUs took meanwhile, idle power included
+    gpu_observed_s: float | None  # how long they were watched, the longest of them
+    unattributed_share: (
+        float | None
+    )  # of it, given to no phase: idle power, neighbours, what the fit cannot explain
+
+
+@dataclass(frozen=True)
+class CounterCoverage:
+    """How much of a phase's time has a GPU counter; without a row it has none."""
+
+    phase: str  # encode, prefill or decode
+    counter: str  # energy, dram or tensor
+    known_share: float | None
