@@ -6,15 +6,16 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vtprof_agent.budget import LEVELS
 from vtprof_agent.config import without_secrets
 from vtprof_agent.progress_store import LOCK_FILE
 from vtprof_agent.regular_file import open_regular
-from vtprof_agent.samplers.sampler import Device
+from vtprof_agent.samplers.health import GpuState, SamplerState
+from vtprof_agent.status_lines import ago, lines, problems
 from vtprof_schemas.printable import one_line
 from vtprof_schemas.units import NS_PER_S
 
@@ -27,6 +28,8 @@ STALE_S: Final = 15.0
 """An agent that runs and wrote nothing for so long hangs, or is stopped."""
 _FORMAT_VERSION: Final = 1
 _MOST_BYTES: Final = 4 << 20
+_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError)
+"""What comes of a state that another version, or no agent, has written; OSError of times that no calendar has."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,21 @@ class DestinationState:
     target: str
     spans_delivered: int
     spans_dropped: int
+    metrics_dropped: int = 0
+    """Batches of metric points."""
     spooled_bytes: int | None = None
     """What waits on disk; None: it has no spool."""
     last_error: str | None = None
 
 
 @dataclass(frozen=True)
-class SamplerState:
-    """A source of counters."""
+class Loss:
+    """Something that did not arrive, or went wrong and was survived: a running total."""
 
-    name: str
-    reason: str | None = None
-    """Why it is off; None: it is on."""
+    what: str
+    count: int
+    last_unix_ns: int | None = None
+    """When it last grew under this agent; None: not since it started."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class AgentState:
     detail_seconds: dict[int, float] = field(default_factory=dict)
     destinations: tuple[DestinationState, ...] = ()
     samplers: tuple[SamplerState, ...] = ()
-    gpus: tuple[Device, ...] = ()
+    gpus: tuple[GpuState, ...] = ()
     attribution: "tuple[CounterState, ...]" = ()
     rings: int = 0
     records_read: int = 0
@@ -77,6 +83,9 @@ class AgentState:
     keep_ratio: float = 1.0
     requests_sampled_out: int = 0
     faults: int = 0
+    losses: tuple[Loss, ...] = ()
+    detail_refused: tuple[int, ...] = ()
+    """PIDs of processes that cannot be told their level of detail, and record at their own."""
 
     def document(self, unix_ns: int) -> dict[str, Any]:
         """Return the state as JSON, as of a time."""
@@ -130,6 +139,9 @@ class Seen:
     """Since it last wrote its state; None: there is no state."""
     agent: dict[str, Any] | None = None
     problem: str | None = None
+    """Why its state cannot be told."""
+    unix_ns: int = 0
+    """When it was looked at."""
 
     @property
     def known(self) -> bool:
@@ -138,19 +150,37 @@ class Seen:
 
     def document(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return {**vars(self), "ring_dir": str(self.ring_dir)}
+        told = {**vars(self), "ring_dir": str(self.ring_dir), "problems": self.problems()}
+        del told["unix_ns"]
+        return told
 
-    def lines(self) -> list[str]:
-        """Return it for people."""
-        lines = [f"agent of {self.ring_dir}: {self._headline()}"]
-        if self.agent is not None and self.alive is not False:
-            try:
-                lines += ["  " + line for line in _told(self.agent)]
-            except (KeyError, TypeError, ValueError, AttributeError):
-                lines.append("  its state is of another version")
-        return [one_line(line) for line in lines]
+    def problems(self) -> list[str] | None:
+        """Return what is wrong with a live agent at present, one line each; None: there is none that tells."""
+        if self.agent is None or self.alive is False:
+            return None
+        found = [f"it told nothing for {ago(self.age_s)}: it hangs or is stopped"] if self._late else []
+        try:
+            found += problems(self.agent, self.unix_ns)
+            lines(self.agent)
+        except _MALFORMED:
+            found.append("what it tells cannot be read: it is of another version than this command")
+        return [one_line(line) for line in found]
 
-    def _headline(self) -> str:
+    def lines(self, *, verbose: bool = False) -> list[str]:
+        """Return it for people: whether all is well, what was lost and what it costs come first."""
+        found = self.problems()
+        told = [f"agent of {self.ring_dir}: {self._headline(found)}"]
+        if found is not None and self.agent is not None:
+            told += [f"  problem: {line}" for line in found]
+            with suppress(*_MALFORMED):  # which is among the problems
+                told += ["  " + line for line in lines(self.agent, verbose=verbose)]
+        return [one_line(line) for line in told]
+
+    @property
+    def _late(self) -> bool:
+        return self.age_s is not None and self.age_s > STALE_S
+
+    def _headline(self, found: list[str] | None) -> str:
         if self.problem is not None:
             return self.problem
         if self.agent is None or self.age_s is None:
@@ -158,15 +188,13 @@ class Seen:
                 self.alive
             ]
         pid = self.agent.get("pid")
-        if self.alive is False:
-            return f"none runs; PID {pid} ended without a stop, its last word is {_span(self.age_s)} old"
-        late = (
-            f", but told nothing for {_span(self.age_s)}: it hangs or is stopped"
-            if self.age_s > STALE_S
-            else ""
-        )
+        if found is None:
+            return f"none runs; PID {pid} ended without a stop, its last word is {ago(self.age_s)} old"
         sure = "runs" if self.alive else "may run (its lock cannot be asked as this user)"
-        return f"PID {pid} {sure}{late}"
+        started_ns = self.agent.get("started_unix_ns")
+        long = f" for {ago((self.unix_ns - started_ns) / NS_PER_S)}" if isinstance(started_ns, int) else ""
+        state = "healthy" if not found else "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        return f"PID {pid} {sure}{long}, {state}"
 
 
 def look(ring_dir: Path, unix_ns: int) -> Seen:
@@ -186,7 +214,7 @@ def look(ring_dir: Path, unix_ns: int) -> Seen:
         return Seen(ring_dir, alive, problem=f"{path.name} cannot be read: {error.strerror}")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         return Seen(ring_dir, alive, problem=f"{path.name} cannot be used: {one_line(str(error), 200)}")
-    return Seen(ring_dir, alive, age_s, _finite(document["agent"]))
+    return Seen(ring_dir, alive, age_s, _finite(document["agent"]), unix_ns=unix_ns)
 
 
 def _locked(path: Path) -> bool | None:
@@ -207,52 +235,11 @@ def _locked(path: Path) -> bool | None:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for numbers that JSON does not have: the condition number of a singular fit."""
+    """Return a value as JSON has it: null for numbers that it lacks, as the condition number of a singular fit."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
+    if hasattr(value, "item"):
+        return _finite(value.item())  # a number of numpy's
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _told(agent: dict[str, Any]) -> list[str]:
-    detail, reason = int(agent["detail"]), agent["detail_reason"]
-    kept = float(agent["keep_ratio"])
-    share = 100 * agent["probe_ratio"]
-    cost = f"CPU {agent['cpu_ratio']:.3f} cores, memory {agent['rss_bytes'] / 1e6:.1f} MB"
-    read = f"{agent['records_read']} records read, {agent['records_lost']} lost"
-    lines = [
-        f"version {agent['version']}, {cost}, the probe takes at most {share:.2f} % of a process's time",
-        f"detail {detail} ({LEVELS[detail]})" + (f" because of {reason}" if reason else ""),
-        f"{agent['rings']} rings, {read}, {agent['open_requests']} requests in flight, {agent['faults']} faults survived",
-    ]
-    if kept < 1:
-        left_out = agent["requests_sampled_out"]
-        lines.append(
-            f"{kept:g} of ordinary requests are kept, all slow and failed ones; {left_out} were left out"
-        )
-    for one in agent["destinations"]:
-        waits = "" if one["spooled_bytes"] is None else f", {one['spooled_bytes']} bytes wait on disk"
-        error = f"; last error: {one['last_error']}" if one["last_error"] else ""
-        delivered = f"{one['spans_delivered']} spans delivered, {one['spans_dropped']} dropped"
-        lines.append(f"to {one['target']}: {delivered}{waits}{error}")
-    lines += [f"GPU {one['uuid']}: {one['name']}" for one in agent["gpus"]]
-    lines += [
-        f"sampler {one['name']}: " + (f"off: {one['reason']}" if one["reason"] else "on")
-        for one in agent["samplers"]
-    ]
-    for one in agent["attribution"]:
-        condition = one["condition_number"]
-        fit = "no fit yet" if condition is None else f"condition number {condition:.3g}"
-        tenant = ", others may use this GPU" if one["co_tenant"] else ""
-        lines.append(
-            f"{one['key']} of {one['hw_id']}: {one['quality']}, {fit}, {one['windows']} windows{tenant}"
-        )
-    return lines
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

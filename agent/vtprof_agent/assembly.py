@@ -76,14 +76,14 @@ class Assembly:
     def advance(self, now_ns: int) -> None:
         """Settle steps whose GPU time and counters came or are overdue, then close requests that wait for nothing more."""
         hold_ns = self._settings.gpu_time_hold_ns
-        for step in self.steps.due(now_ns, hold_ns, expects_gpu_time=self.expects_gpu_time):
-            self._settle(step)
+        for steps in self.steps.due(now_ns, hold_ns, expects_gpu_time=self.expects_gpu_time):
+            self._settle(steps)
         self.requests.advance(now_ns)
 
     def close(self) -> None:
         """End everything: the processes are gone. Requests without an end are aborted at the last record's time."""
-        for step in self.steps.all():
-            self._settle(step)
+        for steps in self.steps.all():
+            self._settle(steps)
         for index in list(self.steps.parts):
             self._drop_parts(index)
         self.requests.leave_all()
@@ -99,8 +99,8 @@ class Assembly:
 
     def settle_steps(self) -> None:
         """Settle all steps now, with the GPU times that are there: the agent stops."""
-        for step in self.steps.all():
-            self._settle(step)
+        for steps in self.steps.all():
+            self._settle(steps)
         self.requests.leave_finishing()
 
     @property
@@ -357,7 +357,7 @@ class Assembly:
             state.unsettled_steps += 1
         over = self.steps.append(step)
         if over is not None:
-            self._settle(over)
+            self._settle([over])
 
     def _recheck(self, line: Line, decoders: int, start_ns: int, end_ns: int) -> None:
         """Find those that decode though the record of their last chunk is lost: their first token says so."""
@@ -381,8 +381,8 @@ class Assembly:
             if parts.gpu is None or rank < parts.gpu[2]:
                 parts.gpu = (gpu_ns, encode_gpu_ns, rank, lowest)
 
-    def _settle(self, step: OpenStep) -> None:
-        self._steps_done.append(self.steps.settle(step, expects_gpu_time=self.expects_gpu_time))
+    def _settle(self, steps: Sequence[OpenStep]) -> None:
+        self._steps_done += self.steps.settle(steps, expects_gpu_time=self.expects_gpu_time)
 
 
 _DECODE_REQUESTS = records.STEP.field_names.index("decode_requests")

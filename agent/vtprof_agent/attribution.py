@@ -1,7 +1,7 @@
 """GPU time of a step, split over the requests in it: integer shares that add up to the whole.
 
 The encoder's part goes by patches, prefill by tokens, decode alike; between the classes a fit on work decides, and while
-there is none, tokens (a decoding request counts one).
+there is none, tokens (a decoding request counts one, and its drafts where they are told).
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,9 @@ def largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
     whole = sum(usable)
     if whole == 0:
         usable, whole = [1] * len(weights), len(weights)
+    if usable.count(usable[0]) == len(usable):  # as in most steps
+        share, left = divmod(total, len(usable))
+        return [share + 1] * left + [share] * (len(usable) - left)
     shares = [total * weight // whole for weight in usable]
     remainders = [total * weight % whole for weight in usable]
     left = total - sum(shares)

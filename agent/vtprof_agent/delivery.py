@@ -1,4 +1,7 @@
-"""Hands finished spans to the destinations in batches, and stores the progress they stand for once all have settled it."""
+"""Hands finished spans to the destinations in batches, and stores the progress they stand for once all have settled it.
+
+What the destinations lost is stored with it, so that a kill takes neither a span nor the count of one.
+"""
 
 import logging
 from collections import deque
@@ -32,6 +35,9 @@ class Delivery:
         self._unsettled: deque[tuple[int, Mapping[str, Progress]]] = deque()
         self._stored: Mapping[str, Progress] = {}
         self._store_failed = False
+        for destination in destinations:
+            destination.outbox.inherit(*store.lost(destination.target))
+        self._losses_stored = {one.target: store.lost(one.target) for one in destinations}
 
     def submit(self, spans: Sequence[ReadableSpan], metrics: MetricsData | None) -> None:
         """Hand spans and metrics to every destination."""
@@ -55,18 +61,23 @@ class Delivery:
         reached: Mapping[str, Progress] | None = None
         while self._unsettled and self._unsettled[0][0] <= settled:
             reached = self._unsettled.popleft()[1]
-        if reached is None:
-            return False
+        self._save(self._stored if reached is None else reached)
+        return reached is not None and not self._unsettled
+
+    def _save(self, reached: Mapping[str, Progress]) -> None:
+        # Asked after what is settled: whatever was dropped to settle it is among them.
+        losses = {one.target: one.outbox.losses() for one in self.destinations}
         try:
-            if reached != self._stored:
-                self._store.save(reached)
-                self._stored = reached
+            if reached != self._stored or losses != self._losses_stored:
+                self._store.save(reached, losses)
+                self._stored, self._losses_stored = reached, losses
+            for one in self.destinations:
+                one.outbox.losses_stored()
             self._store_failed = False
         except BackendError as error:
             if not self._store_failed:
                 logger.error("%s", error)
             self._store_failed = True
-        return not self._unsettled
 
     def close(self, timeout_s: float) -> None:
         """Close the destinations, each within a time."""

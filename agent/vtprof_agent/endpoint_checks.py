@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from vtprof_agent.config import Config, without_secrets
 from vtprof_agent.export.spool import default_folder
+from vtprof_agent.export.transport import no_certificates
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_schemas.errors import ConfigError
@@ -59,11 +60,14 @@ def _destinations(config: Config) -> Iterator[Check]:
     yield Check(
         "endpoint", without_secrets(config.otlp_endpoint), connects(config.otlp_endpoint, 4318), costs
     )
-    for setting, path in (("otlp_token_file", config.otlp_token_file), ("otlp_ca_file", config.otlp_ca_file)):
-        if path is not None:
-            yield Check(
-                setting, str(path), readable(path), "the endpoint cannot be spoken to: let this user read it"
-            )
+    costs = "the agent does not start with it: "
+    if config.otlp_token_file is not None:
+        path = config.otlp_token_file
+        yield Check("otlp_token_file", str(path), readable(path), f"{costs}let this user read it")
+    if config.otlp_ca_file is not None:
+        path = config.otlp_ca_file
+        problem = readable(path) or no_certificates(path)
+        yield Check("otlp_ca_file", str(path), problem, f"{costs}give the certificates to trust, in PEM")
     if config.spool_bytes:
         costs = (
             "while the endpoint is away batches wait in memory only, and a restart loses them: set spool_dir"

@@ -93,13 +93,18 @@ class Family:
             else:
                 self._unread.discard(member.index)
 
+    def remember(self, clock_offset_ns: int) -> None:
+        """Begin with the offset that an earlier agent used, 0 if unknown: what it exported may come again, the same."""
+        if clock_offset_ns and self._anchor is None and not self.alignment.offset_ns:
+            self.alignment = Alignment(clock_offset_ns)
+
     def anchored(self, anchor: ClockAnchor) -> None:
         """Take a clock anchor of one of the rings; the newest stands for all, which share the clocks of their host."""
         known = self._anchor
         if known is not None and anchor.monotonic_ns <= known.monotonic_ns:
             return
         fresh = Alignment.from_anchor(anchor.monotonic_ns, anchor.wall_ns)
-        if known is not None:
+        if self.alignment.offset_ns:
             fresh = self.alignment.refreshed(anchor.monotonic_ns, anchor.wall_ns)
         self._anchor, self.alignment = anchor, fresh
         for member in self.members.values():

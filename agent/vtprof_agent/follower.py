@@ -38,6 +38,8 @@ class Progress:
     records_lost: int = 0
     lost_ahead: int = 0
     """Of the lost records, those from the cursor on: the next agent meets them again."""
+    clock_offset_ns: int = 0
+    """From CLOCK_MONOTONIC to Unix time, as spans had it: what is read again gets the same times. 0 is unknown."""
 
 
 class RingFollower:
@@ -77,7 +79,7 @@ class RingFollower:
         self._member = Member(reader.identity, self._earlier.exported_through, self._earlier.passed)
         self._member.next_sequence = reader.cursor
         self._family = Family(settings, host_peaks, joined=False, measures=measures)
-        self._family.join(self._member)
+        self._join()
         self._placed = self._waits = False
         self._now_ns = 0
         self._info_version = 0
@@ -268,7 +270,8 @@ class RingFollower:
         still_ahead = max(0, self._earlier.lost_ahead - self._lost)
         lost_ahead = self._gaps.from_number(cursor) + still_ahead
         exported_through = self._member.folding.exported_through
-        return Progress(cursor, exported_through, self._passed, self.records_lost, lost_ahead)
+        offset_ns = max(0, self._family.alignment.offset_ns)
+        return Progress(cursor, exported_through, self._passed, self.records_lost, lost_ahead, offset_ns)
 
     @property
     def open_requests(self) -> int:
@@ -309,7 +312,11 @@ class RingFollower:
         self._placed = True
         boot_id = self.reader.identity.boot_id
         self._family = self._families.of(boot_id, name, self._settings, self._host_peaks, self._measures)
-        self._family.join(self._member)
+        self._join()
         anchor = self.reader.anchor()
         if anchor is not None:
             self._family.anchored(anchor)
+
+    def _join(self) -> None:
+        self._family.remember(self._earlier.clock_offset_ns)
+        self._family.join(self._member)

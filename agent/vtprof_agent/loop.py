@@ -111,7 +111,8 @@ class Agent:
         """Of ``_rings``, those whose process writes no more: read to their end, then drained."""
         self._aside: set[Path] = set()
         """Files that are not followed: faulty, or records that we failed on."""
-        self._retired = RingTotals()
+        self._store.retire_gone()
+        self._retired = RingTotals(*self._store.retired())
         self._faults = Faults()
         self._delivery = Delivery(destinations, self._store, settings.batch_spans, self._faults)
         self._full = False

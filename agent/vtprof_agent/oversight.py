@@ -3,14 +3,14 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
-from vtprof_agent.agent_state import AgentState, DestinationState, SamplerState, StateWriter
+from vtprof_agent.agent_state import AgentState, DestinationState, Loss, StateWriter
 from vtprof_agent.budget import Budget, release_memory
 from vtprof_agent.counters.rolling import CounterState, RollingMeter
 from vtprof_agent.export.destination import Destination
@@ -20,7 +20,8 @@ from vtprof_agent.metrics import series
 from vtprof_agent.metrics.series import Series
 from vtprof_agent.resource import RingResource
 from vtprof_agent.ring_totals import RingTotals
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.health import Health
+from vtprof_agent.samplers.sampler import Sample
 from vtprof_agent.tail_sampling import TailSampling
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
@@ -32,11 +33,8 @@ LOOK_S = 1.0
 class Sources(Protocol):
     """What is told of samplers (see ``Sampling``)."""
 
-    def devices(self) -> list[Device]:
-        """Return the devices that are sampled."""
-
-    def states(self) -> Mapping[str, str | None]:
-        """Return for each source why it is not read; None: it is."""
+    def health(self) -> Health:
+        """Return what is read, and what is not since when and why."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,9 @@ class Oversight:
         self._meter, self._tail, self._sources = meter, tail, sources
         self._spool_limit_bytes = spool_limit_bytes
         self._writer = StateWriter(ring_dir, clock_ns, unix_ns)
+        self._unix_ns = unix_ns
+        self._losses: dict[str, Loss] = {}
+        self._refused: tuple[int, ...] = ()
         self._own = psutil.Process()
         self._started_unix_ns = unix_ns()
         self._rss_bytes = 0
@@ -99,6 +100,7 @@ class Oversight:
         for ring in rings:
             if ring.detail != verdict.level:
                 ring.set_detail(verdict.level)
+        self._refused = tuple(sorted({ring.pid for ring in rings if ring.detail_refused}))
 
     def points(self, node: RingResource, account: Account, unix_ns: int) -> list[Point]:
         """Return the agent's cost and losses as metric points of its own resource."""
@@ -123,7 +125,10 @@ class Oversight:
 
     def states(self, destinations: Sequence[Destination]) -> dict[Series, float | None]:
         """Return present states for the metrics."""
+        health = self._health()
         return {
+            series.SAMPLERS_LOST: sum(one.reason is not None and one.missed for one in health.samplers),
+            series.GPUS_LOST: sum(gpu.reason is not None for gpu in health.gpus),
             series.DETAIL: self.level,
             series.PROBE_RATIO: self.budget.probe_ratio,
             series.SPOOL_BYTES: _spooled_bytes(destinations),
@@ -132,6 +137,7 @@ class Oversight:
 
     def tell(self, account: Account) -> None:
         """Write the state for `status`, every other second; a folder that takes no file is said once."""
+        self._note(account)
         try:
             self._writer.write(lambda: self._state(account))
             self._state_failed = False
@@ -147,12 +153,34 @@ class Oversight:
         except OSError as error:
             logger.error("the agent's state cannot be removed: %s", error)
 
+    def _note(self, account: Account) -> None:
+        """Note which losses have grown."""
+        totals = account.totals
+        counts = {
+            "records lost in rings": totals.records_lost,
+            "records that a probe could not write": totals.records_dropped,
+            "exceptions in a probe's hooks": totals.hook_errors,
+            "requests without their arrival": totals.requests_unusable,
+            "spans dropped": _spans_dropped(account.destinations),
+            "batches of metrics dropped": sum(one.outbox.metrics_dropped for one in account.destinations),
+            "faults of the agent's own survived": account.faults,
+        }
+        for what, count in counts.items():
+            before = self._losses.get(what, Loss(what, 0))
+            if count > before.count or what not in self._losses:
+                grown = count > before.count
+                self._losses[what] = Loss(what, count, self._unix_ns() if grown else None)
+
+    def _health(self) -> Health:
+        return Health() if self._sources is None else self._sources.health()
+
     @property
     def _left_out(self) -> int:
         return 0 if self._tail is None else self._tail.left_out
 
     def _state(self, account: Account) -> AgentState:
         attribution: tuple[CounterState, ...] = () if self._meter is None else self._meter.state()
+        health = self._health()
         return AgentState(
             pid=os.getpid(),
             version=self._version,
@@ -164,11 +192,8 @@ class Oversight:
             detail_reason=self.budget.reason,
             detail_seconds=dict(self.budget.seconds),
             destinations=tuple(_destination(one) for one in account.destinations),
-            samplers=tuple(
-                SamplerState(name, reason)
-                for name, reason in (self._sources.states() if self._sources else {}).items()
-            ),
-            gpus=tuple(self._sources.devices() if self._sources else ()),
+            samplers=health.samplers,
+            gpus=health.gpus,
             attribution=attribution,
             rings=account.rings,
             records_read=account.totals.records_read,
@@ -177,6 +202,8 @@ class Oversight:
             keep_ratio=1.0 if self._tail is None else self._tail.keep_ratio,
             requests_sampled_out=self._left_out,
             faults=account.faults,
+            losses=tuple(self._losses.values()),
+            detail_refused=self._refused,
         )
 
 
@@ -189,6 +216,12 @@ def _spooled_bytes(destinations: Sequence[Destination]) -> int:
 
 
 def _destination(one: Destination) -> DestinationState:
+    outbox = one.outbox
     return DestinationState(
-        one.target, one.outbox.spans_delivered, one.outbox.spans_dropped, one.spool_bytes, one.problem
+        one.target,
+        outbox.spans_delivered,
+        outbox.spans_dropped,
+        outbox.metrics_dropped,
+        one.spool_bytes,
+        one.problem,
     )

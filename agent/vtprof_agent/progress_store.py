@@ -1,4 +1,4 @@
-"""Keeps the progress of each ring in the cursor store, beside the rings, and keeps a second agent away from them."""
+"""Keeps the progress of each ring and what was lost, beside the rings, and keeps a second agent away from them."""
 
 import fcntl
 import os
@@ -7,20 +7,26 @@ from pathlib import Path
 
 from vtprof_agent.follower import Progress
 from vtprof_agent.inbox.cursors import CursorStore
+from vtprof_agent.inbox.ring_header import RingFile
 from vtprof_agent.regular_file import open_regular
-from vtprof_schemas import names
+from vtprof_schemas import names, records
 from vtprof_schemas.errors import BackendError
 
 CURSORS_FILE = "agent.cursors.json"
 LOCK_FILE = "agent.lock"
-_FIELDS = ("exported_through", "passed", "records_lost", "lost_ahead")
+_FIELDS = ("exported_through", "passed", "records_lost", "lost_ahead", "clock_offset_ns")
+_LOST = ("spans", "metrics")
 
 
 class ProgressStore:
-    """Progress by ring; the cursor under the id itself, the rest beside it (shifted by one: 0 is not stored)."""
+    """Progress by ring; the cursor under the id itself, the rest beside it (shifted by one: 0 is not stored).
+
+    Beside them totals: what destinations lost, and what was read and lost of rings that are gone.
+    """
 
     def __init__(self, ring_dir: Path) -> None:
         """Load what an earlier agent left in this folder."""
+        self._ring_dir = ring_dir
         self._store = CursorStore(ring_dir / CURSORS_FILE)
 
     @property
@@ -33,23 +39,65 @@ class ProgressStore:
         cursor = self._store.get(ring_id)
         if cursor is None:
             return None
-        rest = {name: (self._store.get(f"{ring_id}#{name}") or 1) - 1 for name in _FIELDS}
-        return Progress(cursor, **rest)
+        return Progress(cursor, **{name: self._get(f"{ring_id}#{name}") for name in _FIELDS})
 
-    def save(self, progress: Mapping[str, Progress]) -> None:
-        """Store the progress of rings; raises BackendError when the file cannot be written."""
+    def lost(self, target: str) -> tuple[int, int]:
+        """Return the spans and batches of metric points that a destination lost up to the last save."""
+        return self._get(f"lost#spans#{target}"), self._get(f"lost#metrics#{target}")
+
+    def retired(self) -> tuple[int, int]:
+        """Return the records that were read and lost of the rings forgotten so far."""
+        return self._get("retired#records_read"), self._get("retired#records_lost")
+
+    def save(
+        self, progress: Mapping[str, Progress], losses: Mapping[str, tuple[int, int]] | None = None
+    ) -> None:
+        """Store the progress of rings and, by destination, the spans and batches of metric points lost, all or nothing.
+
+        Raises BackendError when the file cannot be written.
+        """
         for ring_id, reached in progress.items():
             self._store.set(ring_id, reached.cursor)
             for name in _FIELDS:
-                self._store.set(f"{ring_id}#{name}", getattr(reached, name) + 1)
-        if progress:
+                self._set(f"{ring_id}#{name}", getattr(reached, name))
+        for target, counts in (losses or {}).items():
+            for name, count in zip(_LOST, counts, strict=True):
+                self._set(f"lost#{name}#{target}", count)
+        if progress or losses:
             self._store.save()
 
     def forget(self, ring_id: str) -> None:
-        """Drop a ring that was removed."""
+        """Drop a ring that was removed; what was read and lost of it stays in ``retired``."""
+        gone = self.get(ring_id)
+        if gone is not None:
+            read, lost = self.retired()
+            self._set("retired#records_read", read + gone.passed - gone.records_lost)
+            self._set("retired#records_lost", lost + gone.records_lost)
         self._store.forget(ring_id)
         for name in _FIELDS:
             self._store.forget(f"{ring_id}#{name}")
+
+    def retire_gone(self) -> None:
+        """Forget rings that are not there any more: an agent that removed them was killed before it could say so."""
+        there = set()
+        for path in self._ring_dir.glob(f"*{records.RING_SUFFIX}"):
+            try:
+                ring = RingFile(path)
+            except BackendError:
+                continue
+            except OSError:
+                return  # of this process: it cannot tell which are there
+            there.add(ring.identity.ring_id)
+            ring.close()
+        for key in self._store.keys():  # noqa: SIM118  # no mapping
+            if "#" not in key and key not in there:
+                self.forget(key)
+
+    def _get(self, key: str) -> int:
+        return (self._store.get(key) or 1) - 1
+
+    def _set(self, key: str, value: int) -> None:
+        self._store.set(key, value + 1)
 
 
 def claim(ring_dir: Path) -> int:

@@ -54,10 +54,10 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
         stack.callback(os.close, lock)
         metrics = Metrics(version)
         guard = Guard(config.tls_cert_file, config.tls_key_file, config.token_file, config.insecure_listen)
+        url = None
         if config.metrics is not None:
             url, stop = serve(metrics.registry, config.metrics, guard, metrics.alive)
             stack.callback(stop)
-            logger.warning("metrics at %s", url)
         processes = Processes()
         feeds = _feeds(config, guard, processes.get, stack)
         destinations = _destinations(config, instance)
@@ -74,6 +74,8 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             sources=sampling,
             spool_limit_bytes=config.spool_bytes if config.otlp_endpoint else None,
         )
+        if url is not None:  # said when nothing can fail any more
+            logger.warning("metrics at %s", url)
         yield Agent(
             config.ring_dir,
             destinations,

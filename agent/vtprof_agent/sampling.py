@@ -6,16 +6,18 @@ What the GPU samplers read goes to the meter as windows, and to the resources th
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.follower import RingFollower
+from vtprof_agent.inbox.discovery import pid_here
 from vtprof_agent.metric_points import Point
 from vtprof_agent.resource import RingResource
+from vtprof_agent.samplers.health import Health, SamplerState, judge
 from vtprof_agent.samplers.reader import Reader
-from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler, load
+from vtprof_agent.samplers.sampler import SAMPLERS, Sample, Sampler, load
 from vtprof_agent.samplers.tally import Tally
 from vtprof_agent.windows import INT64_MAX
 from vtprof_schemas import names
@@ -51,6 +53,9 @@ class Sampling:
         self._tally = Tally()
         self._lock = threading.Lock()
         self._failing: set[str] = set()
+        self._own: tuple[SamplerState, ...] = ()
+        """Of the samplers that have no reader."""
+        self._missing: dict[tuple[str, str], str] = {}
         self.faults = 0
         """Readings that failed, over all samplers."""
 
@@ -74,11 +79,22 @@ class Sampling:
             raise ConfigError(f"samplers: unknown source {unknown[0]!r}; there are {', '.join(SAMPLERS)}")
         chosen = [name for name in SAMPLERS if name in wanted or not wanted]
         maker = make or partial(load, dcgm_url=dcgm_url)
-        sampling = cls(_opened(maker(HOST)) if HOST in chosen else (), meter)
+        host, host_reason = _opened(maker(HOST)) if HOST in chosen else ((), None)
+        sampling = cls(host, meter)
+        if HOST in chosen:
+            since_unix_ns = None if host_reason is None else time.time_ns()
+            sampling._own = (SamplerState(HOST, host_reason, since_unix_ns),)
         for name in chosen:
             if name != HOST:
                 sampling._readers.append(
-                    Reader(name, partial(maker, name), gpu_sample_s, sampling._take, sampling._failed)
+                    Reader(
+                        name,
+                        partial(maker, name),
+                        gpu_sample_s,
+                        sampling._take,
+                        sampling._failed,
+                        asked=name in wanted or (name == "dcgm" and dcgm_url is not None),
+                    )
                 )
         deadline_s = time.monotonic() + open_s
         for reader in sampling._readers:
@@ -86,25 +102,22 @@ class Sampling:
                 logger.warning("sampler %s: it does not answer; it is taken up when it does", reader.name)
         return sampling
 
-    def devices(self) -> list[Device]:
-        """Return the devices that are sampled."""
-        own = [device for sampler in self._samplers for device in sampler.devices()]
-        return own + [device for reader in self._readers for device in reader.devices]
-
-    def states(self) -> dict[str, str | None]:
-        """Return for each GPU source why it is not read; None: it is."""
-        return {reader.name: reader.reason for reader in self._readers}
+    def health(self) -> Health:
+        """Return what is read, and what is not since when and why."""
+        return judge(self._readers, self._own, time.monotonic(), time.time_ns())
 
     def sample(self, rings: Sequence[RingFollower], node: RingResource, unix_ns: int) -> list[Point]:
         """Return what there is to export: processes as they are now, GPUs over the time since the last call.
 
         A process's samples go to its rings, a GPU's to the rings that run on it, or to the node when no ring says so.
         """
-        pids = frozenset(ring.pid for ring in rings)
+        writers = {ring: pid_here(ring.reader.identity) for ring in rings}
+        pids = frozenset(pid for pid in writers.values() if pid is not None)
         samples = [sample for sampler in self._samplers for sample in self._read(sampler, pids)]
         with self._lock:
             samples += self._tally.take()
-        return [Point(resource, one, unix_ns) for one in samples for resource in _owners(one, rings, node)]
+        self._watch()
+        return [Point(resource, one, unix_ns) for one in samples for resource in _owners(one, writers, node)]
 
     def close(self) -> None:
         """Stop the threads and close the samplers; one that hangs is left behind after a while."""
@@ -119,6 +132,16 @@ class Sampling:
                 sampler.close()
             except Exception as error:
                 self._failed(type(sampler).__name__, error)
+
+    def _watch(self) -> None:
+        """Say once when something that was read is missing, and when it is back."""
+        missing = self.health().missing()
+        for what in missing.keys() - self._missing.keys():
+            logger.warning("%s: not read: %s", _called(*what), missing[what])
+        for sampler, gpu in self._missing.keys() - missing.keys():
+            if ("", gpu) not in missing and (sampler, "") not in missing:  # else all the more is missing
+                logger.warning("%s: read again", _called(sampler, gpu))
+        self._missing = missing
 
     def _take(self, samples: list[Sample], period_s: float) -> None:
         """Take a reading of a GPU sampler, in its thread."""
@@ -148,16 +171,21 @@ class Sampling:
             logger.error("%s failed and is left out while it does: %r", name, error)
 
 
-def _opened(sampler: Sampler) -> tuple[Sampler, ...]:
+def _called(sampler: str, gpu: str) -> str:
+    return gpu if not sampler else f"sampler {sampler}" + (f" of {gpu}" if gpu else "")
+
+
+def _opened(sampler: Sampler) -> tuple[tuple[Sampler, ...], str | None]:
+    """Open a sampler that has no reader; return it, or why there is none."""
     reason = sampler.why_not()
     if reason is None:
         try:
             sampler.open()
-            return (sampler,)
+            return (sampler,), None
         except BackendError as error:
             reason = str(error)
     logger.warning("sampler %s is off: %s", HOST, reason)
-    return ()
+    return (), reason
 
 
 def agent_points(ring: RingFollower, unix_ns: int) -> list[Point]:
@@ -174,12 +202,14 @@ def agent_points(ring: RingFollower, unix_ns: int) -> list[Point]:
     ]
 
 
-def _owners(sample: Sample, rings: Sequence[RingFollower], node: RingResource) -> list[RingResource]:
+def _owners(
+    sample: Sample, writers: Mapping[RingFollower, int | None], node: RingResource
+) -> list[RingResource]:
     if sample.pid is not None:
-        return [ring.resource for ring in rings if ring.pid == sample.pid]
+        return [ring.resource for ring, pid in writers.items() if pid == sample.pid]
     users = [
         ring.resource
-        for ring in rings
+        for ring in writers
         if sample.hw_id in str(ring.resource.attributes.get(names.HW_ID, "")).split(",")
     ]
     # One tells for all: a server has a process for each GPU and more, which all name the same ones.

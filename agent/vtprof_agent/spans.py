@@ -18,6 +18,8 @@ from vtprof_schemas import SCHEMA_VERSION, names
 MAX_ATTRIBUTES = 128
 MAX_LINKS = 128
 """The SDK's own defaults, set here so that the environment cannot lower them; spans of ours stay below both."""
+REMEMBERED = 4096
+"""Requests whose ids are kept for the links to them, over all rings: 0.8 KB each. To derive them takes ten times as long."""
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _FAILED = frozenset((names.STATUS_ERROR, names.STATUS_REJECTED))
 SCOPE = InstrumentationScope("vtprof", str(SCHEMA_VERSION))
@@ -43,7 +45,6 @@ class SpanBuilder:
         """Attributes and links beyond the limits."""
         self._origin = origin
         self._origins = {} if origins is None else origins
-        self._request_context = lru_cache(maxsize=4096)(self._make_request_context)
 
     def request(self, finished: FinishedRequest) -> list[ReadableSpan]:
         """Build the root of a request and its phases."""
@@ -92,10 +93,8 @@ class SpanBuilder:
         links = [Link(self._request_context(ref)) for ref in step.links]
         return self._span(step.name, context, parent, (step.start_ns, step.end_ns), step.attributes, links)
 
-    def _make_request_context(self, ref: RequestRef) -> SpanContext:
-        home = self._home(ref)
-        trace_id = home.trace_id(REQUEST, ref.sequence) if ref.caller is None else ref.caller.trace_id
-        return SpanContext(trace_id, home.span_id(REQUEST, ref.sequence), False, _SAMPLED)
+    def _request_context(self, ref: RequestRef) -> SpanContext:
+        return _request_context(self._home(ref), ref)
 
     def _home(self, ref: RequestRef) -> Origin:
         return self._origins.get(ref.ring, self._origin)
@@ -126,3 +125,10 @@ class SpanBuilder:
         )
         self.dropped += span.dropped_attributes + span.dropped_links
         return span
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _request_context(home: Origin, ref: RequestRef) -> SpanContext:
+    """Return the context of a request's root span."""
+    trace_id = home.trace_id(REQUEST, ref.sequence) if ref.caller is None else ref.caller.trace_id
+    return SpanContext(trace_id, home.span_id(REQUEST, ref.sequence), False, _SAMPLED)

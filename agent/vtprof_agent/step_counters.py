@@ -29,14 +29,18 @@ class Tally:
         """Steps that could have been counted; a counter with fewer of them says less than all."""
         self.rows: dict[str, list[float]] = {}
 
-    def add(self, key: str, share: Share, gpu_ns: float, quality: str, part: float = 1.0) -> None:
-        """Add a part of a share of one step, over so much time of its GPUs; the step itself is counted by the caller."""
-        self.add_amounts(key, share.amount * part, share.low * part, share.high * part, gpu_ns, quality)
+    def add(
+        self, key: str, share: Share, gpu_ns: float, quality: str, part: float = 1.0, steps: int = 1
+    ) -> None:
+        """Add a part of a share, over so much time of its GPUs; the steps themselves are counted by the caller."""
+        self.add_amounts(
+            key, share.amount * part, share.low * part, share.high * part, gpu_ns, quality, steps
+        )
 
     def add_amounts(
-        self, key: str, amount: float, low: float, high: float, gpu_ns: float, quality: str
+        self, key: str, amount: float, low: float, high: float, gpu_ns: float, quality: str, steps: int = 1
     ) -> None:
-        """Add an amount of one step and the ends of its interval."""
+        """Add an amount of one step, or of some together, and the ends of its interval."""
         row = self.rows.get(key)
         if row is None:
             row = self.rows[key] = [0.0] * 7
@@ -44,17 +48,18 @@ class Tally:
         row[_LOW] += low
         row[_HIGH] += high
         row[_GPU_NS] += gpu_ns
-        row[_STEPS] += 1
+        row[_STEPS] += steps
         if (place := _PLACES.get(quality)) is not None:
-            row[place] += 1
+            row[place] += steps
 
-    def add_step(self, counters: StepCounters) -> None:
-        """Add what a step was given, all classes of work together."""
-        self.steps += 1
+    def add_steps(self, counters: StepCounters, steps: int) -> None:
+        """Add what so many of the steps were given that the counters are of, all classes of work together."""
+        self.steps += steps
+        part = steps / counters.steps
         for key, (one, two, three) in counters.shares.items():
-            amount = one.amount + two.amount + three.amount
-            low, high = one.low + two.low + three.low, one.high + two.high + three.high
-            self.add_amounts(key, amount, low, high, 0.0, counters.quality[key])
+            amount = (one.amount + two.amount + three.amount) * part
+            low, high = (one.low + two.low + three.low) * part, (one.high + two.high + three.high) * part
+            self.add_amounts(key, amount, low, high, 0.0, counters.quality[key], steps)
 
     def join(self, other: "Tally") -> None:
         """Add another tally."""
@@ -163,8 +168,9 @@ class DecodeAccount:
         counters: StepCounters | None,
         gpu_ns: float,
         shared: bool,
+        steps: int = 1,
     ) -> None:
-        """Count one step: who decoded in it (a request of several sequences as often), and what the step was given.
+        """Count a step, or some that were alike: who decoded (a request of several sequences as often), what was given.
 
         ``contexts`` says how many tokens each has cached now; it is asked for by ``knows``. ``strangers`` decode too, but
         nobody knows who they are. ``gpu_ns``: the time beside the encoder x GPUs. ``shared``: others had a part.
@@ -173,26 +179,30 @@ class DecodeAccount:
             self._rebase()
         if not self.knows(pieces):
             self._change(pieces, contexts or {})
-        step, self._step = self._step, self._step + 1
-        self._tally.steps += 1
+        # Of each step its number: of the steps together their sum.
+        numbers = steps * self._step + steps * (steps - 1) // 2
+        self._step += steps
+        self._tally.steps += steps
         if counters is None:
             return
         everybody = len(pieces) + strangers
-        context = self._base + len(pieces) * step
+        context = self._base * steps + len(pieces) * numbers
         by_context = everybody > 1 and strangers == 0 and self._unknown == 0 and context > 0
         for key, (_, prefill, decode) in counters.shares.items():
             quality = counters.quality[key]
             if key != names.GPU_ENERGY_MJ:
                 low, high = prefill.low + decode.low, prefill.high + decode.high
-                self._tally.add_amounts(key, prefill.amount + decode.amount, low, high, gpu_ns, quality)
+                self._tally.add_amounts(
+                    key, prefill.amount + decode.amount, low, high, gpu_ns, quality, steps
+                )
                 continue
             if quality == names.QUALITY_MEASURED and (shared or everybody > 1):
                 quality = names.QUALITY_ATTRIBUTED
-            self._tally.add(key, decode, gpu_ns, quality, step / context if by_context else 1 / everybody)
+            part = numbers / context if by_context else 1 / everybody
+            self._tally.add(key, decode, gpu_ns, quality, part, steps)
             if by_context:
-                self._by_context[0] += decode.amount / context
-                self._by_context[1] += decode.low / context
-                self._by_context[2] += decode.high / context
+                for place, end in enumerate(decode):
+                    self._by_context[place] += end * steps / context
 
     def knows(self, pieces: Sequence[Counted]) -> bool:
         """Tell whether these were the ones in the step before."""

@@ -1,13 +1,13 @@
 """The steps of a family while they are held: parts that wait for their step, and the steps of each scheduler in order."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from vtprof_agent.decoding import Decoding
 from vtprof_agent.facts import StepFact
 from vtprof_agent.request_state import RequestState
 from vtprof_agent.step_counters import DecodeAccount
-from vtprof_agent.step_work import Measures, StepTimes, mixed, share_counters, work_of
+from vtprof_agent.step_work import Measures, StepTimes, give_counters, mixed, work_of
 from vtprof_agent.steps import OpenStep, StepParts
 from vtprof_schemas import records
 
@@ -141,13 +141,14 @@ class StepLines:
         self.by_index[step.index] = step
         return over
 
-    def due(self, now_ns: int, hold_ns: int, *, expects_gpu_time: bool) -> Iterable[OpenStep]:
-        """Take out, in order, the steps for which nothing more will come, and those first seen ``hold_ns`` ago."""
+    def due(self, now_ns: int, hold_ns: int, *, expects_gpu_time: bool) -> Iterable[list[OpenStep]]:
+        """Take out, line by line in order, the steps for which nothing more comes, and those first seen ``hold_ns`` ago."""
         overdue_ns = now_ns - hold_ns
         meter = self._measures.meter
         for line in self.lines.values():
             if line.unmetered:
                 self._tell_meter(line, now_ns)
+            ready: list[OpenStep] = []
             while line.steps:
                 step = line.steps[0]
                 if step.seen_ns > overdue_ns:
@@ -155,27 +156,34 @@ class StepLines:
                         break
                     if step.gpus and meter is not None and not self._complete(step):
                         break
-                yield line.steps.popleft()
+                ready.append(line.steps.popleft())
+            if ready:
+                yield ready
 
-    def all(self) -> Iterable[OpenStep]:
-        """Take out all steps."""
+    def all(self) -> Iterable[list[OpenStep]]:
+        """Take out all steps, line by line."""
         for line in self.lines.values():
-            while line.steps:
-                yield line.steps.popleft()
+            ready = list(line.steps)
+            line.steps.clear()
+            if ready:
+                yield ready
 
-    def settle(self, step: OpenStep, *, expects_gpu_time: bool) -> StepFact:
-        """Split a step's GPU time and counters over its requests, and make its fact."""
+    def settle(self, steps: Sequence[OpenStep], *, expects_gpu_time: bool) -> Iterable[StepFact]:
+        """Split GPU times and counters of steps of one line over their requests, and make their facts."""
+        line = self.lines[steps[0].ring]
+        untold = [step for step in steps if step.gpus and step.work is None]
+        if untold:
+            self._tell_meter(line, untold[-1].seen_ns, through=untold[-1])
+        if self._measures.meter is not None:
+            give_counters(steps, self._measures.meter, line.account)
+        return [self._settle(line, step, expects_gpu_time=expects_gpu_time) for step in steps]
+
+    def _settle(self, line: Line, step: OpenStep, *, expects_gpu_time: bool) -> StepFact:
         if self.by_index.get(step.index) is step:
             del self.by_index[step.index]
-        line = self.lines[step.ring]
-        if step.gpus and step.work is None:
-            self._tell_meter(line, step.seen_ns, through=step)
         if step.gpu_ns is not None or expects_gpu_time:
             step.place_encodes()
             step.share_gpu_time(self._fractions(line, step))
-        if step.work is not None and self._measures.meter is not None:
-            step.counters = self._measures.meter.of(step.gpus, step.work)
-            share_counters(step, step.work, step.counters, line.account)
         if self._joined:
             step.begin_with_encodes()
         states = step.states()

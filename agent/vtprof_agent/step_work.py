@@ -1,16 +1,19 @@
 """The work of a step as its records tell it, and the counters that the step is given for it, shared over its requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from vtprof_agent.counters.meter import Meter, Share, StepCounters, Work
+from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_agent.request_state import Piece, RequestState
 from vtprof_agent.step_counters import Counted, DecodeAccount, plus, share_by_weight
 from vtprof_agent.steps import CONTEXT_TOKENS, PREFILL_TOKENS, OpenStep
 from vtprof_schemas import names
 
 _ENCODE, _PREFILL = 0, 1
+RUN_NS = 500_000_000
+"""Over so much time what steps are given is not told apart."""
 
 
 class StepTimes(Protocol):
@@ -36,9 +39,9 @@ def work_of(step: OpenStep) -> Work:
     """Return the work of a step; what is not told counts nothing."""
     values, parts = step.values, step.parts
     decoding = step.decode_requests if step.decode_requests >= 0 else len(step.decoders)
-    context = max(values[CONTEXT_TOKENS], 0)
+    context, decode_tokens = max(values[CONTEXT_TOKENS], 0), max(step.decode_tokens, 0)
     if not parts.encodes and not parts.prefills and values[PREFILL_TOKENS] <= 0:
-        return Work(step.start_ns, step.end_ns, 0, 0, 0, 0, decoding, context, step.encoder_ns)
+        return Work(step.start_ns, step.end_ns, 0, 0, 0, 0, decoding, context, step.encoder_ns, decode_tokens)
     encodes = [part for part in parts.encodes if not part.only_hits]
     prefill_tokens = values[PREFILL_TOKENS]
     if prefill_tokens < 0:
@@ -53,6 +56,7 @@ def work_of(step: OpenStep) -> Work:
         decode_requests=decoding,
         decode_context_tokens=context,
         encode_ns=step.encoder_ns,
+        decode_tokens=decode_tokens,
     )
 
 
@@ -60,6 +64,53 @@ def mixed(work: Work) -> bool:
     """Tell whether a step holds work of several classes."""
     encodes = work.patches > 0 or work.encode_ns > 0
     return encodes + (work.prefill_tokens > 0) + (work.decode_requests > 0) > 1
+
+
+def give_counters(steps: Sequence[OpenStep], meter: Meter, account: DecodeAccount) -> None:
+    """Give steps of one scheduler their counters, in order, and the requests in them their shares.
+
+    Steps of decoding alone with the same requests are given theirs together: most are such, and one costs as much as many.
+    """
+    place = 0
+    while place < len(steps):
+        step, run = steps[place], _run(steps, place)
+        place += len(run) or 1
+        if len(run) > 1:
+            works = [one.work for one in run if one.work is not None]
+            counters = meter.of_run(step.gpus, works)
+            for one in run:
+                one.counters = counters
+            shared = max(len(step.decode_pieces), works[0].decode_requests) > 1
+            _share_decoding(step, works, counters, account, shared=shared)
+        elif step.work is not None:
+            step.counters = meter.of(step.gpus, step.work)
+            share_counters(step, step.work, step.counters, account)
+
+
+def _run(steps: Sequence[OpenStep], place: int) -> Sequence[OpenStep]:
+    """Return the steps from a place on that are alike: none when the first has other work than decoding."""
+    first = steps[place]
+    end = place
+    while end < len(steps) and _alike(steps[end], first):
+        end += 1
+    return steps[place:end]
+
+
+def _alike(step: OpenStep, first: OpenStep) -> bool:
+    work, parts = step.work, step.parts
+    return (
+        work is not None
+        and not parts.encodes
+        and not parts.prefills
+        and work.decode_requests > 0
+        and first.work is not None
+        and work.decode_requests == first.work.decode_requests
+        and only_decodes(work)
+        and work.encode_ns == 0
+        and step.gpus == first.gpus
+        and step.decode_pieces == first.decode_pieces
+        and step.start_ns - first.start_ns <= RUN_NS
+    )
 
 
 def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, account: DecodeAccount) -> None:
@@ -83,16 +134,30 @@ def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, ac
         share_by_weight(
             [piece for piece, _ in prefills], tokens, _PREFILL, counters, ratios, beside_ns, not alone
         )
+    _share_decoding(step, [work], counters, account, shared=not alone)
+
+
+def _share_decoding(
+    step: OpenStep,
+    works: Sequence[Work],
+    counters: StepCounters | None,
+    account: DecodeAccount,
+    *,
+    shared: bool,
+) -> None:
+    """Give those who decode in a step, or in steps that are alike, their shares; ``shared``: others had a part."""
     decoding = step.decode_pieces
-    if decoding:
-        contexts: dict[Counted, int | None] | None = None
-        if not account.knows(decoding):
-            contexts = {
-                piece: _cached_tokens(state, piece)
-                for state, piece in zip(step.decoders, decoding, strict=True)
-            }
-        strangers = max(0, work.decode_requests - len(decoding))
-        account.add(decoding, contexts, strangers, counters, beside_ns, not alone)
+    if not decoding:
+        return
+    contexts: dict[Counted, int | None] | None = None
+    if not account.knows(decoding):
+        contexts = {
+            piece: _cached_tokens(state, piece) for state, piece in zip(step.decoders, decoding, strict=True)
+        }
+    strangers = max(0, works[0].decode_requests - len(decoding))
+    gpus = counters.gpus if counters is not None else 0
+    beside_ns = float(sum(work.end_ns - work.start_ns - work.encode_ns for work in works) * gpus)
+    account.add(decoding, contexts, strangers, counters, beside_ns, shared, len(works))
 
 
 def _beside_encoder(counters: StepCounters) -> dict[str, Share]:

@@ -189,6 +189,14 @@ class OpenStep:
             self.encode_gpu_ns = encode_gpu_ns if encode_gpu_ns >= 0 else None
 
     @property
+    def decode_tokens(self) -> int:
+        """Return the tokens that the decoding requests computed, one each at least; -1 unknown, as in an older ring."""
+        if self.decode_requests == 0:
+            return 0
+        told: int = self.values[_FIELDS["decode_tokens"]]
+        return told if told >= max(self.decode_requests, 1) else records.UNKNOWN
+
+    @property
     def encode_ns(self) -> int:
         """Return the encoder's wall time: what the record says, else what its parts cover; -1 unknown."""
         told: int = self.values[_FIELDS["encode_ns"]]
@@ -263,6 +271,9 @@ class OpenStep:
         strangers = max(0, self.decode_requests - len(self.decode_pieces))
         tokens = [part.counts[names.PREFILL_TOKENS] for part in prefills if part.piece is not None]
         decoding = [1] * len(self.decode_pieces) + [strangers] * (strangers > 0)
+        if self.decode_tokens > self.decode_requests > 0:  # so many each, without a fraction
+            tokens = [count * self.decode_requests for count in tokens]
+            decoding = [count * self.decode_tokens for count in decoding]
         wall_ns, encode_ns = self.end_ns - self.start_ns, self.encode_ns
         shares = split_step(
             self.gpu_ns,
@@ -284,6 +295,8 @@ class OpenStep:
         decoding = self.decoding.refs(self.decoders)
         encodes, prefills = self.parts.encodes, self.parts.prefills
         sums = {key: self.values[position] for key, position in _SUMS if self.values[position] >= 0}
+        if (decode_tokens := self.decode_tokens) >= 0:
+            sums[names.STEP_DECODE_TOKENS] = decode_tokens
         if encodes and (encode_ns := self.encode_ns) >= 0:
             sums[names.STEP_ENCODE_NS] = encode_ns
         mixed = bool(encodes or prefills) or sums.get(names.STEP_PREFILL_TOKENS, 0) > 0

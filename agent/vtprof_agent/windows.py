@@ -7,6 +7,7 @@ such spans at all. What closes a window is in the records, not in when they were
 
 from collections.abc import Mapping
 
+from vtprof_agent.counters.meter import StepCounters
 from vtprof_agent.decoding import lowest
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
 from vtprof_agent.step_counters import Tally
@@ -71,6 +72,9 @@ class _Window:
         self._others: dict[RequestRef, None] = {}
         """Those of the steps whose requests were not those of the first."""
         self._counters: Tally | None = None
+        self._latest: StepCounters | None = None
+        self._alike = 0
+        """Steps that have these, which are not in the tally yet."""
         self._gpus = 0
         self.add(fact)
 
@@ -87,6 +91,8 @@ class _Window:
             sums[key] = sums.get(key, 0) + value
         if names.GPU_TIME_NS not in fact.sums:
             self.short.add(names.GPU_TIME_NS)
+        if names.STEP_DECODE_TOKENS not in fact.sums:
+            self.short.add(names.STEP_DECODE_TOKENS)
         if fact.mixed:
             self.short.update(key for key in _owed(fact.sums) if key not in fact.sums)
         # A step of no length still counts for something.
@@ -107,7 +113,10 @@ class _Window:
             if self._counters is None:
                 self._counters = Tally()
             self._gpus = max(self._gpus, fact.counters.gpus)
-            self._counters.add_step(fact.counters)
+            if fact.counters is not self._latest:
+                self._gather()
+                self._latest = fact.counters
+            self._alike += 1
 
     def fits(self, fact: StepFact) -> bool:
         same = fact.requests is self.first.requests or fact.requests == self.first.requests
@@ -147,10 +156,16 @@ class _Window:
         if self.kv_peak is not None:
             peak = zip(_KV_PEAK, self.kv_peak, strict=True)
             values.update((key, min(tokens, INT64_MAX)) for key, tokens in peak if tokens != UNKNOWN)
+        self._gather()
         if self._counters is not None:
             gpu_ns = float((self.end_ns - self.first.start_ns) * self._gpus)
             values.update(self._counters.complete(self.count).attributes(gpu_ns))
         return values
+
+    def _gather(self) -> None:
+        if self._counters is not None and self._latest is not None:
+            self._counters.add_steps(self._latest, self._alike)
+        self._latest, self._alike = None, 0
 
 
 def _owed(sums: Mapping[str, int]) -> tuple[str, ...]:

@@ -394,6 +394,10 @@ STEP_PREFILL_VISUAL_ATTENTION_PAIRS = _attribute(
 STEP_DECODE_REQUESTS = _attribute(
     "vtprof.step.decode_requests", INT, "requests", "step", "decoding requests, summed over iterations", "15"
 )
+STEP_DECODE_TOKENS = _attribute(
+    "vtprof.step.decode_tokens", INT, "tokens", "step",
+    "tokens that the decoding requests compute: one each, and with speculative decoding the verified drafts", "60",
+)  # fmt: skip
 STEP_DECODE_CONTEXT_TOKENS = _attribute(
     "vtprof.step.decode_context_tokens", INT, "tokens", "step",
     "cached tokens read by decode, without the one being written", "5355",

@@ -28,6 +28,9 @@ and is alone even where it inherited a family. Who writes what:
     worker   ENCODE (each rank; the lowest one counts), GPU_TIME
 
 Times are CLOCK_MONOTONIC nanoseconds. ``UNKNOWN`` (-1 in signed fields) marks what the engine does not tell.
+
+A kind may get further fields at its end without a new layout version: an older reader does not see them, and in an older
+writer's ring they are the zeros that fill a record up. So 0 in such a field has to mean unknown where it cannot be true.
 """
 
 import struct
@@ -170,6 +173,7 @@ STEP = _kind(
     ("kv_used_tokens", "q", "tokens in the KV cache after the step"), ("kv_visual_tokens", "q", "the visual part"),
     ("kv_used_blocks", "i", "blocks in use"), ("running", "i", "requests being served"),
     ("waiting", "i", "requests in the queue"), ("preemptions", "i", "preemptions in the step"),
+    ("decode_tokens", "q", "tokens computed by the requests that decoded; 0 beside such requests is unknown, too"),
 )  # fmt: skip
 GPU_TIME = _kind(
     10, "gpu_time", "GPU time of a step, known after its step record",

@@ -62,6 +62,7 @@ CREATE TABLE spans (
     step_prefill_attention_pairs BIGINT, -- step: causal query-key pairs, summed over sequences [pairs]
     step_prefill_visual_attention_pairs BIGINT, -- step: the pairs whose query is visual [pairs]
     step_decode_requests BIGINT,     -- step: decoding requests, summed over iterations [requests]
+    step_decode_tokens BIGINT,       -- step: computed by the decoding requests, verified drafts included [tokens]
     step_decode_context_tokens BIGINT, -- step: cached tokens read by decode, without the one being written [tokens]
     step_decode_visual_tokens BIGINT, -- step: the image and video part of it [tokens]
     step_encode_items BIGINT,        -- step: items encoded [items]
@@ -154,6 +155,8 @@ CREATE TABLE metric_samples (
     name VARCHAR,                    -- metric name
     resource_id UBIGINT,             -- row of `resources`
     hw_id VARCHAR,                   -- UUID of the device, from the point; NULL where it has none
+    phase VARCHAR,                   -- phase that an amount was given to, from the point; NULL where it has none
+    start_ns BIGINT,                 -- since when a running total counts; NULL for other values and where it is not told
     ts_ns BIGINT,                    -- time of the reading
     value DOUBLE,                    -- the reading, in the unit of the vocabulary
     known BOOLEAN                    -- false while foreign metrics wait to be counted and removed

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ for number in range(1, requests + 1):
     ring.write(records.REQUEST_ARRIVED, number, begin)
     ring.write(records.REQUEST_INPUT, number, 4, 4, 0, 0, 0, 0, 0, 0, 0)
     ring.write(records.PREFILL, number, number, 4, 0, 0, 0, 10, 0, 1)
-    ring.write(records.STEP, number, begin, now(), 4, 0, 0, 0, 0, 4, 0, 1, 1, 0, 0)
+    ring.write(records.STEP, number, begin, now(), 4, 0, 0, 0, 0, 4, 0, 1, 1, 0, 0, 0)
     ring.write(records.FIRST_TOKEN, number, now())
     ring.write(records.REQUEST_FINISHED, number, now(), 0, 1)
     ring.refresh_anchor()
@@ -56,6 +57,22 @@ def start_writer(
 def start_agent(*arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "vtprof_agent", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def stderr_until(process: "subprocess.Popen[str]", text: str, timeout_s: float = 90.0) -> str:
+    """Return the next line that a process says with a text in it; one that is late is killed, and fails as one that ends."""
+    assert process.stderr is not None
+    late = threading.Timer(timeout_s, process.kill)
+    late.start()
+    said = []
+    try:
+        for line in process.stderr:
+            if text in line:
+                return line
+            said.append(line)
+    finally:
+        late.cancel()
+    raise AssertionError(f"{text!r} was not said, but {''.join(said)!r}")
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -29,5 +29,15 @@ class Outbox:
     def pump(self) -> bool:
         return True
 
+    def inherit(self, spans: int, metrics: int) -> None:
+        self.spans_dropped += spans
+        self.metrics_dropped += metrics
+
+    def losses(self) -> tuple[int, int]:
+        return self.spans_dropped, self.metrics_dropped
+
+    def losses_stored(self) -> None:
+        return
+
     def settled(self) -> int:
         return self._settled

@@ -102,6 +102,7 @@ def _step(
         REQUESTS,
         0,
         0,
+        decoders,
     )
     gpu_ns = (end_ns - start_ns) * 9 // 10
     return [
@@ -131,7 +132,8 @@ class Writer:
         self._ring = RingWriter.create(str(directory), capacity, "all", 0, info)
         self._directory, self._capacity = directory, capacity
         self._length_ns = int(RECORDS / records_per_s * NS_PER_S)
-        self._end_ns = time.monotonic_ns()
+        # Cycles begin at whole multiples of their length: whoever simulates the GPU knows when it is busy with what.
+        self._end_ns = -(-time.monotonic_ns() // self._length_ns) * self._length_ns
         self._cycles = 0
 
     def write(self, cycles: int, *, paced: bool, near: bool) -> int:

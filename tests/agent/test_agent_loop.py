@@ -89,7 +89,7 @@ def _end(ring: RingWriter, number: int = 1) -> None:
 
 
 def _step(ring: RingWriter, number: int = 1) -> None:
-    ring.write(records.STEP, number, 150, 200, 30, 0, 0, 0, 0, 30, 20, -1, 1, 0, 0)
+    ring.write(records.STEP, number, 150, 200, 30, 0, 0, 0, 0, 30, 20, -1, 1, 0, 0, 0)
 
 
 def _ring(tmp_path: Path) -> RingWriter:

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from agent_process import start_agent
+from agent_process import start_agent, stderr_until
 
 from vtprof_agent.private_rings import private_rings
 from vtprof_probe.ring_writer import RingWriter
 
 NOBODY = 65534
+DOCTOR = "vtprof-agent doctor"
 
 
 def _agent(
@@ -106,16 +107,42 @@ def test_a_grpc_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_metrics_page_is_announced_when_all_else_is_open_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        rings = ("--ring-dir", str(tmp_path / "rings"), "--out", str(tmp_path / "out"))
+        page = _agent("run", *rings, "--metrics", address)
+        receiver = _agent("run", *rings, "--metrics", "127.0.0.1:0", "--otlp-receive-http", address)
+    for done, flag in ((page, "--metrics"), (receiver, "--otlp-receive-http")):
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert re.match(f"vtprof-agent: {flag} '?{address}'?: cannot listen there ", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["doctor", "--format", "x"], "Invalid value for '--format': 'x' is not one of 'text', 'json'; see " + DOCTOR),
+        (["run", "--keep-ratio", "x"], "Invalid value for '--keep-ratio': 'x' is not a valid float; see vtprof-agent run"),
+        (["run", "--nope"], "No such option: --nope; see vtprof-agent run"),
+        (["nope"], "No such command 'nope'; see vtprof-agent"),
+        (["stage"], "Missing argument 'DIR'; see vtprof-agent stage"),
+    ],
+)  # fmt: skip
+def test_a_usage_error_is_one_line(arguments: list[str], said: str) -> None:
+    done = _agent(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"vtprof-agent: {said} --help\n")
+
+
 def test_run_says_that_it_waits_for_rings(tmp_path: Path) -> None:
     agent = start_agent("run", "--out", str(tmp_path), "--ring-dir", str(tmp_path / "rings"))
     try:
-        assert agent.stderr is not None
-        line = agent.stderr.readline()
+        line = stderr_until(agent, "vtprof-agent: no rings")
         agent.send_signal(signal.SIGTERM)
         agent.communicate(timeout=30)
     finally:
         agent.kill()
-    assert line == f"vtprof-agent: no rings in {tmp_path}/rings yet: waiting for a process to record there\n"
+    said = f" INFO vtprof-agent: no rings in {tmp_path}/rings yet: waiting for a process to record there\n"
+    assert line.endswith(said)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
@@ -142,6 +169,30 @@ def test_status_of_another_users_folder_is_one_line() -> None:
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_the_commands_on_another_users_folder_say_so_in_one_line(command: str) -> None:
+    # First as root, so that what it imports is there when this user may not read it.
+    code = (
+        "import os, sys\nfrom vtprof_agent.cli import main\ndef run():\n    try:\n        main()\n"
+        "    except SystemExit as ended:\n        print('CODE', ended.code, file=sys.stderr)\n"
+        f"run()\nos.setgroups([]); os.setuid({NOBODY})\nprint('AS NOBODY', file=sys.stderr)\nrun()"
+    )
+    rings = Path(tempfile.mkdtemp(prefix="vtprof-test-", dir="/var/tmp"))
+    try:
+        words = [sys.executable, "-c", code, command, "--ring-dir", str(rings)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    finally:
+        rings.rmdir()
+    said = f"--ring-dir {rings}: belongs to user 0, who alone may read it: look as that user or as root"
+    as_nobody = done.stderr.partition("AS NOBODY\n")[2].splitlines()
+    if command == "status":
+        assert as_nobody == [f"vtprof-agent: {said}", "CODE 2"]
+    else:  # one problem among the others
+        assert as_nobody == ["CODE 0"]
+        assert done.stdout.splitlines().count(f"problem: {said}") == 1
+
+
 def test_exec_of_no_command_says_that_alone_and_makes_nothing(tmp_path: Path) -> None:
     done = _agent("exec", "--", "nosuchcmd", cwd=tmp_path)
     said = "vtprof-agent: nosuchcmd: command not found; check its name and PATH\n"
@@ -150,7 +201,14 @@ def test_exec_of_no_command_says_that_alone_and_makes_nothing(tmp_path: Path) ->
 
 
 def test_doctor_says_what_can_be_attached_to_and_writes_no_python(tmp_path: Path) -> None:
-    shown = _agent("doctor", "--ring-dir", str(tmp_path)).stdout
+    brief = _agent("doctor", "--ring-dir", str(tmp_path), VTPROF_AGENT_FLUSH_S="0.5").stdout
+    assert [line for line in brief.splitlines() if line.startswith("setting ")] == [
+        f"setting ring_dir = {tmp_path} (--ring-dir)", "setting flush_s = 0.5 (VTPROF_AGENT_FLUSH_S)",
+    ]  # fmt: skip
+    assert " other settings are as by default (--verbose shows them)" in brief
+    told = [line.startswith("problem: ") for line in brief.splitlines()]
+    assert told == sorted(told, reverse=True), "what is wrong comes first"
+    shown = _agent("doctor", "--verbose", "--ring-dir", str(tmp_path)).stdout
     assert "setting engine_metrics = not set (default)" in shown
     assert "None" not in shown
     assert "()" not in shown

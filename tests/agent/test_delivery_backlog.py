@@ -151,7 +151,7 @@ def test_pauses_double_to_a_bound_with_half_of_each_left_to_chance() -> None:
 
 
 class _Life(RuleBasedStateMachine):
-    """Agents one after the other over one folder: put, send, fail, restart, a disk that is full."""
+    """Agents one after the other over one folder: put, send, fail, restart, be killed, a disk that is full."""
 
     folder: Path
 
@@ -159,16 +159,16 @@ class _Life(RuleBasedStateMachine):
         super().__init__()
         for old in self.folder.iterdir():
             old.unlink()
-        self.room = 4096
+        self.room = 1500
         self.submitted = 0
         self.arrived: list[int] = []
-        self.done_before = 0
-        """Delivered and dropped, by agents that ended."""
+        self.delivered_before = 0
+        """By agents that ended."""
         self.backlog = Backlog(4, Spool(self.folder, self.room))
         self.sent: Parcel | None = None
         self.patch = pytest.MonkeyPatch()
 
-    @rule(size=st.integers(0, 700))
+    @rule(size=st.integers(0, 700) | st.just(2000))
     def put(self, size: int) -> None:
         self.submitted += 1
         self.backlog.put(_batch(self.submitted, size))
@@ -199,12 +199,26 @@ class _Life(RuleBasedStateMachine):
             self.patch.setattr(os, "pwrite", refuses)
 
     @precondition(lambda self: self.sent is None)
-    @rule()
-    def restart(self) -> None:
+    @rule(end=st.sampled_from(["stopped", "killed", "killed before the count was stored"]))
+    def restart(self, end: str) -> None:
         self.patch.undo()  # a position that was not stored would be delivered twice, as it may
-        self.backlog.close()
-        self.done_before += self.backlog.spans_delivered + self.backlog.spans_dropped
+        gone, again = self.backlog, list(self.backlog._waiting)
+        if end == "stopped":
+            gone.close()
+            again = []
+        spans, metrics = gone.losses()
+        if end == "killed before the count was stored":
+            spans -= sum(int(note.path.stem.split("-")[2]) for note in gone._spool._buried)  # type: ignore[union-attr]
+        else:
+            gone.losses_stored()
+        if end != "stopped":
+            for file in (*gone._spool._segments, *gone._spool._buried):  # type: ignore[union-attr]
+                os.close(file._fd)
+        self.delivered_before += gone.spans_delivered
         self.backlog = Backlog(4, Spool(self.folder, self.room))
+        self.backlog.inherit(spans, metrics)
+        for parcel in again:  # read again from the rings: it was not settled
+            self.backlog.put(Encoded(parcel.number, (parcel,)))
 
     @invariant()
     def all_are_accounted_for(self) -> None:
@@ -212,7 +226,7 @@ class _Life(RuleBasedStateMachine):
         waiting = len(backlog._waiting) + backlog.spool_messages
         if self.sent is not None and backlog._sending is None:
             waiting += 1  # dropped meanwhile; its answer tells
-        done = self.done_before + backlog.spans_delivered + backlog.spans_dropped
+        done = self.delivered_before + backlog.spans_delivered + backlog.spans_dropped
         assert done + waiting == self.submitted
         assert len(backlog._waiting) <= 4
         assert backlog.spool_bytes <= self.room

@@ -189,6 +189,11 @@ class OneMeter:
         shares = tuple(Share(amount, amount, amount) for amount in (0.0, prefilled, decoded))
         return StepCounters({ENERGY: (shares[0], shares[1], shares[2])}, {ENERGY: "measured"}, len(gpus))
 
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+        decoded = Share(*(6.0 * len(works),) * 3)
+        none = Share(0.0, 0.0, 0.0)
+        return StepCounters({ENERGY: (none, none, decoded)}, {ENERGY: "measured"}, len(gpus), len(works))
+
 
 def energies(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
     return {

@@ -125,7 +125,7 @@ def test_listeners_beyond_this_machine_and_their_files_are_judged(tmp_path: Path
 class FakeSampler:
     """A source of counters with given devices."""
 
-    period_s = 1.0
+    period_s = quiet_s = 1.0
 
     def __init__(self, devices: list[Device], reason: str | None = None, failure: str | None = None) -> None:
         self._devices, self._reason, self._failure = devices, reason, failure
@@ -143,6 +143,9 @@ class FakeSampler:
 
     def sample(self, pids: frozenset[int]) -> list[Sample]:
         raise AssertionError(pids)
+
+    def lost(self) -> dict[str, str]:
+        raise AssertionError
 
     def close(self) -> None:
         self.closed = True

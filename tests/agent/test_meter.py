@@ -1,6 +1,7 @@
 """RollingMeter: what a window measured is given away whole, by work, whatever arrives in whatever order."""
 
 import random
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from meter_day import DRAM, ENERGY, MS, START_NS, Day, errors, make_day, run, wi
 
 from vtprof_agent.counters.meter import CounterWindow, StepCounters, Work
 from vtprof_agent.counters.rolling import RollingMeter
+from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_schemas import names
 
 GPUS = ("GPU-0",)
@@ -96,6 +98,24 @@ def test_shares_and_what_is_nobodys_add_up_to_what_was_measured(seed: int) -> No
     found = [one for step, one in zip(day.steps, given, strict=True) if step in set(late)]
     assert [amounts(one) for one in found] == [amounts(meter.of(GPUS, step)) for step in late]
     assert all(share.low <= share.amount <= share.high for one in found if one for share in one.shares[DRAM])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_of_decoding_are_given_together_what_each_is_given(seed: int) -> None:
+    """As ``of`` says for each, added up, whichever windows they lie in."""
+    day = make_day(seed, 12)
+    meter = RollingMeter()
+    run(meter, day, windows_of(day, seed, noise=0.05, idle=0.05))
+    runs = [list(some) for only, some in groupby(day.steps[50:-30], only_decodes) if only]
+    assert max(map(len, runs)) > 5
+    for works in runs:
+        each, together = [meter.of(GPUS, work) for work in works], meter.of_run(GPUS, works)
+        assert together is not None
+        assert together.steps == len(works)
+        expected = np.sum([one.shares[DRAM] for one in each if one], axis=0)[2]
+        amount, *ends = together.shares[DRAM][2]
+        assert amount == pytest.approx(expected[0], rel=1e-9)
+        assert np.subtract(ends, amount) == pytest.approx(expected[1:] - amount, rel=0.25)
 
 
 def test_sum_over_steps_is_the_sum_over_windows() -> None:

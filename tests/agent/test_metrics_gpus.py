@@ -8,7 +8,7 @@ import pytest
 from vtprof_agent.counters.rolling import CounterState
 from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics import series
-from vtprof_agent.metrics.gpus import HOLD_S, MOST_COUNTED, MOST_GPUS, OTHER
+from vtprof_agent.metrics.gpus import HOLD_GAPS, HOLD_S, LEAST_HOLD_S, MOST_COUNTED, MOST_GPUS, OTHER
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers.sampler import Sample
@@ -108,7 +108,7 @@ def test_a_gpu_that_is_gone_leaves_no_series_and_may_come_back() -> None:
     bench.sampled(power("GPU-1"), energy("GPU-1", 10), power("GPU-2"))
     bench.metrics.attributed(totals, [_state("GPU-1")])
     assert set(bench.gpus()) == {"GPU-1", "GPU-2"}
-    bench.now_s = HOLD_S - 1  # a source that reads every 30 s is silent for a while
+    bench.now_s = HOLD_S - 1  # it may be of a source that reads every 30 s
     bench.sampled(power("GPU-2"))
     assert set(bench.gpus()) == {"GPU-1", "GPU-2"}
     bench.now_s = HOLD_S + 1
@@ -118,6 +118,51 @@ def test_a_gpu_that_is_gone_leaves_no_series_and_may_come_back() -> None:
     bench.sampled(power("GPU-1"))
     bench.metrics.attributed(totals, [_state("GPU-1")])
     assert set(bench.gpus()) == {"GPU-1", "GPU-2"}
+
+
+@pytest.mark.parametrize("every_s", [1.0, 30.0])
+def test_gauges_of_what_is_told_no_more_are_absent_soon_and_back_with_it(every_s: float) -> None:
+    bench = Bench()
+    joules = {("GPU-1", names.GPU_ENERGY_MJ, names.DECODE): 2000.0}
+
+    def shown() -> tuple[float | None, ...]:
+        fit = bench.value("vtprof_gpu_fit_condition_number", gpu="GPU-1", counter="energy")
+        return bench.value("vtprof_gpu_power_watts", gpu="GPU-1"), fit
+
+    def tell(watts: float) -> None:
+        bench.sampled(power("GPU-1", watts * 1000), energy("GPU-1", 10), power("GPU-2"))
+        bench.metrics.attributed(joules, [_state("GPU-1")])
+
+    def silence(seconds: float) -> None:
+        bench.now_s += seconds
+        bench.sampled(power("GPU-2"))
+        bench.metrics.attributed(joules, [_state("GPU-1")])
+
+    tell(400)
+    bench.now_s += every_s
+    tell(410)
+    hold_s = max(LEAST_HOLD_S, HOLD_GAPS * every_s)
+    silence(hold_s - 0.5)
+    assert shown() == (410, 12.5), "a page that is read seldom, or a reading that is late"
+    silence(1.0)
+    assert shown() == (None, None)
+    if bench.now_s < HOLD_S:
+        assert bench.value(names.PROM_GPU_ENERGY, gpu="GPU-1") == 0, "a total stands while it may go on"
+    tell(420)
+    assert shown() == (420, 12.5)
+    bench.now_s += 1.0
+    tell(430)
+    silence(LEAST_HOLD_S + 1)
+    assert shown() == (None, None), "how long it was away is not how often it is told"
+
+
+def test_one_quantity_that_is_told_no_more_takes_no_other_with_it() -> None:
+    bench = Bench()
+    for bench.now_s in range(60):
+        dram = Sample(names.GPU_DRAM_BANDWIDTH_RATIO, 0.41, hw_id="GPU-1", source="gpm")
+        bench.sampled(power("GPU-1"), *([dram] if bench.now_s < 30 else []))
+    assert bench.value("vtprof_gpu_dram_bandwidth_ratio", gpu="GPU-1") is None
+    assert bench.value("vtprof_gpu_power_watts", gpu="GPU-1") == 412
 
 
 def _state(gpu: str, quality: str = names.QUALITY_ATTRIBUTED, condition: float | None = 12.5) -> CounterState:

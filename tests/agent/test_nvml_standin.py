@@ -205,6 +205,7 @@ def test_a_lost_gpu_costs_no_other_and_is_read_again_when_it_is_back(start: Star
     for _ in range(3):
         found = driven.sample("gpm", after_s=0.1) + driven.sample("nvml")
         assert {s.hw_id for s in found} == {B}
+    assert driven.ask("nvml", "lost") == driven.ask("gpm", "lost") == {A: "the GPU fell off the bus"}
     before = control.calls()["energy"]
     driven.sample("nvml", after_s=0.1)
     assert control.calls()["energy"] == before + 1, "a lost GPU is not asked"
@@ -215,6 +216,7 @@ def test_a_lost_gpu_costs_no_other_and_is_read_again_when_it_is_back(start: Star
     lengths = {s.hw_id: (s.end_ns or 0) - (s.start_ns or 0) for s in samples}
     assert lengths[A] == 100_000_000, "no window reaches over the time away"
     assert set(values(driven.sample("nvml"), names.GPU_ENERGY_MJ)) == {A, B}
+    assert driven.ask("nvml", "lost") == {}
 
 
 def test_a_gpu_that_is_lost_at_the_start_is_taken_up_later(start: Start) -> None:
@@ -236,7 +238,11 @@ def test_after_a_driver_reload_the_library_is_opened_anew(start: Start) -> None:
     control.reload_driver()
     assert driven.sample("nvml", after_s=0.1) == []
     assert driven.sample("gpm") == []
+    assert (
+        driven.ask("nvml", "lost")[""] == driven.ask("pcie", "lost")[""] == "the NVIDIA driver was reloaded"
+    )
     samples = driven.sample("nvml", after_s=9.9)
+    assert driven.ask("nvml", "lost") == {}
     assert values(samples, names.GPU_ENERGY_MJ)[A] == 4_000_000, "400 W for the 10 s since the reload"
     driven.sample("gpm")
     assert values(driven.sample("gpm", after_s=0.1), names.GPU_DRAM_BANDWIDTH_RATIO)[A] == pytest.approx(0.6)

@@ -1,11 +1,13 @@
 """What the budget decides reaches the rings that are followed, and what the agent tells of itself leaves on time."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from vtprof_agent.agent_state import STATE_FILE
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.budget import Budget, Verdict
 from vtprof_agent.follower import RingFollower
@@ -73,7 +75,7 @@ def test_series_leave_each_period_and_with_the_last_flush(tmp_path: Path) -> Non
 
 
 def test_points_of_the_agent_tell_its_losses_and_level(tmp_path: Path) -> None:
-    outbox = SimpleNamespace(spans_dropped=3)
+    outbox = SimpleNamespace(spans_dropped=3, metrics_dropped=0)
     destinations = cast(
         Any,
         [SimpleNamespace(outbox=outbox, spool_bytes=70), SimpleNamespace(outbox=outbox, spool_bytes=None)],
@@ -96,3 +98,39 @@ def test_a_process_is_known_by_its_pid_unless_two_have_it() -> None:
     assert processes.get(1) == {names.SERVICE_INSTANCE_ID: "a"}
     assert processes.get(2) is None
     assert processes.get(3) is None
+
+
+def test_what_was_lost_and_who_cannot_be_told_its_detail_reach_the_state(
+    tmp_path: Path, writer: RingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, now = follow(writer), [0]
+    monkeypatch.setattr(
+        ring.reader, "set_control", lambda _level: False
+    )  # as where the ring may only be read
+    oversight = Oversight(tmp_path, "test", Decided(2), clock_ns=lambda: now[0], unix_ns=lambda: now[0])
+    outbox = SimpleNamespace(spans_delivered=0, spans_dropped=0, metrics_dropped=0)
+    destinations = cast(Any, [SimpleNamespace(outbox=outbox, spool_bytes=None, target="there", problem=None)])
+    losses = {}
+    for second, lost in ((2, 7), (4, 7), (6, 9), (8, 9)):
+        now[0] = second * SECOND
+        oversight.look(now[0], [ring])
+        outbox.spans_dropped = lost - 7
+        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, destinations))
+        told = json.loads((tmp_path / STATE_FILE).read_text())["agent"]
+        losses[second] = {one["what"]: (one["count"], one["last_unix_ns"]) for one in told["losses"]}
+        assert told["detail_refused"] == [ring.pid]
+    records = [losses[second]["records lost in rings"] for second in losses]
+    assert records == [(7, 2 * SECOND), (7, 2 * SECOND), (9, 6 * SECOND), (9, 6 * SECOND)]
+    assert losses[4]["spans dropped"] == (0, None)
+    assert losses[8]["spans dropped"] == (2, 6 * SECOND)
+
+
+def test_a_state_that_cannot_be_told_costs_no_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    oversight, metrics = Oversight(tmp_path, "test", Decided(3)), Metrics("test")
+    observer = Observer(NODE, metrics, oversight=oversight, sample_s=0, series_s=0)
+    monkeypatch.setattr(oversight, "_state", lambda _account: 1 / 0)
+    observer.refresh(Account(RingTotals(records_read=5), 0, 0, 0, ()), [], {})
+    assert metrics.registry.get_sample_value("vtprof_agent_records_read_total") == 5
+    assert (observer.faults, len(caplog.messages)) == (1, 1)

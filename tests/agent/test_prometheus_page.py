@@ -5,17 +5,21 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from metrics_filled import SPAN, TRACE, filled, served
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from vtprof_agent.listening import Guard
 from vtprof_agent.metric_points import Point
@@ -172,17 +176,60 @@ def test_beyond_this_machine_without_tls_is_refused_in_one_line() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_connections_are_bounded_and_who_is_beyond_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "REQUEST_S", 120.0)
-    with served(filled()) as (_, port):
-        with ExitStack() as stack:
-            silent = [
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-                for _ in range(MAX_CONNECTIONS + 4)
-            ]
-            # They are taken in the order in which they came.
-            assert all(one.recv(64).startswith(b"HTTP/1.1 503") for one in silent[MAX_CONNECTIONS:])
+class Standstill(Collector):
+    """A metric that is not there until it may be."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.reached = False
+
+    def collect(self) -> Iterator[Metric]:
+        self.reached = not self.go.is_set()
+        assert self.go.wait(60)
+        yield Metric("vtprof_standstill", "", "gauge")
+
+
+def test_readers_under_way_are_bounded_and_who_is_beyond_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "MAX_CONNECTIONS", 2)
+    metrics, standstill = filled(), Standstill()
+    with served(metrics) as (_, port), ThreadPoolExecutor(2) as pool:
+        standstill.go.set()
+        metrics.registry.register(standstill)
+        standstill.go.clear()
+        under_way = [pool.submit(ask, port) for _ in range(2)]
+        try:
+            wait_until(lambda: standstill.reached)
+
+            def turned_away() -> bool:
+                with socket.create_connection(("127.0.0.1", port), timeout=1) as another:
+                    return another.recv(64).startswith(b"HTTP/1.1 503")
+
+            wait_until(turned_away)
+        finally:
+            standstill.go.set()
+        assert 200 in [one.result()[0].status for one in under_way if one.exception() is None]
         wait_until(lambda: ask(port, "/healthz")[0].status == 200)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /metrics HTTP/1.1\r\n"])
+def test_silent_connections_keep_no_reader_out(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "REQUEST_S", 120.0)
+    with served(filled()) as (_, port), ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 40):
+            silent = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            silent.sendall(begun)
+        wait_until(lambda: ask(port, "/healthz")[0].status == 200, 30.0)
+
+
+def test_idle_handshakes_keep_no_reader_out(
+    guarded: tuple[Guard, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "REQUEST_S", 120.0)
+    guard, tls = guarded
+    with served(filled(), "0.0.0.0:0", guard) as (_, port), ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        wait_until(lambda: ask(port, tls=tls, Authorization="Bearer right-token")[0].status == 200, 30.0)
 
 
 def test_a_silent_or_dripping_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

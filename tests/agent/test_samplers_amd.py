@@ -31,6 +31,7 @@ class _Smi:
     AmdSmiException = AmdSmiException
     AmdSmiUtilizationCounterType = SimpleNamespace(COARSE_GRAIN_GFX_ACTIVITY=0, COARSE_GRAIN_MEM_ACTIVITY=1)
     NOT_SUPPORTED: ClassVar = 2
+    NO_DEVICE: ClassVar = 46
 
     def __init__(self, energy_key: str = "energy_accumulator") -> None:
         self.energy_key = energy_key
@@ -38,6 +39,7 @@ class _Smi:
         self.ticks = 1_000_000
         self.calls: list[str] = []
         self.fails_init = False
+        self.lost: set[int] = set()
 
     def amdsmi_init(self) -> None:
         if self.fails_init:
@@ -60,20 +62,29 @@ class _Smi:
         return {self.energy_key: self.ticks, "counter_resolution": 15.259, "timestamp": 1}
 
     def amdsmi_get_utilization_count(self, handle: int, kinds: list[int]) -> list[dict[str, Any]]:
+        self._here(handle)
         value = (self.gfx, self.mem) if handle == 0 else (0xFFFFFFFF, 0xFFFFFFFF)
         return [{"timestamp": 1}, *({"type": kind, "value": value[kind]} for kind in kinds)]
 
     def amdsmi_get_gpu_activity(self, handle: int) -> dict[str, Any]:
+        self._here(handle)
         return {"gfx_activity": 40, "umc_activity": 30, "mm_activity": "N/A"}
 
     def amdsmi_get_power_info(self, handle: int) -> dict[str, Any]:
+        self._here(handle)
         power = 320 if handle == 0 else "N/A"
         return {"current_socket_power": power, "average_socket_power": "N/A"}
 
     def amdsmi_get_gpu_vram_usage(self, handle: int) -> dict[str, Any]:
+        self._here(handle)
         return {"vram_used": 100, "vram_total": 65520}
 
+    def _here(self, handle: int) -> None:
+        if handle in self.lost:
+            raise AmdSmiLibraryException(self.NO_DEVICE)
+
     def _offered(self, handle: int, what: str) -> None:
+        self._here(handle)
         self.calls.append(f"{what}-{handle}")
         if handle == 1:
             raise AmdSmiLibraryException(self.NOT_SUPPORTED)
@@ -145,6 +156,22 @@ def test_a_die_that_offers_less_is_read_as_far_as_it_goes_and_not_asked_at_each_
         names.GPU_MEMORY_TOTAL_BYTES: 65520 << 20,
     }
     assert (smi.calls.count("energy-0"), smi.calls.count("energy-1")) == (5, 1)
+
+
+def test_a_die_of_which_nothing_can_be_read_is_lost_and_back_when_it_tells() -> None:
+    smi, clock = _Smi(), _Clock()
+    sampler = _opened(smi, clock)
+    sampler.sample(frozenset())
+    assert sampler.lost() == {}, "a die that offers little is not lost"
+    smi.lost = {0}
+    for second in range(1, 40):
+        clock.now_ns = second * S
+        sampler.sample(frozenset())
+        assert sampler.lost().keys() == {"uuid-0"}
+    smi.lost = set()
+    clock.now_ns = 60 * S
+    sampler.sample(frozenset())
+    assert sampler.lost() == {}
 
 
 def test_dies_are_the_devices_and_closing_disconnects_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vtprof_agent.samplers.dcgm import DcgmSampler, Interval
 from vtprof_agent.samplers.dcgm_page import MAX_WANTED, read, wanted
-from vtprof_agent.samplers.sampler import Sample, load
+from vtprof_agent.samplers.sampler import ALL, Sample, load
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
@@ -244,13 +244,14 @@ def test_a_page_that_cannot_be_read_tells_nothing_and_says_why(
     exporter.status, exporter.page = 200, _page()
     assert sampler.look() == ["GPU-a"]
     assert _by_key(sampler.sample(frozenset()))[DRAM].value == 0.69
+    assert sampler.lost() == {}
     sampler.close()
 
 
 def test_an_exporter_that_is_not_there_yet_is_no_reason_to_be_off() -> None:
     sampler = _open("http://127.0.0.1:1", [0])
     assert sampler.sample(frozenset()) == []
-    assert sampler.problem == "cannot connect"
+    assert sampler.lost() == {ALL: "cannot connect"}
     sampler.close()
 
 

@@ -11,6 +11,7 @@ from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.metric_points import Point, metrics_data
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers import reader as reader_module
+from vtprof_agent.samplers.health import Health, SamplerState
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler
 from vtprof_agent.sampling import Sampling
 from vtprof_schemas import names
@@ -32,6 +33,7 @@ class Fake:
     """A sampler of one GPU that tells what it is given."""
 
     period_s = 0.0
+    quiet_s = 60.0
 
     def __init__(
         self, tell: Callable[[], list[Sample]] = list, why_not: Callable[[], str | None] = lambda: None
@@ -51,6 +53,9 @@ class Fake:
     def sample(self, pids: frozenset[int]) -> list[Sample]:
         self.readings += 1
         return self.tell()
+
+    def lost(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None:
         self.closed.set()
@@ -81,15 +86,19 @@ def start() -> Iterator[Start]:
     def started(meter: Meter | None = None, open_s: float = DEADLINE_S, **fakes: Fake) -> Sampling:
         absent = Fake(why_not=lambda: "it is not here")
         made: dict[str, Sampler] = {name: fakes.get(name, absent) for name in SAMPLERS}
-        gpus = [name for name in SAMPLERS if name != sampling_module.HOST]
+        made[sampling_module.HOST] = Fake()
         running.append(
-            Sampling.start(gpus, gpu_sample_s=0.01, meter=meter, make=made.__getitem__, open_s=open_s)
+            Sampling.start((), gpu_sample_s=0.01, meter=meter, make=made.__getitem__, open_s=open_s)
         )
         return running[-1]
 
     yield started
     for sampling in running:
         sampling.close()
+
+
+def _off(sampling: Sampling, name: str) -> str | None:
+    return next(one.reason for one in sampling.health().samplers if one.name == name)
 
 
 def _power(value: int) -> Callable[[], list[Sample]]:
@@ -187,10 +196,10 @@ def test_a_driver_that_does_not_answer_does_not_hold_the_start_and_is_taken_up_w
     slow = Fake(_power(7), hang)
     sampling = start(open_s=0.05, nvml=slow)
     assert "sampler nvml: it does not answer; it is taken up when it does" in caplog.messages
-    assert sampling.states()["nvml"] == "it does not answer"
+    assert _off(sampling, "nvml") == "it does not answer"
     release.set()
     _wait(lambda: slow.readings >= 1)
-    assert sampling.states()["nvml"] is None
+    assert _off(sampling, "nvml") is None
 
 
 def test_a_source_that_is_not_here_at_the_start_is_looked_for_again(
@@ -201,7 +210,7 @@ def test_a_source_that_is_not_here_at_the_start_is_looked_for_again(
     late = Fake(_power(7), lambda: next(reasons, None))
     sampling = start(nvml=late)
     _wait(lambda: late.readings >= 1)
-    assert [d.uuid for d in sampling.devices()] == ["GPU-1"]
+    assert [gpu.uuid for gpu in sampling.health().gpus] == ["GPU-1"]
 
 
 def test_a_sampler_that_cannot_be_opened_is_said_once_with_the_reason(
@@ -218,7 +227,7 @@ def test_a_sampler_that_cannot_be_opened_is_said_once_with_the_reason(
     sampling = start(nvml=Refusing())
     _wait(lambda: len(tried) >= 3)
     assert caplog.messages == ["sampler nvml is off: no permission"]
-    assert sampling.states()["nvml"] == "no permission"
+    assert _off(sampling, "nvml") == "no permission"
 
 
 def test_an_unknown_source_is_refused_with_those_there_are() -> None:
@@ -228,5 +237,5 @@ def test_an_unknown_source_is_refused_with_those_there_are() -> None:
 
 def test_only_the_sources_wanted_are_started() -> None:
     sampling = Sampling.start(("host",))
-    assert (sampling.states(), sampling.devices()) == ({}, [])
+    assert sampling.health() == Health((SamplerState("host"),))
     sampling.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vtprof_agent.export import segment
 from vtprof_agent.export.parcel import MAX_MESSAGE_BYTES, Parcel, Signal
 from vtprof_agent.export.segment import ENTRY_BYTES, FIRST_ENTRY
-from vtprof_agent.export.spool import Spool, default_folder, open_spool
+from vtprof_agent.export.spool import SEGMENTS, Spool, default_folder, open_spool
 from vtprof_schemas.errors import ConfigError
 
 ROOM = 1 << 20
@@ -147,6 +147,23 @@ def test_what_is_no_file_of_ours_is_put_aside_or_left_alone(
         "00000000000000000004-aa.spool", "00000000000000000005-aa.spool", "notes.damaged", "notes.txt",
     ]  # fmt: skip
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 6
+
+
+@pytest.mark.parametrize(("sizes", "kept"), [([10] * 9, 4), ([500, 500, 600], 1), ([ROOM], 0), ([], 0)])
+def test_files_put_aside_are_bounded_in_number_and_in_bytes_which_are_part_of_the_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sizes: list[int], kept: int
+) -> None:
+    room = SEGMENTS * 1000
+    for number, size in enumerate(sizes, start=1):
+        (tmp_path / f"{number:020d}-aa.spool").write_bytes(b"x" * size)
+    spool = Spool(tmp_path, room)
+    left = sorted(tmp_path.glob("*.damaged"))
+    assert [path.stat().st_size for path in left] == sizes[len(sizes) - kept :]
+    assert sum("removed" in line for line in caplog.messages) == (len(sizes) > kept)
+    for number in range(1, 500):
+        spool.append(_parcel(number, size=100))
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= room
+    assert spool.lost.spans > 0
 
 
 def test_a_write_that_fails_half_way_leaves_nothing_and_the_next_goes_on(
@@ -365,6 +382,19 @@ def test_damage_that_comes_while_the_agent_runs_is_counted_too(tmp_path: Path) -
             file.seek(FIRST_ENTRY + (number - 1) * entry + offset)
             file.write(b"\xff\xff\xff")
     assert (_rest(spool), spool.lost.spans) == ([1, 4], 2 + 3)
+
+
+def test_damage_is_counted_once_however_often_agents_begin_before_it(tmp_path: Path) -> None:
+    path, places = _damaged(tmp_path, [40] * 4, 0)
+    whole = bytearray(path.read_bytes())
+    whole[places[1][0]] ^= 0xFF  # the mark of the second entry
+    path.write_bytes(whole)
+    for _ in range(3):
+        spool = Spool(tmp_path, ROOM)
+        assert (spool.head().number, spool.lost.spans) == (1, 0)  # type: ignore[union-attr]
+        spool.close()
+    spool = Spool(tmp_path, ROOM)
+    assert (_rest(spool), spool.lost.spans) == ([1, 3, 4], 2)
 
 
 def test_a_damaged_read_position_delivers_all_again(tmp_path: Path) -> None:

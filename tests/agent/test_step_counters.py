@@ -20,6 +20,7 @@ from ring_records import (
     step,
 )
 
+from vtprof_agent import step_work
 from vtprof_agent.assembly import Assembly, AssemblySettings
 from vtprof_agent.counters.meter import Share, StepCounters, Work
 from vtprof_agent.facts import FinishedRequest, PhaseSpan, StepFact, StepSpan
@@ -59,6 +60,21 @@ class FakeMeter:
             shares[key] = encoded, prefilled, decoded
         return StepCounters(shares, dict.fromkeys(given, self.quality), len(gpus))
 
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+        """What the steps are given one by one, added up; nothing when one has nothing."""
+        found = [self.of(gpus, work) for work in works]
+        if not all(found):
+            return None
+        shares = {
+            key: tuple(
+                Share(*(sum(ends) for ends in zip(*parts, strict=True)))
+                for parts in zip(*(one.shares[key] for one in found if one), strict=True)
+            )
+            for key in found[0].shares  # type: ignore[union-attr]
+        }
+        quality = dict.fromkeys(shares, self.quality)
+        return StepCounters(shares, quality, len(gpus), len(works))  # type: ignore[arg-type]
+
 
 def machine(
     meter: FakeMeter | None, *, expects_gpu_time: bool = False, gpus: Sequence[str] = GPUS
@@ -95,6 +111,12 @@ def counter(span: StepSpan | PhaseSpan, key: str) -> tuple[object, ...]:
 
 def energy(request: FinishedRequest, phase: str) -> float:
     return float(only(request, phase).attributes[ENERGY])
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each step of decoding given its own counters, however close together they are."""
+    monkeypatch.setattr(step_work, "RUN_NS", -1)
 
 
 TWO = (
@@ -141,6 +163,7 @@ def test_a_window_adds_up_its_steps_and_takes_the_mean_over_its_own_time() -> No
     assert counter(window, ENERGY)[:3] == pytest.approx((6.0, 3.0, 12.0))
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_counter_that_one_step_of_a_window_lacks_is_left_out_of_the_window() -> None:
     table: dict[int, Given] = {100: {DRAM: (0, 0, 10.0), ENERGY: (0, 0, 2.0)}, 120: {ENERGY: (0, 0, 4.0)}}
     _, facts = run(TWO, FakeMeter(table))
@@ -159,6 +182,26 @@ def test_the_worst_quality_stands_on_a_window() -> None:
     assert counter(fold(facts)[1], ENERGY)[3] == names.QUALITY_ESTIMATED
 
 
+def test_steps_of_decoding_that_are_alike_are_given_their_counters_together() -> None:
+    """Of all energy each request has its part by the tokens cached over all of them; a window its part of the steps."""
+    end = 120 + step_work.RUN_NS
+    rows = [
+        *TWO[:10], step(3, 120, 140, decoders=2, decode_context_tokens=42),
+        step(4, end, end + 20, decoders=2, decode_context_tokens=44), finished(1, end + 20, 4), finished(2, end + 20, 4),
+    ]  # fmt: skip
+    meter = FakeMeter({100: {ENERGY: (0, 0, 4.0)}, 120: {ENERGY: (0, 0, 42.0)}, end: {ENERGY: (0, 0, 9.0)}})
+    requests, facts = run(rows, meter)
+    # 10 + 11 and 30 + 31 tokens of 82; the third step is too late for the run: 12 and 32 of 44.
+    expected = (46 * 21 / 82 + 9 * 12 / 44, 46 * 61 / 82 + 9 * 32 / 44)
+    found = tuple(energy(requests[name], names.DECODE) for name in ("1", "2"))
+    assert found == pytest.approx(expected)
+    assert counter(only(requests["1"], names.DECODE), ENERGY)[3] == names.QUALITY_ATTRIBUTED
+    assert facts[1].counters is facts[2].counters
+    assert counter(fold(facts[2:3])[0], ENERGY)[:3] == pytest.approx((23.0, 11.5, 46.0))
+    assert counter(fold(facts[1:])[0], ENERGY)[:3] == pytest.approx((55.0, 27.5, 110.0))
+
+
+@pytest.mark.usefixtures("one_by_one")
 def test_energy_goes_by_patches_by_tokens_and_by_cached_tokens() -> None:
     table: dict[int, Given] = {
         0: {ENERGY: (8.0, 20.0, 0.0)}, 100: {ENERGY: (0.0, 0.0, 4.0)}, 120: {ENERGY: (0.0, 0.0, 42.0)},
@@ -219,6 +262,7 @@ def test_what_several_share_is_not_measured_and_what_one_has_alone_is() -> None:
     assert counter(only(requests["1"], names.DECODE), ENERGY)[3] == names.QUALITY_MEASURED
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_phase_that_misses_a_step_is_estimated_and_one_without_any_carries_nothing() -> None:
     requests, _ = run(TWO, FakeMeter({120: {ENERGY: (0.0, 0.0, 42.0)}}))
     decode = only(requests["1"], names.DECODE)

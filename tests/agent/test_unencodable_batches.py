@@ -56,7 +56,7 @@ def test_files_go_on_after_what_cannot_be_encoded(tmp_path: Path, monkeypatch: p
     def fails(data: object) -> object:
         raise TypeError("no")
 
-    for number, encoder in ((1, "encode_metrics"), (2, "encode_spans")):
+    for number, encoder in ((1, "encode_metrics"), (2, "_plain")):
         with monkeypatch.context() as patch:
             patch.setattr(json_lines, encoder, fails)
             destination.submit(Batch(number, [span(number)], metrics()))

@@ -19,6 +19,10 @@ from vtprof_schemas.units import NS_PER_S
 GPU = "GPU-00000000-0000-0000-0000-000000000007"
 START_NS = 5 * NS_PER_S
 IDLE_WATTS = 88.0
+QUIET_S = 10.0
+"""The agent is there before the first request, as on a node where it is left on."""
+NOISE = 0.015
+"""In the mean over days; from one to two percent of each window."""
 SLOWER = {BESIDE: 1.05, TURNS: 1.55}
 """So much longer takes a kernel of ours during a burst of a co-tenant."""
 BURSTS = {BESIDE: (0.12, 0.05, 0.06, 60.0), TURNS: (0.2, 0.1, 0.26, 130.0)}
@@ -56,8 +60,8 @@ class Day:
         """Return what a sampler tells of the day: 1 to 2 % noise, a window in a hundred missing."""
         count = int(self.end_s / period_s)
         edges = (np.arange(1, count + 1) + rng.normal(0, 0.01, count).clip(-0.05, 0.05)) * period_s
-        amounts = np.diff(_running(self.ours + self.others, edges + offset_ns / NS_PER_S), axis=1)
-        amounts[ENERGY] += IDLE_WATTS * np.diff(edges)
+        amounts = np.diff(running(self.ours + self.others, edges + offset_ns / NS_PER_S), axis=1)
+        amounts += self.idle(np.diff(edges))
         amounts *= 1 + rng.normal(0, rng.uniform(0.01, 0.02), amounts.shape)
         found = []
         for place in np.flatnonzero(rng.random(count - 1) >= 0.01):
@@ -67,14 +71,20 @@ class Day:
                 found.append(CounterWindow(GPU, key, begin, end, max(0.0, amount), offset_ns == 0))
         return found
 
+    def idle(self, seconds: Amounts) -> Amounts:
+        """Return what the counters show of windows in which nothing runs."""
+        amounts = np.zeros((len(COUNTERS), len(seconds)))
+        amounts[ENERGY] = IDLE_WATTS * seconds
+        return amounts
+
     def correlation(self, period_s: float) -> Amounts:
         """Return by counter how far the load of others goes up and down with ours."""
-        edges = np.arange(1, int(self.end_s / period_s)) * period_s
-        ours, theirs = (np.diff(_running(traces, edges), axis=1) for traces in (self.ours, self.others))
+        edges: Amounts = np.arange(1, int(self.end_s / period_s), dtype=np.float64) * period_s
+        ours, theirs = (np.diff(running(traces, edges), axis=1) for traces in (self.ours, self.others))
         return np.array([np.corrcoef(*pair)[0, 1] for pair in zip(ours, theirs, strict=True)])
 
 
-def _running(traces: list[Trace], at_s: Amounts) -> Amounts:
+def running(traces: list[Trace], at_s: Amounts) -> Amounts:
     """Return every counter's running amount at these times."""
     begins = np.array([begin for begin, _, _ in traces])
     ends = np.array([end for _, end, _ in traces])
@@ -93,7 +103,7 @@ def make_day(scenario: Scenario, seed: int, seconds: float) -> Day:
     engine = Engine(scenario, rng)
     day = Day(end_s=seconds)
     arrivals = _arrivals(scenario, rng, seconds)
-    now, next_arrival = 0.01, 0
+    now, next_arrival = QUIET_S, 0
     bursts = _bursts(BURSTS[scenario.co_tenant], rng, seconds) if scenario.co_tenant in BURSTS else []
     day.others.extend(bursts)
     while now < seconds:
@@ -133,6 +143,7 @@ def _execute(
         prefill_pairs=load.prefill_pairs,
         decode_requests=load.decode_requests,
         decode_context_tokens=load.decode_context,
+        decode_tokens=load.decode_requests * (1 + scenario.model.drafts),
         encode_ns=round((middle - begin) * NS_PER_S),
     )
     day.steps.append(Step(work, (cost.encoder + cost.language) * UNITS[:, None]))
@@ -173,7 +184,8 @@ def _shadow(day: Day, cost: StepCost, begin: float, end: float, rng: np.random.G
 
 def _arrivals(scenario: Scenario, rng: np.random.Generator, seconds: float) -> list[float]:
     """Return arrival times: quiet and busy times take turns, some of them without any request."""
-    times, now = [], 0.0
+    times: list[float] = []
+    now = QUIET_S
     while now < seconds:
         kind = rng.choice(3, p=(0.25, 0.5, 0.25))
         length = rng.exponential((1.2, 6.0, 2.5)[kind])

@@ -58,12 +58,12 @@ def write_batch(ring: RingWriter, number: int, gpu: bool) -> None:
         write(records.REQUEST_ARRIVED, request, at)
         write(records.REQUEST_INPUT, request, 350, 26, 324, 0, 0, 0, 1, 0, 0)
         write(records.PREFILL, index, request, 350, 324, 0, 0, 61425, 57510, 1)
-    write(records.STEP, index, at, at + unit, 4 * 350, 0, 0, 0, 0, 1400, 1296, 88, 4, 0, 0)
+    write(records.STEP, index, at, at + unit, 4 * 350, 0, 0, 0, 0, 1400, 1296, 88, 4, 0, 0, 0)
     if gpu:
         write(records.GPU_TIME, index, unit * 9 // 10, -1)
     for request in requests:
         write(records.FIRST_TOKEN, request, at + unit)
-    decode = (0, 4, 1400, 1296, 0, 1404, 1296, 88, 4, 0, 0)
+    decode = (0, 4, 1400, 1296, 0, 1404, 1296, 88, 4, 0, 0, 4)
     for step in range(1, steps + 1):
         begin = at + step * unit
         write(records.STEP, index + step, begin, begin + unit * 99 // 100, *decode)

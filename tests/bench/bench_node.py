@@ -27,10 +27,13 @@ from agent_process import newest_metric, wait_for  # noqa: E402
 from nvml_standin import standin  # noqa: E402
 
 from vtprof_schemas import names  # noqa: E402
+from vtprof_schemas.units import NS_PER_S  # noqa: E402
 
 GPUS, RECORDS_PER_S = 8, 1000
 BUDGET_CPU_RATIO, AIM_CPU_RATIO, BUDGET_RSS_BYTES = 0.05, 0.02, 100_000_000
-WARM_UP_S = 15.0
+CYCLE_S = ring_load.RECORDS / (RECORDS_PER_S / GPUS)
+WARM_UP_S = 60.0
+"""By then the fits have as many windows as they are made anew for by time alone: as it will go on."""
 PROBED_CALLS = 2000
 
 
@@ -40,6 +43,7 @@ def measure(seconds: float) -> dict[str, Any]:
         folder = Path(scratch)
         library = standin.build(folder / "lib")
         control = standin.Control(folder / "control", gpus=GPUS)
+        control.origin_ns = time.monotonic_ns() // int(CYCLE_S * NS_PER_S) * int(CYCLE_S * NS_PER_S)
         for gpu in range(GPUS):
             control.script(gpu, _activity(gpu), repeat=True)
         writers = [_writer(folder / "rings", gpu, seconds + 2 * WARM_UP_S) for gpu in range(GPUS)]
@@ -53,11 +57,20 @@ def measure(seconds: float) -> dict[str, Any]:
 
 
 def _activity(gpu: int) -> list[tuple[float, standin.Activity]]:
-    """Return what goes on while a cycle of the writers' runs: an encoder, a prompt, then decode."""
-    cycle_s = ring_load.RECORDS / (RECORDS_PER_S / GPUS)
+    """Return what the GPU does while a cycle of the writers' runs: a pause, an encoder, a prompt, decode, a pause."""
+    step_s = CYCLE_S / (ring_load.STEPS + 1)
     encode = standin.Activity(dram=0.2, tensor=0.5, sm=0.98, occupancy=0.5, power_mw=600_000)
+    prefill = standin.Activity(dram=0.4, tensor=0.7, sm=0.98, occupancy=0.5, power_mw=650_000)
     decode = standin.Activity(dram=0.7, tensor=0.1, sm=0.9, occupancy=0.3, power_mw=380_000 + 1000 * gpu)
-    return [(cycle_s * 0.02, encode), (cycle_s * 0.98, decode)]
+    rest = standin.Activity(power_mw=90_000)
+    parts = [
+        (0.5, rest),
+        (1 / 3, encode),
+        (2 / 3, prefill),
+        (float(ring_load.DECODE_STEPS), decode),
+        (0.5, rest),
+    ]
+    return [(steps * step_s, what) for steps, what in parts]
 
 
 def _writer(rings: Path, gpu: int, seconds: float) -> "subprocess.Popen[str]":

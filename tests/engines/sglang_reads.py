@@ -40,6 +40,15 @@ READS: tuple[Read, ...] = (
     ),
     Read("sglang.srt.model_executor.forward_batch_info", "ForwardMode", ("is_prebuilt",), "0.5.6"),
     Read("sglang.srt.speculative.spec_info", "SpeculativeAlgorithm", ("is_none",)),
+    Read("sglang.srt.speculative.spec_info", "SpeculativeAlgorithm", ("supports_ragged_verify",), "0.5.16"),
+    Read("sglang.srt.speculative.spec_info", "SpeculativeAlgorithm", ("is_uno",), "0.5.20"),
+    # How many tokens of each request are verified: what the result says, else the worker, else the arguments.
+    Read("sglang.srt.managers.utils", "GenerationBatchResult", ("speculative_num_draft_tokens",), "0.5.12"),
+    Read(
+        "sglang.srt.speculative.eagle_worker_v2", "EAGLEWorkerV2", ("speculative_num_draft_tokens",), "0.5.4"
+    ),
+    Read("sglang.srt.speculative.ngram_worker", "NGRAMWorker", ("speculative_num_draft_tokens",), "0.5.14"),
+    Read("sglang.srt.server_args", "ServerArgs", ("speculative_num_draft_tokens",), until="0.5.20"),
     Read(_SCHEDULER, "Scheduler", ("forward_ct", "waiting_queue", "is_generation", "page_size", "tp_worker")),
     Read(_SCHEDULER, "Scheduler", ("max_total_num_tokens", "token_to_kv_pool_allocator", "tree_cache")),
     Read(
@@ -47,6 +56,7 @@ READS: tuple[Read, ...] = (
         "Scheduler",
         ("server_args", "model_config", "chunked_prefill_size", "max_running_requests"),
     ),
+    Read(_SCHEDULER, "Scheduler", ("draft_worker",)),
     Read(_SCHEDULER, "Scheduler", RANKS, until="0.5.14"),
     Read(_SCHEDULER, "Scheduler", ("ps",), "0.5.14", "0.5.22"),
     Read("sglang.srt.distributed.parallel_state_wrapper", "ParallelState", RANKS, "0.5.14", "0.5.22"),

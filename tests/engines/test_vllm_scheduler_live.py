@@ -71,6 +71,7 @@ def test_tokens_blocks_and_counts_are_the_engines(runs: Any, name: str) -> None:
     run = runs[name]
     for said, row in zip(watched(run), of(run, "step"), strict=True):
         assert row["prefill_tokens"] + row["decode_requests"] == sum(said["scheduled"].values())
+        assert row["decode_tokens"] == row["decode_requests"], "nothing was drafted"
         assert row["kv_used_tokens"] == said["kv_tokens"]
         assert row["kv_used_blocks"] == said["used_blocks"]
         assert [row["running"], row["waiting"]] == said["counts"]

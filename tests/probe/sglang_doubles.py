@@ -7,6 +7,7 @@ import enum
 import sys
 import types
 from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -182,6 +183,8 @@ class Scheduler:
         self.server_args = SimpleNamespace(model_path="/models/tiny", tp_size=1, schedule_policy="lpm")
         self.model_config = MODEL_CONFIG
         self.results: deque[tuple[ScheduleBatch, Any]] = deque()
+        self.result: Callable[[], Any] = SimpleNamespace
+        """Makes what ``run_batch`` returns."""
         self.__dict__.update(attributes)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
@@ -191,7 +194,7 @@ class Scheduler:
         self.forward_ct += 1
         if not batch.forward_mode.is_idle():
             self.tp_worker.model_runner.forward(batch, self)
-        return SimpleNamespace()
+        return self.result()
 
     def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
         for req in batch.reqs:

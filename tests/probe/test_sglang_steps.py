@@ -1,8 +1,10 @@
 """SGLang's scheduler hooks against its event loops: every record of a known mix, by hand."""
 
+import functools
 import sys
 import types
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,6 +289,75 @@ def test_a_pooling_model_has_steps_and_no_tokens(engine: Any) -> None:
     run(scheduler, 1)
     assert engine.ring.of("first_token") == [] and engine.ring.one("step")["prefill_tokens"] == 10
     assert engine.ring.one("left")["request"] == request_number("a")
+
+
+class Speculating(Scheduler):
+    """One with an algorithm that drafts; that requests gain a token a step all the same makes no difference here."""
+
+    def __init__(self, algorithm: SimpleNamespace, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.algorithm = algorithm
+
+    def next_batch(self, mixed: bool = False) -> ScheduleBatch | None:
+        batch = super().next_batch(mixed)
+        if batch is not None:
+            batch.spec_algorithm = self.algorithm
+        return batch
+
+
+def speculation(**answers: bool) -> SimpleNamespace:
+    told = {"is_none": False, **answers}
+    return SimpleNamespace(**{name: functools.partial(bool, answer) for name, answer in told.items()})
+
+
+def decode_tokens(engine: Any, scheduler: Scheduler) -> list[int]:
+    engine.attach()
+    for rid in "ab":
+        scheduler._add_request_to_queue(Req(rid, 20, output=4))
+    run(scheduler, 3)
+    assert [row["decode_requests"] for row in engine.ring.of("step")] == [0, 2, 2]
+    return [row["decode_tokens"] for row in engine.ring.of("step")]
+
+
+def test_tokens_of_decode_are_one_each_without_speculation(engine: Any) -> None:
+    assert decode_tokens(engine, Scheduler()) == [0, 2, 2]
+
+
+@pytest.mark.parametrize("holder", ["draft_worker", "server_args"])
+def test_tokens_of_decode_are_those_that_the_worker_verifies(engine: Any, holder: str) -> None:
+    scheduler = Speculating(speculation(supports_ragged_verify=False), draft_worker=SimpleNamespace())
+    getattr(scheduler, holder).speculative_num_draft_tokens = 4
+    assert decode_tokens(engine, scheduler) == [0, 8, 8]
+
+
+def test_a_result_knows_better_how_many_tokens_were_verified(engine: Any) -> None:
+    scheduler = Speculating(speculation(), draft_worker=SimpleNamespace(speculative_num_draft_tokens=4))
+    widths = iter((4, 2, 7))
+    scheduler.result = lambda: SimpleNamespace(speculative_num_draft_tokens=next(widths))
+    assert decode_tokens(engine, scheduler) == [0, 4, 14]
+
+
+@pytest.mark.parametrize("question", ["supports_ragged_verify", "is_uno"])
+def test_tokens_of_decode_are_unknown_where_requests_differ(engine: Any, question: str) -> None:
+    worker = SimpleNamespace(speculative_num_draft_tokens=4)
+    scheduler = Speculating(speculation(**{question: True}), draft_worker=worker)
+    scheduler.result = lambda: SimpleNamespace(speculative_num_draft_tokens=4)
+    assert decode_tokens(engine, scheduler) == [0, -1, -1]
+
+
+def test_tokens_of_decode_are_unknown_where_no_width_is_told(engine: Any) -> None:
+    assert decode_tokens(engine, Speculating(speculation())) == [0, -1, -1]
+
+
+def test_who_decodes_beside_a_prompt_computes_one_token(engine: Any) -> None:
+    engine.attach()
+    scheduler = Speculating(speculation(), draft_worker=SimpleNamespace(speculative_num_draft_tokens=4))
+    scheduler._add_request_to_queue(Req("a", 20, output=4))
+    run(scheduler, 1)
+    scheduler._add_request_to_queue(Req("b", 30, output=4))
+    scheduler.step(mixed=True)
+    last = engine.ring.of("step")[-1]
+    assert (last["prefill_tokens"], last["decode_requests"], last["decode_tokens"]) == (30, 1, 1)
 
 
 @pytest.mark.parametrize("overlapped", [False, True])

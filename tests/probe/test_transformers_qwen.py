@@ -277,10 +277,11 @@ def test_assistant_model_is_not_counted_twice(model: Any, processor: Any, ring: 
 def test_context_of_decode_steps_is_the_caches_own_length(
     model: Any, processor: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
 ) -> None:
-    plain, lengths = type(model).forward, []
+    plain, lengths, columns = type(model).forward, [], []
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         lengths.append(kwargs["past_key_values"].get_seq_length())
+        columns.append(kwargs["input_ids"].shape[1])
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", functools.wraps(plain)(watched))
@@ -296,6 +297,9 @@ def test_context_of_decode_steps_is_the_caches_own_length(
     assert [step["decode_context_tokens"] for step in ring.of("step")] == [
         beams * length for length in lengths
     ]
+    computed = [step["decode_tokens"] for step in ring.of("step")]
+    assert computed == [0, *(columns[1:] if beams == 1 else [-1] * (len(lengths) - 1))]
+    assert "prompt_lookup_num_tokens" not in options or max(columns[1:]) > 1, "nothing was drafted"
 
 
 def test_forward_outside_generate_is_a_step_without_requests(

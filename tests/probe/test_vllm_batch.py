@@ -65,6 +65,7 @@ def check(made: Composition, output: Output, scheduler: Scheduler, held: dict[st
     """Compare a step with a walk over all requests; ``held`` are the visual positions of each."""
     decodes = {key: at for key, at in output.before.items() if at >= output.target[key]}
     assert made.decode_requests == len(decodes)
+    assert made.decode_tokens == sum(output.num_scheduled_tokens[key] for key in decodes)
     assert made.decode_context == sum(decodes.values())
     assert made.decode_visual == sum(len([p for p in held[key] if p < at]) for key, at in decodes.items())
     chunks = {chunk.request: chunk for chunk in made.chunks}

@@ -212,6 +212,24 @@ def test_a_running_request_that_is_passed_over_waits(attached: Probe) -> None:
     assert [row["kv_used_tokens"] for row in attached.ring.of("step")] == [8, 10, 11, 12, 14, 16]
 
 
+def test_drafts_that_are_verified_count_as_tokens_of_decode(attached: Probe) -> None:
+    scheduler = Scheduler()
+    for key in "ab":
+        scheduler.add_request(Request(key, 4, max_tokens=12))
+    # Drafts of (a, b), of which so many are accepted: what counts is what was computed.
+    for drafts, accepted in (((0, 0), 0), ((0, 0), 0), ((3, 1), 1), ((3, 0), 0), ((2, 2), 2)):
+        scheduler.drafts, scheduler.accepted = (
+            dict(zip("ab", drafts, strict=True)),
+            dict.fromkeys("ab", accepted),
+        )
+        scheduler.update_from_output(scheduler.schedule())
+    assert fields(attached.ring, "step", "prefill_tokens", "decode_requests", "decode_tokens") == [
+        (8, 0, 0), (0, 2, 2), (0, 2, 2 + 4), (0, 2, 2 + 3), (0, 2, 2 + 4),
+    ]  # fmt: skip
+    # 5 tokens cached and one generated each; a and b then gain 2 and 2, then 1 and 1.
+    assert [row["decode_context_tokens"] for row in attached.ring.of("step")] == [0, 8, 10, 14, 16]
+
+
 def test_who_is_in_a_step_under_way_does_not_wait(attached: Probe) -> None:
     """Two pipeline stages: the steps of two halves of the batch alternate."""
     scheduler = Scheduler(late=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from vtprof_agent.config import Config
 from vtprof_agent.loop import Agent
 from vtprof_agent.private_rings import private_rings
 from vtprof_agent.runner import agent
+from vtprof_agent.stopping import Stop
 from vtprof_schemas.errors import BackendError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Session:
         self._attached = [outcome.pid for outcome in outcomes if outcome.result == ATTACHED]
         return outcomes
 
-    def follow(self, stop: threading.Event) -> list[Outcome]:
+    def follow(self, stop: Stop) -> list[Outcome]:
         """Export until the stop or the end of all processes, then detach and write all; return what was detached."""
         processes = []
         for pid in self._attached:

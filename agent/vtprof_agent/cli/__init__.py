@@ -13,9 +13,9 @@ def main() -> None:
     try:
         if find_spec("typer") is None:
             require_extra()
-        from vtprof_agent.cli.app import app
+        from vtprof_agent.cli.app import run
 
-        app()
+        sys.exit(run(sys.argv[1:]))
     except VtprofError as error:
         sys.stderr.write(f"vtprof-agent: {error}\n")
         sys.exit(error.exit_code)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from vtprof_agent.cli.options import FOLLOWING, Given, takes
+from vtprof_agent.cli.options import FOLLOWING, Given, path_option, takes
 from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Pid = Annotated[
 Children = Annotated[bool, typer.Option("--children/--no-children", help="Also all processes below it.")]
 StageDir = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         "--stage-dir",
         help="Folder, as the process sees it, to hand the probe over in; else /tmp, /dev/shm or /var/tmp.",
     ),
@@ -76,8 +76,9 @@ def attach(
     from vtprof_agent.attach.attaching import attach as attach_tree
     from vtprof_agent.attach.outcome import ATTACHED, FAILED
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import start_logging, stop_on_signals
+    from vtprof_agent.cli.log_lines import start_logging
     from vtprof_agent.config import ORIGIN_DEFAULT
+    from vtprof_agent.stopping import stop_on_signals
 
     destinations = (given.flags[name] for name in ("out_dir", "otlp_endpoint", "metrics"))
     following = (follow or any(destinations)) and not dry_run

@@ -11,6 +11,9 @@ from vtprof_agent.cli.options import ALL, Given, takes
 def doctor(
     given: Given,
     format_: Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")] = "text",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also settings that nobody changed.")
+    ] = False,
 ) -> None:
     """Say what this node offers: GPUs, engines, processes to attach to, rings, and where each setting comes from."""
     import json
@@ -18,6 +21,7 @@ def doctor(
     from vtprof_agent.cli import require_extra
 
     require_extra()
+    from vtprof_agent.config import ORIGIN_DEFAULT
     from vtprof_agent.node_report import report
     from vtprof_schemas.printable import one_line
 
@@ -25,6 +29,8 @@ def doctor(
     if format_ == "json":
         typer.echo(json.dumps(document, indent=2))
         return
+    for problem in document["problems"]:
+        typer.echo(f"problem: {one_line(problem)}")
     for gpu in document["gpus"]:
         offers = f"performance metrics {_told(gpu['gpm'])}, MIG {_told(gpu['mig'])}"
         typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}"))
@@ -46,10 +52,12 @@ def doctor(
     typer.echo(f"other Python processes, no engine seen in them: {document['other_python_processes']}")
     for ring in document["rings"]:
         typer.echo(f"ring {ring['file']}: PID {ring['pid']} ({ring['process']})")
-    for setting in document["settings"]:
+    settings = document["settings"]
+    shown = [one for one in settings if verbose or one["origin"] != ORIGIN_DEFAULT]
+    for setting in shown:
         typer.echo(f"setting {setting['name']} = {_told(setting['value'])} ({setting['origin']})")
-    for problem in document["problems"]:
-        typer.echo(f"problem: {one_line(problem)}")
+    if len(shown) < len(settings):
+        typer.echo(f"{len(settings) - len(shown)} other settings are as by default (--verbose shows them)")
 
 
 def _told(value: object) -> str:

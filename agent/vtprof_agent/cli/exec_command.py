@@ -37,7 +37,7 @@ def exec_(
     from functools import partial
 
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import start_logging
+    from vtprof_agent.cli.log_lines import start_logging
 
     require_extra()
     from vtprof_agent.calibrate_host import measure

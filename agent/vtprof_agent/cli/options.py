@@ -1,11 +1,7 @@
 """The flags of settings that commands share: a table, and a decorator that gives a command those it names."""
 
 import inspect
-import logging
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -17,8 +13,15 @@ import typer
 from vtprof_agent.config import Settings, load
 
 _ADDRESS: Final = "HOST:PORT"
+
+
+def path_option(*flags: str, **more: Any) -> Any:
+    """Return an option for a path, which is not looked at before the command does: its errors say more."""
+    return typer.Option(*flags, readable=False, **more)
+
+
 OPTIONS: Final[Mapping[str, Any]] = {
-    "out_dir": Annotated[Path | None, typer.Option("--out", help="Folder for OTLP JSON-lines files.")],
+    "out_dir": Annotated[Path | None, path_option("--out", help="Folder for OTLP JSON-lines files.")],
     "otlp_endpoint": Annotated[
         str | None, typer.Option("--otlp-endpoint", help="OTLP receiver, such as http://collector:4318.")
     ],
@@ -26,13 +29,13 @@ OPTIONS: Final[Mapping[str, Any]] = {
         str | None, typer.Option("--otlp-protocol", help="How to speak to it: http/protobuf or grpc.")
     ],
     "otlp_token_file": Annotated[
-        Path | None, typer.Option("--otlp-token-file", help="File with the bearer token to send to it.")
+        Path | None, path_option("--otlp-token-file", help="File with the bearer token to send to it.")
     ],
     "spool_dir": Annotated[
-        Path | None, typer.Option("--spool-dir", help="Where batches wait while the receiver is away.")
+        Path | None, path_option("--spool-dir", help="Where batches wait while the receiver is away.")
     ],
     "ring_dir": Annotated[
-        Path | None, typer.Option("--ring-dir", help="Where the probes put their rings.")
+        Path | None, path_option("--ring-dir", help="Where the probes put their rings.")
     ],
     "metrics": Annotated[
         str | None,
@@ -41,12 +44,12 @@ OPTIONS: Final[Mapping[str, Any]] = {
         ),
     ],
     "tls_cert_file": Annotated[
-        Path | None, typer.Option("--tls-cert-file", help="Certificate, to listen beyond this machine; PEM.")
+        Path | None, path_option("--tls-cert-file", help="Certificate, to listen beyond this machine; PEM.")
     ],
-    "tls_key_file": Annotated[Path | None, typer.Option("--tls-key-file", help="Its key.")],
+    "tls_key_file": Annotated[Path | None, path_option("--tls-key-file", help="Its key.")],
     "token_file": Annotated[
         Path | None,
-        typer.Option("--token-file", help="File with the bearer token that others must show then."),
+        path_option("--token-file", help="File with the bearer token that others must show then."),
     ],
     "insecure_listen": Annotated[
         bool | None,
@@ -120,7 +123,7 @@ FOLLOWING: Final = ("out_dir", "otlp_endpoint", "otlp_protocol", "ring_dir", "me
 """Of those the ones that an agent started in passing needs."""
 _CONFIG: Final = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file with settings; else /etc/vtprof/agent.toml if it is there."),
+    path_option("--config", help="TOML file with settings; else /etc/vtprof/agent.toml if it is there."),
 ]
 
 
@@ -160,19 +163,3 @@ def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]
         return command
 
     return decorate
-
-
-def start_logging(level: str) -> None:
-    """Send log lines to stderr; the exporters' own stay out, their failures are counted and said once by us."""
-    logging.basicConfig(stream=sys.stderr, level=level.upper(), format="vtprof-agent: %(message)s")
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-
-
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM, Ctrl-C and SIGHUP set, instead of ending this process."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
-            signal.signal(number, lambda *_: stop.set())
-    return stop

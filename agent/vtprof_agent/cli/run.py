@@ -9,15 +9,16 @@ def run(given: Given) -> None:
     import logging
 
     from vtprof_agent.cli import require_extra
-    from vtprof_agent.cli.options import start_logging, stop_on_signals
+    from vtprof_agent.cli.log_lines import start_logging
 
     require_extra()
     from vtprof_agent.calibrate_host import measure
     from vtprof_agent.runner import agent
+    from vtprof_agent.stopping import stop_on_signals
     from vtprof_schemas.records import RING_SUFFIX
 
     chosen = given.settings().config
-    start_logging(chosen.log_level)
+    start_logging(chosen.log_level, stamped=True)
     stop = stop_on_signals()
     with agent(chosen, measure() if chosen.calibrate_host else {}) as running:
         if not any(chosen.ring_dir.glob(f"*{RING_SUFFIX}")):

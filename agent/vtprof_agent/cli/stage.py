@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from vtprof_agent.cli.options import path_option
+
 
 def stage(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that the inference image will see.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", readable=False, help="Folder that the inference image will see.")
+    ],
     ring_dir: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             "--ring-dir",
             help="Where the probes are to put their rings, as the image sees it; else `rings` beside DIR.",
         ),

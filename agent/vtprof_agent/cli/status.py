@@ -11,6 +11,9 @@ from vtprof_agent.cli.options import Given, takes
 def status(
     given: Given,
     format_: Annotated[Literal["text", "json"], typer.Option("--format", help="text or json.")] = "text",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Each counter of each GPU, and why samplers are off.")
+    ] = False,
 ) -> None:
     """Show the live agent, and the rings of this node: process, engine, hooks, records read and lost."""
     import json
@@ -44,7 +47,7 @@ def status(
         return
     for agent, (lines, _) in zip(agents, found.values(), strict=True):
         if lines or agent.known:
-            typer.echo("\n".join(agent.lines()))
+            typer.echo("\n".join(agent.lines(verbose=verbose)))
     for place, (lines, _) in found.items():
         if not lines and (place != folder or not others):
             typer.echo(f"no rings in {place}: no process has recorded anything there yet")

@@ -23,6 +23,8 @@ _OVER_NOISE: Final = 2.2
 """What the fit leaves over that stays for a second is not noise when it is more than ``_SLOW`` of the amount (of bytes,
 which follow the work without rounding up to tiles, more than ``_SLOW_COUNTABLE``: windows have 1 to 2 % noise), or more
 than ``_LEAST_SLOW`` of it and so many times what noise from window to window would leave in the mean of a second."""
+_FORM: Final = 0.002
+"""Kernels are no linear function of the work: so much of the whole amount may go to a wrong class."""
 _STEPS: Final = [2, 5, 10]
 """Columns of work that count weight reads, one for each step and its encoder."""
 _BIN_NS: Final = 1e9
@@ -46,9 +48,14 @@ class Assessment:
 
 
 def assess(
-    fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array, *, countable: bool = False
-) -> Assessment:
-    """Judge a fit by the windows of the last time; ``countable``: the counter follows the work closely, as bytes do."""
+    fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array,
+    *, countable: bool = False, least_rate: float = 0.0,
+) -> Assessment:  # fmt: skip
+    """Judge a fit by the windows of the last time.
+
+    ``countable``: the counter follows the work closely, as bytes do; ``least_rate``: what comes and goes by less, a ns,
+    is no co-tenant but how an idle GPU drifts.
+    """
     parts = work[:, :COLUMNS] * fit.costs
     classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
     residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
@@ -57,6 +64,7 @@ def assess(
     enough = fit.amounts >= _FEWEST
     sound = tuple(enough and error < _MOST_ERROR for error in fit.class_error)
     stays = slow > (_SLOW_COUNTABLE if countable else _SLOW) or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
+    stays = stays and slow * float(amounts.mean()) > least_rate * float((ends - starts).mean())
     steps = np.maximum(work[:, _STEPS].sum(axis=0), 1e-300)
     typical = np.where(steps > 0.5, classes.sum(axis=0) / steps, 0.0).tolist()
     return Assessment(
@@ -71,7 +79,10 @@ def _spread(classes: Array, residual: Array, mean: float) -> Three:
     squares = (classes / mean) ** 2
     found = solve(squares.T @ squares, squares.T @ (residual / mean) ** 2)
     whole = float((residual**2).sum()) / max(float((classes.sum(axis=1) ** 2).sum()), 1e-300)
-    spread = [max(float(found[i]) ** 0.5, min(whole, 1.0) ** 0.5, _LEAST_SPREAD) for i in range(len(CLASSES))]
+    sums = classes.sum(axis=0)
+    form = np.minimum(_FORM * sums.sum() / np.maximum(sums, 1e-300), 1.0)
+    least = max(min(whole, 1.0) ** 0.5, _LEAST_SPREAD)
+    spread = [max(float(found[i]) ** 0.5, least, float(form[i])) for i in range(len(CLASSES))]
     return (spread[0], spread[1], spread[2])
 
 

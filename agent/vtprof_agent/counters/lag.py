@@ -34,19 +34,23 @@ def find_lag(
 ) -> Lag:  # fmt: skip
     """Return the delay that explains the windows best.
 
-    ``now_ns``: what is assumed now, and stays when there are too few windows (then with an error of 1) or when no other
+    ``now_ns``: what is assumed now, and stays when too few windows show anything (then with an error of 1) or when no other
     delay is evidently better; ``wide``: look at all delays, not only near it; ``told_ns``: what a counter with the same
     clock has found from better evidence: it holds here too unless another is evidently better.
     """
-    if len(amounts) < FEWEST:
+    if len(amounts) < FEWEST or not amounts.any():
         return Lag(now_ns, 1.0, 0.0)
     weights = 1.0 / np.sqrt(np.maximum(amounts**2 + (0.3 * amounts.mean()) ** 2, 1e-300))
+
+    likely: list[int] = []
 
     def misfit(lag_ns: float) -> float:
         work = sum((curve.between(starts - lag_ns, ends - lag_ns) for curve in curves), np.zeros(()))
         features = np.column_stack((unknowns_of(work[:, :COLUMNS]), ends - starts)) * weights[:, None]
         target = amounts * weights
-        residual = target - features @ solve(features.T @ features, features.T @ target)
+        costs = solve(features.T @ features, features.T @ target, likely)
+        likely[:] = np.flatnonzero(costs).tolist()
+        residual = target - features @ costs
         return float(residual @ residual)
 
     tried = {lag_ns: misfit(lag_ns) for lag_ns in {now_ns, 0.0, now_ns if told_ns is None else told_ns}}

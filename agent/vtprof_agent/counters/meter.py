@@ -4,7 +4,7 @@ An amount is additive over time and over work: energy in mJ, and for a ratio (ba
 integral of the ratio over time, in ns. Amounts of several GPUs are added up: a mean ratio is amount / (time x GPUs).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -34,6 +34,8 @@ class Work(NamedTuple):
     decode_context_tokens: int = 0
     encode_ns: int = 0
     """GPU time (else wall time) of the encoder within the step, which stands at its begin."""
+    decode_tokens: int = 0
+    """Tokens that the decoding requests compute, more than one each with speculative decoding; 0: one each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class StepCounters(NamedTuple):
     """By key: measured (nothing else was in its windows), attributed or estimated."""
     gpus: int
     """How many GPUs the amounts were added over."""
+    steps: int = 1
+    """Iterations that the amounts are of, all together."""
 
 
 class Meter(Protocol):
@@ -81,3 +85,6 @@ class Meter(Protocol):
 
     def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
         """Return the shares of a step that was added; None when no counter covers it."""
+
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+        """Return what steps of decoding alone that follow each other are given together, of which all were added."""

@@ -1,7 +1,7 @@
 """Gives counter windows to steps by a rolling non-negative fit on their work: the Meter of a running agent."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -18,7 +18,7 @@ _SETTLE_NS: Final = 500_000_000
 _SILENT_PERIODS: Final = 3
 _MOST_WAITING: Final = 100_000
 """Windows taken in but not seen to yet; more only pile up when the loop stands still."""
-_MOST_POINTS: Final = 60_000
+_MOST_POINTS: Final = 16_000
 _MOST_SETS: Final = 256
 _NOTHING_RATIO: Final = 1e-9
 _NOTHING_MW: Final = 1000.0
@@ -119,6 +119,15 @@ class RollingMeter:
         found = grid.of(work, self._curves[gpus].where(work)) if grid is not None else None
         return None if found is None else _known(found, work)
 
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+        """Return the shares of steps of decoding alone together: what ``of`` would add up to, at a fraction of the cost."""
+        grid = self._grids.get(gpus)
+        if grid is None:
+            return None
+        curve = self._curves[gpus]
+        found = grid.of_run(works, [curve.where(work) for work in works])
+        return None if found is None else _known(found, works[0]._replace(end_ns=works[-1].end_ns))
+
     def totals(self) -> Mapping[tuple[str, str, str], float]:
         """Return the running amounts by (hw_id, counter key, phase or ``names.UNATTRIBUTED``)."""
         with self._lock:
@@ -193,11 +202,17 @@ def _known(found: StepCounters, work: Work) -> StepCounters | None:
         work.prefill_tokens > 0,
         work.decode_requests > 0,
     )
+    alone = sum(worked) == 1
     time_ns = work.end_ns - work.start_ns
     unknown = set()
     for key, shares in found.shares.items():
+        whole = shares[0].amount + shares[1].amount + shares[2].amount
         nothing = time_ns * (_NOTHING_MW / NS_PER_S if key == names.GPU_ENERGY_MJ else _NOTHING_RATIO)
-        if any(share.amount <= nothing for share, at_work in zip(shares, worked, strict=True) if at_work):
+        least = _NOTHING_RATIO * whole  # decode beside a long prefill may well take less than a watt
+        if whole <= nothing or (
+            not alone
+            and any(share.amount <= least for share, at_work in zip(shares, worked, strict=True) if at_work)
+        ):
             unknown.add(key)
     if not unknown:
         return found

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ TIME: Final = UNKNOWNS
 _ALL: Final = UNKNOWNS + 1
 _PAUSE: Final = _ALL
 """Time between steps of ours: what flows without them shows there, and nowhere else for sure."""
-_SMALL: Final = 0.3
+SMALL: Final = 0.3
 """Errors grow with the amount, down to this share of the mean amount."""
 _MUST_GAIN: Final = 3.0
 """By how much the log-likelihood must rise for an amount without work to be believed where idle means none."""
@@ -26,10 +26,16 @@ _SURE: Final = 4.0
 """And so many standard errors it must be over none."""
 _EXACT: Final = 0.003
 """Relative errors below are no evidence."""
+_NOISE: Final = 0.01
+"""Relative error that a window is held to have at least: a load that repeats exactly tells less than it seems to."""
 _GUESS: Final = 0.004
 """Weight of a guess that may be off by several times its size, beside windows that are off by one or two percent."""
 _MOST_IDLE: Final = 600
 """Windows without work that are remembered, however old: idle power of a GPU that is always busy can only be known so."""
+_SURELY_NS: Final = 200_000_000
+"""No work so long before and after: the window had none, however late it was latched."""
+_DRIFT: Final = 0.05
+"""Idle power moves with temperature and clocks: it is known no better than this from other times."""
 _NANO: Final = 1e9
 
 
@@ -52,26 +58,33 @@ class Fit:
 
 
 class _Block:
-    __slots__ = ("amounts", "gram", "mean", "moment", "number", "squares", "total", "work")
+    __slots__ = ("amounts", "gram", "mean", "moment", "number", "small", "squares", "total", "work")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, small: float) -> None:
+        self.small = small
         self.number, self.amounts, self.mean, self.total, self.squares = number, 0, 0.0, 0.0, 0.0
         self.gram, self.moment = np.zeros((_ALL + 1, _ALL + 1)), np.zeros(_ALL + 1)
         self.work = np.zeros(COLUMNS + 1)
 
     def add(self, features: Array, work: Array, amounts: Array, mean: float) -> None:
         """Add amounts, with weights as their errors are at that mean amount."""
-        self.scale(_toward(self.mean, mean))
-        self.mean = mean
+        self.move(mean)
         if mean > 0:
-            weighted = features / (amounts**2 + (_SMALL * mean) ** 2)[:, None]
+            variance = amounts**2 + (self.small * mean) ** 2
+            weighted = features / variance[:, None]
             self.gram += weighted.T @ features
             self.moment += weighted.T @ amounts
-            self.squares += float((amounts**2 / (amounts**2 + (_SMALL * mean) ** 2)).sum())
+            self.squares += float((amounts**2 / variance).sum())
         self.amounts += len(amounts)
         self.total += float(amounts.sum())
         self.work[:COLUMNS] += work.sum(axis=0)
         self.work[COLUMNS] += float(features[:, TIME].sum())
+
+    def move(self, mean: float) -> None:
+        """Let all that is in it weigh what it would at another mean amount: most is near the one so far."""
+        if mean != self.mean:
+            self.scale((1 + self.small**2) * self.mean**2 / (self.mean**2 + (self.small * mean) ** 2))
+            self.mean = mean
 
     def scale(self, factor: float) -> None:
         """Let all that is in it weigh so much."""
@@ -84,29 +97,32 @@ class _Block:
             self.work, self.total, self.amounts = self.work / 2, self.total / 2, self.amounts // 2
 
 
-def _toward(mean: float, later: float) -> float:
-    """Return what amounts that were weighed at one mean count at another: most are near the first."""
-    if mean == later:
-        return 1.0
-    return (1 + _SMALL**2) * mean**2 / (mean**2 + (_SMALL * later) ** 2)
-
-
 class RollingFit:
     """Amounts of the last ``window_s``; what is not work of ours may flow too, always or only when it is evident."""
 
-    def __init__(self, window_s: float, block_s: float, *, always_idle: bool) -> None:
-        """``always_idle``: there is an amount without work (idle power); else it has to be significant."""
+    def __init__(self, window_s: float, block_s: float, *, always_idle: bool, small: float = SMALL) -> None:
+        """``always_idle``: there is an amount without work (idle power); else it has to be significant.
+
+        ``small``: down to which share of the mean amount errors grow with the amount.
+        """
         self._block_ns = block_s * _NANO
         self._blocks: deque[_Block] = deque()
         self._most_blocks = max(2, round(window_s / block_s))
         self._always_idle = always_idle
-        self._idle = _Block(-1)
+        self._small = small
+        self._idle = _Block(-1, small)
+        self._likely: list[int] = []
+        """Costs above 0 in the last fit: where the next one begins, which saves time."""
+        self._last_busy = np.zeros(0, dtype=bool)
         self._bound = IdleBound()
 
-    def add(self, time_ns: float, work: Array, duration_ns: Array, amounts: Array) -> None:
+    def add(
+        self, time_ns: float, work: Array, duration_ns: Array, amounts: Array, *, again: bool = False
+    ) -> None:
         """Take amounts (n), the work in each and how long each lasted; ``time_ns``: when, about.
 
-        Behind the columns of work may stand how long steps ran; without it they ran all the time.
+        Behind the columns of work may stand how long steps ran; without it they ran all the time. ``again``: they have
+        been taken before ``clear``.
         """
         if not len(amounts):
             return
@@ -119,16 +135,26 @@ class RollingFit:
         ran_ns = work[:, COLUMNS] if work.shape[1] > COLUMNS else duration_ns
         work = work[:, :COLUMNS]
         features = np.column_stack((unknowns_of(work), duration_ns, np.maximum(duration_ns - ran_ns, 0.0)))
-        busy = work.any(axis=1) if self._always_idle else np.ones(len(amounts), dtype=bool)
-        block.add(features[busy], work[busy], amounts[busy], mean)
-        if not busy.all():
-            self._idle.add(features[~busy], work[~busy], amounts[~busy], mean)
+        rest = self._surely_idle(np.asarray(work.any(axis=1), dtype=bool), duration_ns)
+        block.add(features[~rest], work[~rest], amounts[~rest], mean)
+        if rest.any() and not again:
+            self._idle.add(features[rest], work[rest], amounts[rest], mean)
             self._idle.forget_beyond(_MOST_IDLE)
 
     def clear(self) -> None:
-        """Forget all amounts."""
+        """Forget all amounts, but those that surely flowed without work."""
         self._blocks.clear()
-        self._idle = _Block(-1)
+
+    def _surely_idle(self, busy: NDArray[np.bool_], duration_ns: Array) -> NDArray[np.bool_]:
+        """Return which windows are so far from work that a wrong delay of the counter does not matter."""
+        if not self._always_idle:
+            return np.zeros(len(busy), dtype=bool)
+        reach = ceil(_SURELY_NS / float(duration_ns.mean()))
+        before = self._last_busy[-reach:]
+        around = np.concatenate((np.ones(reach - len(before)), before, busy, np.ones(reach)))
+        self._last_busy = np.concatenate((before, busy))[-reach:]
+        near: NDArray[np.bool_] = np.convolve(around, np.ones(2 * reach + 1), mode="valid") > 0.5
+        return ~near
 
     def amounts(self) -> int:
         """Return how many amounts there are."""
@@ -145,8 +171,7 @@ class RollingFit:
             return None
         mean, amounts = self._mean(), self.amounts()
         for block in blocks:
-            block.scale(_toward(block.mean, mean))
-            block.mean = mean
+            block.move(mean)
         gram = np.sum([block.gram for block in blocks], axis=0)
         moment = np.sum([block.moment for block in blocks], axis=0)
         squares = sum(block.squares for block in blocks)
@@ -175,7 +200,7 @@ class RollingFit:
 
     def _block(self, number: int) -> _Block:
         if not self._blocks or number > self._blocks[-1].number:
-            self._blocks.append(_Block(number))
+            self._blocks.append(_Block(number, self._small))
             while len(self._blocks) > 1 and self._blocks[0].number <= number - self._most_blocks:
                 self._blocks.popleft()
         return self._blocks[-1]
@@ -190,7 +215,8 @@ class RollingFit:
         """
         paused = np.append(np.arange(TIME), _PAUSE)
         tried = np.zeros(_ALL + 1)
-        tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused])
+        tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused], self._likely)
+        self._likely = np.flatnonzero(tried[:TIME]).tolist()
         shown = inf
         if gram[_PAUSE, _PAUSE] > 0:
             used = np.union1d(np.flatnonzero(tried), [_PAUSE])
@@ -198,22 +224,22 @@ class RollingFit:
             shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5
         if self._always_idle:
             idle, error = self._bound.within(float(tried[_PAUSE]), shown)
-            return _with_idle(gram, moment, idle), _with_idle(gram, moment, max(idle - error, 0.0))
-        without = _with_idle(gram, moment, 0.0)
+            error = max(error, _DRIFT * idle)
+            return self._with_idle(gram, moment, idle), self._with_idle(gram, moment, max(idle - error, 0.0))
+        without = self._with_idle(gram, moment, 0.0)
         least = squares * _EXACT**2
         more, less = (max(_residual(gram, moment, squares, x), least) for x in (without, tried))
         if amounts * np.log(more / less) <= 2 * _MUST_GAIN or tried[_PAUSE] < _SURE * shown:
             return without, without
-        costs = _with_idle(gram, moment, float(tried[_PAUSE]))
+        costs = self._with_idle(gram, moment, float(tried[_PAUSE]))
         return costs, costs
 
-
-def _with_idle(gram: Array, moment: Array, idle: float) -> Array:
-    """Fit the work to what is left beside an idle amount for each ns."""
-    costs = np.zeros(_ALL + 1)
-    costs[:TIME] = solve(gram[:TIME, :TIME], moment[:TIME] - idle * gram[:TIME, TIME])
-    costs[TIME] = idle
-    return costs
+    def _with_idle(self, gram: Array, moment: Array, idle: float) -> Array:
+        """Fit the work to what is left beside an idle amount for each ns."""
+        costs = np.zeros(_ALL + 1)
+        costs[:TIME] = solve(gram[:TIME, :TIME], moment[:TIME] - idle * gram[:TIME, TIME], self._likely)
+        costs[TIME] = idle
+        return costs
 
 
 def _expected(kinds: Array, blocks: Sequence[_Block]) -> list[Array]:
@@ -242,8 +268,7 @@ def _covariance(
     inverse = (vectors / eigenvalues) @ vectors.T / np.outer(norms, norms)
     amounts = sum(block.amounts for block in blocks)
     variance = _residual(gram, moment, squares, costs) / max(amounts - len(used), 1)
-    if amounts <= len(used):
-        variance = squares
+    variance = squares if amounts <= len(used) else max(variance, _NOISE**2)
     scores = [(block.moment - block.gram @ costs)[used] for block in blocks]
     middle = sum((np.outer(score, score) for score in scores), np.zeros((len(used), len(used))))
     middle *= len(scores) / max(len(scores) - 1, 1)

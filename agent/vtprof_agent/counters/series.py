@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 from zlib import crc32
 
@@ -13,7 +13,7 @@ from vtprof_agent.counters.assessment import Assessment, assess
 from vtprof_agent.counters.lag import FEWEST, MOST_LAG_NS, find_lag
 from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.counters.nonnegative import Array
-from vtprof_agent.counters.rolling_fit import Fit, RollingFit
+from vtprof_agent.counters.rolling_fit import SMALL, Fit, RollingFit
 from vtprof_agent.counters.trimmed import trimmed_fit
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, WorkCurve
 from vtprof_schemas import names
@@ -33,10 +33,17 @@ _MOST_SCALE: Final = 2.0
 """What is more than so many times the prediction is not ours."""
 _FAR: Final = 3.0
 """Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
-_LAG_EVERY: Final = (2.5e9, 60e9)
+_LAG_EVERY: Final = ((6, 2.5e9), (16, 60e9), (inf, 300e9))
+"""Up to which search how long to the next: a source's delay hardly changes, and each search is dear."""
 _SPREAD_NS: Final = 1e9
 """Over so much time the first searches of many GPUs spread."""
 _LAG_MATTERS_NS: Final = 2e6
+_SMALL_COUNTABLE: Final = 0.1
+"""Bytes follow the work without rounding up to tiles: small amounts of them are known to a share of themselves too."""
+_LEAST_POWER: Final = 10_000 / 1e9
+"""10 W, mJ a ns: by so much the power of an idle GPU moves with its temperature and clocks."""
+_LEAST_RATIO: Final = 0.005
+"""Half a percent of what the GPU can do: so much of background work of the driver is nobody's load."""
 _MANY: Final = 300
 """Windows from which on a fit is made anew by time alone."""
 _SELDOM: Final = 3.0
@@ -71,7 +78,14 @@ class Series:
         """``curves``: the work of all sets of GPUs that this one is in; ``peers``: its counters; both may grow."""
         self.hw_id, self.key, self._curves = hw_id, key, curves
         self._block_ns = block_s * 1e9
-        self._rolling = RollingFit(window_s, block_s, always_idle=key == names.GPU_ENERGY_MJ)
+        self._countable = key == names.GPU_DRAM_BANDWIDTH_RATIO
+        self._always_idle = key == names.GPU_ENERGY_MJ
+        self._rolling = RollingFit(
+            window_s,
+            block_s,
+            always_idle=self._always_idle,
+            small=_SMALL_COUNTABLE if self._countable else SMALL,
+        )
         self._refit_ns = refit_s * 1e9
         self._phase = crc32(hw_id.encode()) / 2**32
         """Its place in the time between fits, and in that between searches, so that those of many GPUs spread."""
@@ -102,7 +116,7 @@ class Series:
     @property
     def co_tenant(self) -> bool:
         """Return whether others may use the GPU, as this counter or its memory bandwidth shows."""
-        return self.end_ns < self._beside_ns or self._memory_shows_it(otherwise=False)
+        return bool(self.end_ns < self._beside_ns) or self._memory_shows_it(otherwise=False)
 
     @property
     def windows(self) -> int:
@@ -192,8 +206,10 @@ class Series:
         self.fit = self._rolling.fit(kinds)
         if self.fit is not None:
             starts, ends, kept, work = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
-            countable = self.key == names.GPU_DRAM_BANDWIDTH_RATIO
-            self.assessment = assess(self.fit, starts, ends, kept, work, countable=countable)
+            self.assessment = assess(
+                self.fit, starts, ends, kept, work, countable=self._countable,
+                least_rate=_LEAST_POWER if self._always_idle else _LEAST_RATIO,
+            )  # fmt: skip
             self._apart = 0.0
             if many and before is not None and not self.assessment.co_tenant:
                 given, given_before = (
@@ -204,8 +220,7 @@ class Series:
             if self.assessment.co_tenant:
                 self._beside_ns = now_ns + KEEP_NS  # its windows are in the fit for longer than it shows
             if self.assessment.co_tenant and self._memory_shows_it(otherwise=True):
-                always = self.key == names.GPU_ENERGY_MJ
-                trimmed = trimmed_fit(starts, ends, kept, work, always_idle=always)
+                trimmed = trimmed_fit(starts, ends, kept, work, always_idle=self._always_idle)
                 if trimmed is not None:
                     self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
 
@@ -225,14 +240,14 @@ class Series:
         found = find_lag(self._curves, starts[known], ends[known], amounts[known], self.lag_ns, wide=True)
         if found.error < _EXACT_ENOUGH:
             self._edges_known, self.lag_ns, self._due_ns = True, found.lag_ns, 0.0
+            self._fold()
             self._rolling.clear()
-            self._unfitted = []
             self._kept.clear()
             self._fine.clear()
 
     def _search_lag(self, now_ns: float, covered_ns: float) -> None:
         if not self._lag_due_ns:
-            self._lag_due_ns = now_ns + _LAG_EVERY[0] + _SPREAD_NS * self._phase
+            self._lag_due_ns = now_ns + _LAG_EVERY[0][1] + _SPREAD_NS * self._phase
         if now_ns < self._lag_due_ns or not self._curves or not (self._kept or self._fine):
             return
         self._lag_searches += 1
@@ -240,14 +255,14 @@ class Series:
             self._look_at_edges(covered_ns)
         if not self._kept:
             return
-        self._lag_due_ns = now_ns + (_LAG_EVERY[0] if self._lag_searches < 6 else _LAG_EVERY[1])
+        self._lag_due_ns = now_ns + next(every for most, every in _LAG_EVERY if self._lag_searches < most)
         starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
         begun_ns = max(curve.begin_ns for curve in self._curves) + MOST_LAG_NS
         known = (ends < covered_ns - MOST_LAG_NS) & (starts > begun_ns)
         starts, ends, amounts = starts[known], ends[known], amounts[known]
         if len(amounts) < FEWEST:
             self._lag_searches -= 1
-            self._lag_due_ns = now_ns + _LAG_EVERY[0]
+            self._lag_due_ns = now_ns + _LAG_EVERY[0][1]
             return
         wide = self._lag_searches <= 6 or self._lag_searches % 10 == 0
         found = find_lag(
@@ -257,15 +272,15 @@ class Series:
         if abs(found.lag_ns - self.lag_ns) < _LAG_MATTERS_NS:
             return
         self.lag_ns = found.lag_ns
+        self._fold()
         self._rolling.clear()
-        self._unfitted = []
         self._due_ns = 0.0
         while self._kept and self._kept[0][0][0] < begun_ns:
             self._kept.popleft()
         for place, (begins, finishes, kept, _) in enumerate(self._kept):
             work = self._work(begins, finishes)
             self._kept[place] = (begins, finishes, kept, work)
-            self._rolling.add(finishes[-1], work, finishes - begins, kept)
+            self._rolling.add(finishes[-1], work, finishes - begins, kept, again=True)
 
     def _told_lag_ns(self) -> float | None:
         """Return the lag of the counter of this GPU that is read by the same clock and has most evidence."""

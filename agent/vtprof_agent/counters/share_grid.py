@@ -1,6 +1,6 @@
 """What work was given at each moment, summed over the GPUs that share it: where the shares of a step are read off."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,11 +12,12 @@ from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit
 from vtprof_agent.counters.series import Series, Settled
 from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
-from vtprof_agent.counters.work_curve import read_curve
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_curve, row_of
 
 KEEP_NS: Final = 30_000_000_000
 """How long after a step its shares can be asked for."""
 _WIDTH: Final = COVERED + 1
+_DECODE: Final = CLASS_COLUMNS[2]
 
 
 class ShareGrid:
@@ -125,6 +126,33 @@ class ShareGrid:
                 read = self._costs[place]
             costs = read or costs
         return costs.shares(work) if costs is not None else None
+
+    def of_run(self, works: Sequence[Work], where: Sequence[tuple[int, int, int]]) -> StepCounters | None:
+        """Return what steps of decoding alone that lie there, one behind the other, are given together."""
+        rows = np.array([row_of(work)[_DECODE] for work in works])
+        work = rows.sum(axis=0).tolist()
+        starts, ends = np.array([(start, end) for start, _, end in where], dtype=float).T
+        times = self._times
+        costs = None
+        if times and times[0] <= starts[0] and ends[-1] <= times[-1]:
+            begin, behind = bisect_right(times, starts[0]) - 1, bisect_left(times, ends[-1]) + 1
+            values = np.stack(self._values[begin:behind])
+            read = read_curve(
+                np.array(times[begin:behind]), values.reshape(len(values), -1), np.concatenate((starts, ends))
+            ).reshape(2, len(works), *values.shape[1:])
+            stretches = read[1] - read[0]
+            costs = UnitCosts.of_stretch(
+                (read[1, -1] - read[0, 0]).tolist(), ends[-1] - starts[0], self._trust
+            )
+        if costs is None:
+            return self._predicted.run(len(works), work) if self._predicted is not None else None
+        covered = stretches[:, :, COVERED]
+        units = np.divide(
+            stretches[:, :, _DECODE], covered[:, :, None], out=np.zeros_like(stretches[:, :, _DECODE]),
+            where=covered[:, :, None] > 0,
+        )  # fmt: skip
+        amounts = np.einsum("sck,sk->c", units, rows) * costs.gpus
+        return costs.run(len(works), work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
 
     def _read(self, start: float, middle: float, end: float) -> UnitCosts | None:
         """Return the costs over some time, those of the encoder over its first part."""

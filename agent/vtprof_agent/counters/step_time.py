@@ -6,7 +6,7 @@ from vtprof_agent.counters.meter import Work
 from vtprof_agent.counters.rolling_fit import Fit, RollingFit
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, Row, row_of
 
-_BATCH = 64
+_BATCH = 256
 _FEWEST_STEPS = 30
 _MOST_ERROR = 0.15
 """Relative standard error of a class beyond which the fit does not tell it from the others."""

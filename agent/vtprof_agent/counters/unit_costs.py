@@ -1,6 +1,6 @@
 """What a unit of work was given over a stretch of time, by counter: a step's shares are read off by plain arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from operator import mul
@@ -68,8 +68,8 @@ class _Counter:
     ) -> None:
         self.key, self.unit, self.mix, self.whole = key, unit, mix, whole
         self.half, self.sound, self.typical = half, trust.sound, trust.typical
-        cached, request, weights, few, many = unit[_DECODE]
-        self.decode = (key, cached, request, weights, few, many, half[2], self.typical[2])
+        cached, request, weights, few, many, drafts = unit[_DECODE]
+        self.decode = (key, cached, request, weights, few, many, drafts, half[2], self.typical[2])
         self.decode_quality = names.QUALITY_ESTIMATED
         if whole and self.sound[2]:
             alone = mix[2] >= _ALONE
@@ -137,7 +137,7 @@ class UnitCosts:
         if work.decode_requests > 0 and work.decode_context_tokens >= 0 and only_decodes(work):
             requests, context = work.decode_requests, work.decode_context_tokens
             few, many = experts(requests)
-            for key, cached, request, weights, cost_few, cost_many, half, typical in self._decode:
+            for key, cached, request, weights, cost_few, cost_many, _, half, typical in self._decode:
                 amount = cached * context + request * requests + weights + cost_few * few + cost_many * many
                 if amount <= 0:
                     break
@@ -154,6 +154,19 @@ class UnitCosts:
             shares[one.key] = (encode, prefill, decode)
             labels[one.key] = one.quality(*amounts)
         return StepCounters(shares, labels, self.gpus)
+
+    def run(
+        self, steps: int, work: Sequence[float], amounts: Mapping[str, float] | None = None
+    ) -> StepCounters:
+        """Return what steps of decoding alone are given together.
+
+        ``work``: the sum of their columns of decoding; ``amounts`` by counter where they are known better than from that.
+        """
+        shares: dict[str, tuple[Share, Share, Share]] = {}
+        for key, *unit, half, typical in self._decode:
+            amount = sum(map(mul, unit, work)) if amounts is None else amounts[key]
+            shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical * steps))
+        return StepCounters(shares, self._quality, self.gpus, steps)
 
 
 def join_parts(

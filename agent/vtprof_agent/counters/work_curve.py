@@ -15,13 +15,14 @@ Array = NDArray[np.float64]
 
 ENCODE_COLUMNS: Final = 3
 """Patches, attention pairs and weight reads of the encoder."""
-COLUMNS: Final = 13
-"""Then tokens, attention pairs, weight reads and experts (2) of prefill; context, requests, and the same of decode."""
-CLASS_COLUMNS: Final = (slice(0, 3), slice(3, 8), slice(8, 13))
+COLUMNS: Final = 14
+"""Then tokens, attention pairs, weight reads and experts (2) of prefill; context, tokens, and the same of decode, and
+reads of what drafts its tokens."""
+CLASS_COLUMNS: Final = (slice(0, 3), slice(3, 8), slice(8, 14))
 """Columns of each of ``meter.CLASSES``."""
-UNKNOWNS: Final = 10
+UNKNOWNS: Final = 11
 """Costs to fit: weight reads and experts cost the same for prefill and decode."""
-UNKNOWN_OF_COLUMN: Final = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7])
+UNKNOWN_OF_COLUMN: Final = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7, 10])
 _MERGE: Final = np.zeros((COLUMNS, UNKNOWNS))
 _MERGE[np.arange(COLUMNS), UNKNOWN_OF_COLUMN] = 1.0
 _EXPERTS_TOKENS: Final = (4.0, 20.0)
@@ -46,18 +47,30 @@ def experts(tokens: int) -> tuple[float, float]:
 
 
 def only_decodes(work: Work) -> bool:
-    """Tell whether a step holds no work but decoding, as most do."""
-    return (
-        work.prefill_tokens <= 0 and work.patches <= 0 and work.encode_pairs <= 0 and work.prefill_pairs <= 0
-    )
+    """Tell whether a step holds no work but decoding, a token for each request, as most do."""
+    return work.decode_tokens <= work.decode_requests and _nothing_else(work)
+
+
+def decoded(work: Work) -> int:
+    """Return the tokens that decoding computed in a step: one a request where nothing else is told."""
+    return max(work.decode_tokens, work.decode_requests, 0)
 
 
 def row_of(work: Work) -> Row:
-    """Return a step's columns. A weight read is split between prefill and decode by tokens."""
-    prefill, decode = max(work.prefill_tokens, 0), max(work.decode_requests, 0)
-    if decode and only_decodes(work):
+    """Return a step's columns. A weight read is split between prefill and decode by tokens; a draft's is decode's."""
+    prefill, decode = max(work.prefill_tokens, 0), decoded(work)
+    drafts = 1.0 if decode > work.decode_requests > 0 else 0.0
+    if decode and _nothing_else(work):
         few, many = experts(decode)
-        return (*_BEFORE_DECODE, float(max(work.decode_context_tokens, 0)), float(decode), 1.0, few, many)
+        return (
+            *_BEFORE_DECODE,
+            float(max(work.decode_context_tokens, 0)),
+            float(decode),
+            1.0,
+            few,
+            many,
+            drafts,
+        )
     tokens = prefill + decode
     prefill_part = prefill / tokens if tokens else 0.0
     decode_part = decode / tokens if tokens else 0.0
@@ -68,8 +81,14 @@ def row_of(work: Work) -> Row:
         float(prefill), float(max(work.prefill_pairs, 0)), prefill_part,
         prefill_part * few, prefill_part * many,
         float(max(work.decode_context_tokens, 0)), float(decode), decode_part,
-        decode_part * few, decode_part * many,
+        decode_part * few, decode_part * many, drafts,
     )  # fmt: skip
+
+
+def _nothing_else(work: Work) -> bool:
+    return (
+        work.prefill_tokens <= 0 and work.patches <= 0 and work.encode_pairs <= 0 and work.prefill_pairs <= 0
+    )
 
 
 def unknowns_of(rows: Array) -> Array:

@@ -37,6 +37,7 @@ class Backlog:
         self._settled_at_close: int | None = None
         self._sending: Parcel | None = None
         self._lost = Loss()
+        self._notes_told = 0
         self._away = False
         self._spool_failed = False
         self._lock = threading.Lock()
@@ -45,13 +46,33 @@ class Backlog:
     def spans_dropped(self) -> int:
         """Spans that will not arrive."""
         with self._lock:
-            return self._lost.spans + (self._spool.lost.spans if self._spool else 0)
+            return self._total_lost().spans
 
     @property
     def metrics_dropped(self) -> int:
         """Batches of metric points that will not arrive."""
         with self._lock:
-            return self._lost.metrics + (self._spool.lost.metrics if self._spool else 0)
+            return self._total_lost().metrics
+
+    def inherit(self, spans: int, metrics: int) -> None:
+        """Go on counting from what was lost up to the end of the last agent."""
+        with self._lock:
+            self._lost.spans += spans
+            self._lost.metrics += metrics
+
+    def losses(self) -> tuple[int, int]:
+        """Return the spans and batches of metric points lost up to now, to be stored."""
+        with self._lock:
+            self._notes_told = 0 if self._spool is None else self._spool.noted()
+            total = self._total_lost()
+            return total.spans, total.metrics
+
+    def losses_stored(self) -> None:
+        """Note that what ``losses`` returned last is stored, so that traces of it may go."""
+        with self._lock:
+            if self._spool is not None:
+                self._spool.forget_notes(self._notes_told)
+                self._notes_told = 0
 
     @property
     def spool_bytes(self) -> int:
@@ -129,6 +150,10 @@ class Backlog:
                 self._spool.close()
             return rest.spans
 
+    def _total_lost(self) -> Loss:
+        spooled = Loss() if self._spool is None else self._spool.lost
+        return Loss(self._lost.spans + spooled.spans, self._lost.metrics + spooled.metrics)
+
     def _settled(self) -> int:
         return self._waiting[0].number - 1 if self._waiting else self._newest
 
@@ -158,10 +183,11 @@ class Backlog:
         if spool is None:
             return
         while self._waiting:
-            parcel, sending = self._waiting[0], self._sending
+            parcel = self._waiting[0]
             try:
                 spool.append(parcel)
             except OSError as error:
+                self._spare_sent(spool)
                 if not self._spool_failed:
                     logger.error(
                         "%s: cannot write (%s); batches wait in memory", spool.folder, error.strerror
@@ -170,14 +196,15 @@ class Backlog:
                 return
             self._waiting.popleft()
             self._bytes -= len(parcel.payload)
-            if sending is not None and spool.head() is not sending:
-                # It went with the oldest segment; whether it was lost is for its answer to say.
-                spool.lost.spans -= sending.spans
-                spool.lost.metrics -= sending.signal is Signal.METRICS
-                self._sending = None
+            self._spare_sent(spool)
         if self._spool_failed:
             logger.info("%s: can write again", spool.folder)
         self._spool_failed = False
+
+    def _spare_sent(self, spool: Spool) -> None:
+        """Do not count as lost what is being sent and went with the oldest segment: its answer will say."""
+        if self._sending is not None and spool.spare(self._sending):
+            self._sending = None
 
     def _bound(self) -> None:
         """Drop the oldest batches in memory beyond the limits."""

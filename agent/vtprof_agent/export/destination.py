@@ -40,11 +40,20 @@ class Ledger(Protocol):
 
     @property
     def spans_dropped(self) -> int:
-        """Spans that will not arrive."""
+        """Spans that will not arrive, those of earlier agents on the same rings among them."""
 
     @property
     def metrics_dropped(self) -> int:
         """Batches of metric points that will not arrive."""
+
+    def inherit(self, spans: int, metrics: int) -> None:
+        """Go on counting from what was lost up to the end of the last agent."""
+
+    def losses(self) -> tuple[int, int]:
+        """Return the spans and batches of metric points lost up to now, to be stored."""
+
+    def losses_stored(self) -> None:
+        """Note that what ``losses`` returned last is stored, so that traces of it may go."""
 
     def settled(self) -> int:
         """Return the number of the newest batch that, with all before it, needs nothing more of the agent."""

@@ -6,6 +6,7 @@ no entry but those it hit. A file belongs to the agent that holds its lock.
 
 import fcntl
 import os
+import re
 import stat
 import struct
 import zlib
@@ -27,6 +28,8 @@ _ENTRY = struct.Struct("<4sB3xQIIQI")
 """Mark, signal, batch number, spans, payload bytes, spans before it in this file, crc32 of the payload."""
 _CRC = struct.Struct("<I")
 _MARK = b"\xa5vtE"
+LOST_SUFFIX = ".lost"
+_NOTE = re.compile(rf"\d+-[0-9a-f]+-(\d{{1,18}})-(\d{{1,18}}){re.escape(LOST_SUFFIX)}")
 ENTRY_BYTES = _ENTRY.size + _CRC.size
 """What an entry takes beside its payload."""
 _LOOK_BYTES = 1 << 20
@@ -68,6 +71,11 @@ class Loss:
         self.spans += spans
         self.metrics += signal is Signal.METRICS
 
+    def take(self, signal: Signal, spans: int) -> None:
+        """Count one entry less."""
+        self.spans -= spans
+        self.metrics -= signal is Signal.METRICS
+
 
 class Segment:
     """An open, locked segment file."""
@@ -85,7 +93,8 @@ class Segment:
         self.waiting = Loss()
         self._fd = fd
         self._at = FIRST_ENTRY
-        self._spans = 0
+        self._spans = self._passed_spans = 0
+        """Before the end of the file, and before ``_at``."""
         self._head: _Entry | None = None
 
     @classmethod
@@ -138,6 +147,9 @@ class Segment:
     def head(self) -> Parcel | None:
         """Return the oldest entry that was not delivered; None when there is none. Damaged ones are lost and counted."""
         for entry in _entries(self._fd, self._at, self.size):
+            # Counted only where it is passed: an agent that is killed before leaves the same damage to the next.
+            self._lose(max(0, entry.spans_before - self._passed_spans))
+            self._passed_spans = max(self._passed_spans, entry.spans_before)
             payload = _read(self._fd, entry.at + ENTRY_BYTES, entry.length)
             if zlib.crc32(payload) == entry.crc:
                 self._head = entry
@@ -166,12 +178,29 @@ class Segment:
             self.path.unlink(missing_ok=True)
         self.close()
 
+    def bury(self) -> None:
+        """Drop what waits: of the file remains an empty one, whose name says what is lost, until ``remove``.
+
+        To be called again when less is lost.
+        """
+        stem, lost = "-".join(self.path.stem.split("-")[:2]), self.waiting
+        note = self.path.with_name(f"{stem}-{max(0, lost.spans)}-{max(0, lost.metrics)}{LOST_SUFFIX}")
+        with suppress(OSError):
+            self.path.rename(note)
+            self.path = note
+            os.ftruncate(self._fd, 0)
+
     def close(self) -> None:
         """Let the file go, for the next agent."""
         os.close(self._fd)
 
+    def _lose(self, spans: int) -> None:
+        self.lost.spans += spans
+        self.waiting.spans -= spans
+
     def _pass(self, entry: _Entry) -> None:
         self._at = entry.end
+        self._passed_spans = entry.spans_before + entry.spans
         self.entries -= 1
         self.waiting.spans -= entry.spans
         self.waiting.metrics -= entry.signal is Signal.METRICS
@@ -188,9 +217,12 @@ class Segment:
         sound = _position(at) == _POSITION.pack(at, crc) and FIRST_ENTRY <= at <= size
         self._at = at if sound else FIRST_ENTRY
         for entry in _entries(self._fd, FIRST_ENTRY, size):
+            if entry.at <= self._at:
+                # An entry at the stored position follows what was delivered.
+                self._passed_spans = entry.spans_before + (entry.spans if entry.at < self._at else 0)
             if entry.at >= self._at:
-                # An entry at the stored position follows what was delivered; a gap before any later one is damage.
-                self.lost.spans += max(0, entry.spans_before - self._spans) if entry.at > self._at else 0
+                # A gap before any later one is damage.
+                self.waiting.spans += max(0, entry.spans_before - self._spans) if entry.at > self._at else 0
                 self.entries += 1
                 self.waiting.add(entry.signal, entry.spans)
             self._spans = entry.spans_before + entry.spans
@@ -199,6 +231,21 @@ class Segment:
         self.cut_bytes = size - self.size
         if self.cut_bytes:
             os.ftruncate(self._fd, self.size)
+
+
+def read_note(path: Path) -> tuple["Segment", Loss]:
+    """Take over what a killed agent left of a segment that it had dropped; raises Foreign, InUse, OSError."""
+    told = _NOTE.fullmatch(path.name)
+    if told is None:
+        raise Foreign
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _lock(fd)
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Segment(path, fd), Loss(int(told[1]), int(told[2]))
 
 
 def _lock(fd: int) -> None:

@@ -15,7 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from vtprof_agent.export.parcel import Parcel
-from vtprof_agent.export.segment import ENTRY_BYTES, FIRST_ENTRY, Foreign, InUse, Loss, Segment
+from vtprof_agent.export.segment import (
+    ENTRY_BYTES,
+    FIRST_ENTRY,
+    LOST_SUFFIX,
+    Foreign,
+    InUse,
+    Loss,
+    Segment,
+    read_note,
+)
 from vtprof_agent.export.transport import parse_endpoint
 from vtprof_schemas.errors import ConfigError
 
@@ -26,7 +35,9 @@ LEAST_BYTES = 256 * 1024
 """A batch of 512 spans takes some 40 KB, and at times several times that."""
 MOST_SEGMENTS = 48
 """Taken over from earlier agents at a time; each is an open file."""
-_SUFFIX = ".spool"
+MOST_DAMAGED = 4
+"""Files put aside that are kept to be looked at: the newest, in as much room as one segment may take."""
+_SUFFIX, _DAMAGED = ".spool", ".damaged"
 _UNFINISHED_S = 60.0
 
 
@@ -41,9 +52,14 @@ class Spool:
         self._max_bytes = max_bytes
         self._segment_bytes = max(1, max_bytes // SEGMENTS)
         self._segments: deque[Segment] = deque()
+        self._buried: list[Segment] = []
+        """Notes of dropped segments whose loss is counted here, and not stored yet."""
         self._head: Parcel | None = None
+        self._dropped: tuple[Parcel, Segment | None] | None = None
+        """A head that went with its segment, or a message that had no room."""
         _own(folder)
         self._adopt()
+        self._max_bytes -= _bound_damaged(folder, self._segment_bytes)
 
     @property
     def bytes(self) -> int:
@@ -63,6 +79,7 @@ class Spool:
         needed = ENTRY_BYTES + len(parcel.payload)
         if FIRST_ENTRY + needed > self._max_bytes:
             self.lost.add(parcel.signal, parcel.spans)
+            self._dropped = parcel, None
             return
         self._make_room(FIRST_ENTRY + needed)
         empty = not self.messages
@@ -93,6 +110,28 @@ class Spool:
         if oldest.entries == 0:
             self._segments.popleft().remove()
 
+    def spare(self, parcel: Parcel) -> bool:
+        """Count a message as lost no more if it is the head that was dropped last; tell whether it is."""
+        if self._dropped is None or self._dropped[0] is not parcel:
+            return False
+        _, segment = self._dropped
+        self._dropped = None
+        self.lost.take(parcel.signal, parcel.spans)
+        if segment in self._buried:
+            segment.waiting.take(parcel.signal, parcel.spans)
+            segment.bury()
+        return True
+
+    def noted(self) -> int:
+        """Return how many notes of dropped segments tell what ``lost`` counts."""
+        return len(self._buried)
+
+    def forget_notes(self, count: int) -> None:
+        """Remove the first notes: what they tell is stored elsewhere now."""
+        for note in self._buried[:count]:
+            note.remove()
+        del self._buried[:count]
+
     def close(self) -> None:
         """Leave what waits to the next agent."""
         for segment in self._segments:
@@ -106,7 +145,10 @@ class Spool:
             self.lost.spans += oldest.waiting.spans
             self.lost.metrics += oldest.waiting.metrics
             logger.warning("%s: full; dropped the oldest %d messages", self.folder, oldest.entries)
-            oldest.remove()
+            oldest.bury()
+            self._buried.append(oldest)
+            if self._head is not None:
+                self._dropped = self._head, oldest
             self._head = None
 
     def _take_loss(self, segment: Segment) -> None:
@@ -128,6 +170,8 @@ class Spool:
         for path in sorted(self.folder.iterdir()):
             if path.suffix == ".new":
                 _remove_unfinished(path)
+            elif path.suffix == LOST_SUFFIX:
+                self._take_note(path)
             elif path.suffix == _SUFFIX:
                 if len(self._segments) == MOST_SEGMENTS:
                     logger.warning("%s: more files than can be taken over; the next agent will", self.folder)
@@ -137,6 +181,14 @@ class Spool:
             logger.warning(
                 "%s: %d messages of an earlier agent are delivered first", self.folder, self.messages
             )
+
+    def _take_note(self, path: Path) -> None:
+        """Count what an agent dropped that was killed before it could store how much that was."""
+        with suppress(InUse, Foreign, OSError):
+            note, lost = read_note(path)
+            self.lost.spans += lost.spans
+            self.lost.metrics += lost.metrics
+            self._buried.append(note)
 
     def _take_over(self, path: Path) -> None:
         try:
@@ -238,7 +290,23 @@ def _remove_unfinished(path: Path) -> None:
 
 
 def _put_aside(path: Path) -> None:
-    aside = path.with_suffix(".damaged")
+    aside = path.with_suffix(_DAMAGED)
     with suppress(OSError):
         path.rename(aside)
     logger.error("%s: not a file of the spool, or its start is damaged; put aside as %s", path, aside.name)
+
+
+def _bound_damaged(folder: Path, most_bytes: int) -> int:
+    """Remove the oldest files that were put aside, beyond so many and so many bytes; return the bytes of the rest."""
+    kept = kept_bytes = removed = 0
+    for path in sorted(folder.glob(f"*{_DAMAGED}"), reverse=True):
+        with suppress(OSError):
+            size = path.lstat().st_size
+            if kept < MOST_DAMAGED and kept_bytes + size <= most_bytes:
+                kept, kept_bytes = kept + 1, kept_bytes + size
+            else:
+                path.unlink()
+                removed += 1
+    if removed:
+        logger.warning("%s: removed %d damaged files; %d are kept", folder, removed, kept)
+    return kept_bytes

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def certificates(
 ) -> Certificates:
     """Return the certificates for a signal, as OTEL_EXPORTER_OTLP_[TRACES_|METRICS_]CERTIFICATE, CLIENT_… say.
 
-    Raises ConfigError for a file that cannot be read.
+    Raises ConfigError for a file that cannot be read, or holds nothing of the kind.
     """
 
     def setting(name: str) -> str | None:
@@ -142,9 +143,37 @@ def certificates(
         setting("CLIENT_KEY"),
     )
     for path in (found.ca_file, found.client_file, found.client_key_file):
-        if path is not None and not os.access(path, os.R_OK):
+        if path is not None and not (Path(path).is_file() and os.access(path, os.R_OK)):
             raise ConfigError(f"{path}: certificate file for OTLP cannot be read; correct its path or rights")
+    if found.ca_file is not None and (problem := no_certificates(Path(found.ca_file))):
+        raise ConfigError(f"{found.ca_file}: {problem}; give the certificates to trust for OTLP, in PEM")
+    if found.client_file is not None and (problem := _no_pair(found.client_file, found.client_key_file)):
+        raise ConfigError(
+            f"{found.client_file}: {problem}; give a certificate for OTLP and its key, without a passphrase, in PEM"
+        )
     return found
+
+
+def no_certificates(path: Path) -> str | None:
+    """Return why a file cannot serve as a list of certificates to trust, None when it can."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        return "holds no certificate"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if context.cert_store_stats()["x509"] else "holds no certificate"
+
+
+def _no_pair(client_file: str, key_file: str | None) -> str | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_cert_chain(client_file, key_file, password=lambda: "")
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
+        return f"cannot be used ({str(reason).replace('_', ' ').lower()})"
+    return None
 
 
 def headers(signal: Signal, env: Mapping[str, str] = os.environ) -> dict[str, str]:

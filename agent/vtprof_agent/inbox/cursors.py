@@ -35,6 +35,10 @@ class CursorStore:
         """Return the next wanted number of a ring, or None for a ring that is new."""
         return self._cursors.get(ring_id)
 
+    def keys(self) -> list[str]:
+        """Return what is stored."""
+        return list(self._cursors)
+
     def set(self, ring_id: str, sequence: int) -> None:
         """Note the next wanted number of a ring; ``save`` makes it last."""
         self._cursors[ring_id] = sequence

@@ -8,13 +8,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtprof_agent.inbox.pid_namespaces import namespace_inode, outer_pid, read_stat, sees_all
 from vtprof_agent.inbox.ring_header import RingFile, RingIdentity
 from vtprof_schemas import records
 from vtprof_schemas.errors import BackendError
 from vtprof_schemas.units import NS_PER_S
 
-_STATE, _START_TICKS = 0, 19
-"""Places in /proc/<pid>/stat behind the process name; fields 3 and 22 of proc(5)."""
 _GONE_STATES = (b"Z", b"X", b"x")
 
 _TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-\d{1,20}\.tmp")
@@ -34,7 +33,7 @@ class Liveness(enum.Enum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """It lives in a PID namespace that cannot be seen from here."""
+    """It lives in a PID namespace that cannot be seen from here: only the machine's first one sees all."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,14 @@ def process_alive(identity: RingIdentity, proc_root: Path = Path("/proc")) -> Li
     boot_id = read_boot_id(proc_root)
     if boot_id and any(identity.boot_id) and boot_id != identity.boot_id:
         return Liveness.DEAD
-    if not _same_pid_namespace(identity, proc_root) or identity.start_ticks == 0:
+    if identity.start_ticks == 0 or identity.pid_namespace == 0:
         return Liveness.UNKNOWN
-    folder = proc_root / str(identity.pid)
+    pid = pid_here(identity, proc_root)
+    if pid is None:
+        return Liveness.DEAD if sees_all(proc_root) else Liveness.UNKNOWN
+    folder = proc_root / str(pid)
     try:
-        stat = (folder / "stat").read_bytes()
-        fields = stat[stat.rindex(b")") + 1 :].split()
-        state, start_ticks = fields[_STATE], int(fields[_START_TICKS])
+        state, start_ticks = read_stat(folder)
     except (FileNotFoundError, ProcessLookupError):
         return Liveness.DEAD
     except (OSError, ValueError, IndexError):
@@ -130,6 +130,13 @@ def process_alive(identity: RingIdentity, proc_root: Path = Path("/proc")) -> Li
     if state in _GONE_STATES and _thread_count(folder) <= 1:
         return Liveness.DEAD
     return Liveness.ALIVE
+
+
+def pid_here(identity: RingIdentity, proc_root: Path = Path("/proc")) -> int | None:
+    """Return the number that the process that wrote a ring has, or had, for us; None where it cannot be seen from here."""
+    if identity.pid_namespace == namespace_inode(proc_root):
+        return identity.pid
+    return outer_pid(identity.pid, identity.start_ticks, proc_root) if sees_all(proc_root) else None
 
 
 def read_boot_id(proc_root: Path = Path("/proc")) -> bytes:
@@ -187,7 +194,7 @@ def remove_temporary(path: Path, unix_ns: int, proc_root: Path = Path("/proc")) 
             return False
         if unix_ns - status.st_mtime_ns < TEMPORARY_AGE_S * NS_PER_S:
             return False
-        namespace = (proc_root / "self/ns/pid").stat().st_ino
+        namespace = namespace_inode(proc_root)
         writer = RingIdentity(b"", int(named[1]), int(named[2]), namespace, "", 0, 0)
         if process_alive(writer, proc_root) is not Liveness.DEAD:
             return False
@@ -195,13 +202,6 @@ def remove_temporary(path: Path, unix_ns: int, proc_root: Path = Path("/proc")) 
     except OSError:
         return False
     return True
-
-
-def _same_pid_namespace(identity: RingIdentity, proc_root: Path) -> bool:
-    try:
-        return identity.pid_namespace == (proc_root / "self/ns/pid").stat().st_ino
-    except OSError:
-        return False
 
 
 def _thread_count(folder: Path) -> int:

@@ -20,6 +20,9 @@ MOST_COUNTED: Final = 4096
 OTHER: Final = "other"
 HOLD_S: Final = 90.0
 """A GPU of which nobody told for so long is gone: a dcgm-exporter reads every 30 s."""
+LEAST_HOLD_S: Final = 10.0
+"""For so long at least a gauge stays that nobody renews, and as long as ``HOLD_GAPS`` of the times between its renewals."""
+HOLD_GAPS: Final = 3
 _LABEL_CHARACTERS: Final = 80
 _PHASES: Final = frozenset((*names.PHASES, names.UNATTRIBUTED))
 _QUALITIES: Final = (names.QUALITY_MEASURED, names.QUALITY_ATTRIBUTED, names.QUALITY_ESTIMATED)
@@ -42,13 +45,16 @@ class GpuSeries:
         self._said = False
         self._gone: set[str] = set()
         """GPUs that no sampler tells of any more, though the meter still has their totals."""
-        self._gauges: dict[Series, dict[str, tuple[float, float]]] = {}
-        """By GPU the value, and when it was told."""
+        self._gauges: dict[Series, dict[str, tuple[float, str]]] = {}
+        """By GPU the value, and the key of the quantity."""
+        self._fresh: dict[tuple[str, str], tuple[float, float]] = {}
+        """By GPU and key when it was told, and until when that holds."""
         self._seen: dict[tuple[str, str], tuple[str, float]] = {}
         """By GPU and key of a running total: who told it, and its last value."""
         self._told_s: dict[str, float] = {}
         """When any sampler last told of a GPU."""
         self._attributed: frozenset[str] = frozenset()
+        self._now_s = 0.0
 
     def sampled(self, points: Iterable[Point], now_s: float) -> None:
         """Take the samples of a round, those of the same GPU and key once; ``now_s`` is of any steady clock."""
@@ -65,14 +71,16 @@ class GpuSeries:
                 continue
             done.add((sample.hw_id, sample.key))
             self._told_s[sample.hw_id] = now_s
+            self._renew(sample.hw_id, sample.key, now_s)
             self._gone.discard(sample.hw_id)
             if gauge is not None:
-                self._gauges.setdefault(gauge[0], {})[sample.hw_id] = (sample.value * gauge[1], now_s)
+                self._gauges.setdefault(gauge[0], {})[sample.hw_id] = (sample.value * gauge[1], sample.key)
             elif counter is not None:
                 grown = self._growth(sample.hw_id, sample.key, sample.source, sample.value)
                 self._store.add(counter[0], (self._label(sample.hw_id),), grown * counter[1])
+        self._now_s = now_s
         self._forget(now_s)
-        self._show_gauges(now_s)
+        self._show_gauges()
 
     def attributed(
         self, totals: Mapping[tuple[str, str, str], float], states: Iterable[CounterState]
@@ -98,6 +106,8 @@ class GpuSeries:
             series.FIT_CONDITION: {}, series.FIT_QUALITY: {}, series.FIT_COTENANT: {}, series.FIT_REFUSED: {},
         }  # fmt: skip
         for fit in fits:
+            if self._stale(fit.hw_id, fit.key):
+                continue
             labels = (self._label(fit.hw_id), _COUNTER_LABEL[fit.key])
             if labels[0] == OTHER:
                 continue
@@ -109,6 +119,17 @@ class GpuSeries:
             shown[series.FIT_REFUSED][labels] = fit.refused
         for one, values in shown.items():
             self._store.put(one, values)
+
+    def _renew(self, gpu: str, key: str, now_s: float) -> None:
+        """Note that a quantity was told, which holds for some times as long as it took since it was told last."""
+        before_s, until_s = self._fresh.get((gpu, key), (now_s, 0.0))
+        known = now_s <= until_s
+        hold_s = max(LEAST_HOLD_S, HOLD_GAPS * (now_s - before_s)) if known else HOLD_S
+        self._fresh[gpu, key] = now_s, now_s + hold_s
+
+    def _stale(self, gpu: str, key: str) -> bool:
+        """Tell whether a quantity was told, and too long ago."""
+        return self._now_s > self._fresh.get((gpu, key), (0.0, math.inf))[1]
 
     def _growth(self, gpu: str, key: str, source: str, value: float) -> float:
         """Return what a running total grew by; 0 where it began anew, or another source tells it now."""
@@ -141,15 +162,19 @@ class GpuSeries:
             self._beyond.discard(gpu)
             if gpu in self._attributed:
                 self._gone.add(gpu)
+            for place in [place for place in self._fresh if place[0] == gpu]:
+                del self._fresh[place]
+            for found in self._gauges.values():
+                found.pop(gpu, None)
             label = self._shown.pop(gpu, OTHER)
             for key, (counter, _) in series.GPU_COUNTERS.items():
                 self._seen.pop((gpu, key), None)
                 if label != OTHER:
                     self._store.remove(counter, (label,))
 
-    def _show_gauges(self, now_s: float) -> None:
+    def _show_gauges(self) -> None:
         for gauge, found in self._gauges.items():
-            for gpu in [gpu for gpu, (_, told_s) in found.items() if now_s - told_s > HOLD_S]:
+            for gpu in [gpu for gpu, (_, key) in found.items() if self._stale(gpu, key)]:
                 del found[gpu]
             labelled = ((self._label(gpu), value) for gpu, (value, _) in found.items())
             self._store.put(gauge, {(label,): value for label, value in labelled if label != OTHER})

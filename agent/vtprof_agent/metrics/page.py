@@ -17,11 +17,13 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from vtprof_agent.listening import Guard, listen_address, shown
 from vtprof_agent.receiver.deadline import DeadlineReader
+from vtprof_agent.receiver.room import Room
 from vtprof_schemas.errors import ConfigError
 
 METRICS: Final = "/metrics"
 HEALTH: Final = "/healthz"
-MAX_CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 64
+"""Beyond them who has kept us waiting longest is cut off, so that silent connections never keep a reader out."""
 REQUEST_S: Final = 5.0
 """For the handshake, and for a request, however slowly it comes."""
 SEND_S: Final = 5.0
@@ -50,7 +52,8 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.registry, self.guard, self.alive = registry, guard, alive
         self.rendering = threading.Lock()
-        self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        # Who comes now may be a reader; who is waited for while so many others came is none.
+        self._room = Room(MAX_CONNECTIONS, linger_s=0.0)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -63,7 +66,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Take a connection, or turn it away."""
-        if not self._room.acquire(blocking=False):
+        if not self._room.enter():
             self.guard.turn_away(request, _NO_ROOM)
             self.shutdown_request(request)
             return
@@ -72,6 +75,7 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own."""
         try:
+            self._room.await_sender(request)
             try:
                 request = self.guard.accept(request, REQUEST_S)
             except OSError:  # no TLS: never answered in plain text
@@ -79,7 +83,17 @@ class _Server(ThreadingHTTPServer):
                 return
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._room.no_longer()
+            self._room.leave()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, under all its names."""
+        self._room.no_longer()
+        super().shutdown_request(request)
+
+    def no_longer_waited_for(self) -> None:
+        """Note that the request of this thread's connection is there: it is answered, whoever comes."""
+        self._room.no_longer()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a reader that went away is no fault of the agent's."""
@@ -101,6 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer the one request of this connection."""
         self.close_connection = True
         self.handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Read the request's headers."""
+        sound = super().parse_request()
+        self.server.no_longer_waited_for()
+        return sound
 
     def do_GET(self) -> None:
         """Answer with a body."""

@@ -264,6 +264,14 @@ PROBE_RATIO = _gauge(
     "vtprof_agent_probe_overhead_ratio", "Time in the probe's hooks over wall time, of the process where it is most.",
     names.AGENT_PROBE_RATIO, AS_POINT,
 )  # fmt: skip
+SAMPLERS_LOST = _gauge(
+    "vtprof_agent_samplers_lost", "Sources of counters that were read, or were asked for, and are not; `status` says why.",
+    "vtprof.agent.samplers_lost", "{sampler}",
+)  # fmt: skip
+GPUS_LOST = _gauge(
+    "vtprof_agent_gpus_lost", "GPUs that were read and are not; `status` says which, and why.",
+    "vtprof.agent.gpus_lost", "{gpu}",
+)  # fmt: skip
 SPOOL_BYTES = _gauge(
     "vtprof_agent_spool_bytes",
     "Waiting on disk for a destination that is away.",

@@ -4,22 +4,28 @@ Needs grpcio, which is imported only when a server is opened.
 """
 
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from vtprof_agent.listening import Guard, is_loopback, shown
-from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Intake, Verdict
+from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Answer, Intake, Verdict
+from vtprof_agent.receiver.turns import Turns
 from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     import grpc
 
 SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
-THREADS: Final = 2
 MAX_CALLS: Final = 16
-"""Under way at a time; more are refused and tried again by the sender."""
+"""Under way at a time, each in a thread; more are refused and tried again by the sender."""
+MAX_READ: Final = 4
+"""Of them so many have their message read: each may grow to ``MAX_REQUEST_BYTES``."""
+MAX_PARSED: Final = 2
+"""The same of parsing: as objects messages are many times as large."""
 STOP_S: Final = 1.0
 MISSING: Final = (
     "OTLP over gRPC needs the package grpcio; reinstall 'vtprof[agent]', or let the engine send over HTTP:"
@@ -42,7 +48,7 @@ def serve_grpc(
         raise ConfigError(f"{flag} {shown(host, port)}: {MISSING}") from error
     _require_free(host, port, flag)
     guard, local = guard.at(host), is_loopback(host)
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="vtprof-otlp-grpc")
+    pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="vtprof-otlp-grpc")
     server = grpc.server(
         pool,
         maximum_concurrent_rpcs=MAX_CALLS,
@@ -56,14 +62,17 @@ def serve_grpc(
         ],
     )
 
-    def export(body: bytes, context: "grpc.ServicerContext") -> bytes:
+    turns, parsers = Turns(MAX_READ), threading.BoundedSemaphore(MAX_PARSED)
+
+    def export(messages: Iterator[bytes], context: "grpc.ServicerContext") -> bytes:
         shown_token = dict(context.invocation_metadata()).get("authorization")
         if not guard.allows(shown_token if isinstance(shown_token, str) else None):
             intake.malformed("no bearer token")
             context.set_code(grpc.StatusCode.UNAUTHENTICATED)
             context.set_details("a bearer token is needed")
             return b""
-        answer = intake.offer_bytes(body, local)
+        with turns.turn(context.cancel) as arrived:
+            answer = take(messages, arrived)
         if answer.verdict is Verdict.TAKEN:
             return bytes(answer.response().SerializeToString())
         malformed = answer.verdict is Verdict.MALFORMED
@@ -71,8 +80,20 @@ def serve_grpc(
         context.set_details(answer.message)
         return b""
 
-    # Without a deserializer the bytes come as they are: what is malformed is answered by us, and counted.
-    methods = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    def take(messages: Iterator[bytes], arrived: Callable[[], None]) -> Answer:
+        body = None
+        with suppress(grpc.RpcError):
+            body = next(messages, None)
+        if body is None:
+            return intake.turned_away("no message: not sent in time, given up, or too large")
+        arrived()
+        with parsers:
+            return intake.offer_bytes(body, local)
+
+    # As a stream of one message, which is the same on the wire: a unary handler is called once the message is there, and
+    # until then holds a thread that nobody can free. Without a deserializer the bytes come as they are: what is malformed
+    # is answered by us, and counted.
+    methods = {"Export": grpc.stream_unary_rpc_method_handler(export)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     try:
         credentials = _credentials(guard)

@@ -18,11 +18,15 @@ class Room:
     """The connections of a server and the bytes of their bodies that are not parsed yet."""
 
     def __init__(
-        self, max_connections: int, max_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        max_connections: int,
+        max_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        linger_s: float | None = None,
     ) -> None:
-        """Start empty."""
+        """Start empty; ``linger_s`` is ``LINGER_S`` unless given."""
         self._max_connections, self._max_bytes = max_connections, max_bytes
-        self._clock = clock
+        self._clock, self._linger_s = clock, LINGER_S if linger_s is None else linger_s
         self._free = threading.Condition()
         self._connections = 0
         self._bytes = 0
@@ -78,7 +82,7 @@ class Room:
         if enough():
             return True
         longest = next(iter(self._waiting.items()), None)
-        if longest is None or self._clock() - longest[1][0] < LINGER_S:
+        if longest is None or self._clock() - longest[1][0] < self._linger_s:
             return False
         del self._waiting[longest[0]]
         with suppress(OSError), longest[1][1] as again:

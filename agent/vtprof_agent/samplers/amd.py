@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from vtprof_agent.samplers.refusals import Refusals
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.sampler import QUIET_S, Device, Sample
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 from vtprof_schemas.units import NS_PER_S
@@ -42,6 +42,7 @@ class AmdSampler:
     """Reads every die that the driver shows."""
 
     period_s = 1.0
+    quiet_s = QUIET_S
 
     def __init__(self, amdsmi: Any = None, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         """Prepare; the binding is imported when opened. ``amdsmi`` stands in for it."""
@@ -51,6 +52,8 @@ class AmdSampler:
         self._dies: list[_Die] = []
         self._counted: dict[tuple[str, str], tuple[int, int]] = {}
         """By die and key: when an activity counter was read, and what it said."""
+        self._lost: dict[str, str] = {}
+        """By die why nothing of it can be read."""
         self._open = False
 
     def why_not(self) -> str | None:
@@ -101,6 +104,7 @@ class AmdSampler:
             ("memory", self._memory),
         )
         for die in self._dies:
+            before, failure = len(samples), ""
             for what, read in readings:
                 now_s = self._clock_ns() / NS_PER_S
                 if not self._refusals.asks(die.uuid, what, now_s):
@@ -110,12 +114,22 @@ class AmdSampler:
                 except self._smi.AmdSmiException as error:
                     lasting = _code(error) in (_NOT_SUPPORTED, _NO_PERMISSION)
                     self._refusals.refused(die.uuid, what, now_s, lasting=lasting)
+                    failure = str(error)
+            if len(samples) > before:
+                self._lost.pop(die.uuid, None)
+            elif failure:
+                self._lost.setdefault(die.uuid, failure)
         return samples
+
+    def lost(self) -> Mapping[str, str]:
+        """Return the dies of which every reading failed."""
+        return self._lost.copy()
 
     def close(self) -> None:
         """Disconnect."""
         self._dies = []
         self._counted.clear()
+        self._lost.clear()
         if self._open:
             self._open = False
             try:

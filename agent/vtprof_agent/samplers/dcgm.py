@@ -6,14 +6,14 @@ change, and recorded with them. Edges of windows are estimates.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.scraper import page_url
 from vtprof_agent.samplers.dcgm_page import hw_id, read, uuids, wanted
 from vtprof_agent.samplers.nvml_session import SHARED
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.sampler import ALL, Device, Sample
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 from vtprof_schemas.units import NS_PER_S
@@ -78,6 +78,8 @@ class DcgmSampler:
     """Reads one page; GPUs are known by their UUID, MIG devices by the ids that the page has of them."""
 
     period_s = 1.0
+    quiet_s = 90.0
+    """By default the exporter renews its page every 30 s."""
 
     def __init__(
         self,
@@ -161,6 +163,10 @@ class DcgmSampler:
                 )
             )
         return samples
+
+    def lost(self) -> Mapping[str, str]:
+        """Return why the page cannot be read."""
+        return {} if self.problem is None else {ALL: self.problem}
 
     def close(self) -> None:
         """Close the connection."""

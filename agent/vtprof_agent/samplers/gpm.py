@@ -6,13 +6,13 @@ sooner. Two samples are kept for each device; the older one stays until a window
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from vtprof_agent.samplers.nvml import gpm_offered
 from vtprof_agent.samplers.nvml_session import SHARED, Gpu, NvmlSession
 from vtprof_agent.samplers.refusals import Refusals
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.sampler import QUIET_S, Device, Sample
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
@@ -48,6 +48,7 @@ class GpmSampler:
     """Reads each device that offers the metrics, MIG devices too."""
 
     period_s = 0.1
+    quiet_s = QUIET_S
 
     def __init__(
         self, session: NvmlSession = SHARED, clock_ns: Callable[[], int] = time.monotonic_ns
@@ -58,6 +59,8 @@ class GpmSampler:
         self._refusals = Refusals()
         self._open = False
         self._windows: dict[str, _Window] = {}
+        self._denied: dict[str, str] = {}
+        """By GPU what the driver answers to a sample, though it says that it offers them."""
         self._listed: tuple[Gpu, ...] = ()
         self._get: Any = None
         self._asked: tuple[tuple[str, float, Any], ...] = ()
@@ -116,6 +119,10 @@ class GpmSampler:
                 self._failed(gpu, error)
         return samples
 
+    def lost(self) -> Mapping[str, str]:
+        """Return which GPUs fell off the bus, or why the driver does not answer."""
+        return {**self._denied, **self._session.lost()}
+
     def close(self) -> None:
         """Free the samples and disconnect from the driver."""
         if self._open:
@@ -143,6 +150,7 @@ class GpmSampler:
             )
         window.gpu, window.start_ns = gpu, None
         window.start_ns = self._take(gpu, window.older)
+        self._denied.pop(gpu.uuid, None)
 
     def _read(self, window: _Window, samples: list[Sample]) -> None:
         gpu, start_ns = window.gpu, window.start_ns
@@ -203,6 +211,7 @@ class GpmSampler:
         lasting = self._session.refused(gpu, error)
         self._drop({gpu.uuid})
         if lasting is not None:
+            self._denied[gpu.uuid] = f"GPM: {error}"
             self._refusals.refused(gpu.uuid, "gpm", self._clock_ns() / NS_PER_S, lasting=lasting)
 
     def _drop(self, uuids: "set[str]") -> None:

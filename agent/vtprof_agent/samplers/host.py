@@ -1,11 +1,11 @@
 """CPU time and memory of the inference processes, from the kernel (psutil)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psutil
 
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.sampler import QUIET_S, Device, Sample
 from vtprof_schemas import names
 
 
@@ -13,6 +13,7 @@ class HostSampler:
     """Reads each process given; CPU is cores busy since the previous reading."""
 
     period_s = 0.0
+    quiet_s = QUIET_S
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without a previous reading."""
@@ -55,6 +56,10 @@ class HostSampler:
                 samples.append(Sample(names.HOST_PROCESS_CPU_RATIO, cores, pid=pid))
             samples.append(Sample(names.HOST_PROCESS_RSS_BYTES, rss_bytes, pid=pid))
         return samples
+
+    def lost(self) -> Mapping[str, str]:
+        """Return nothing: it reads no devices."""
+        return {}
 
     def close(self) -> None:
         """Forget all processes."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from vtprof_agent.samplers.nvml_session import SHARED, Gpu, NvmlSession
 from vtprof_agent.samplers.refusals import Refusals
-from vtprof_agent.samplers.sampler import Device, Sample
+from vtprof_agent.samplers.sampler import QUIET_S, Device, Sample
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
@@ -35,6 +35,7 @@ class NvmlSampler:
 
     period_s = 1.0
     """The driver itself averages over up to a second, and renews energy at times unknown: oftener tells no more."""
+    quiet_s = QUIET_S
 
     def __init__(
         self, session: NvmlSession = SHARED, clock_ns: Callable[[], int] = time.monotonic_ns
@@ -91,6 +92,10 @@ class NvmlSampler:
                 self._refusals.forget(gpu.uuid)
             self._read(gpu, now_s, samples)
         return samples
+
+    def lost(self) -> Mapping[str, str]:
+        """Return which GPUs fell off the bus, or why the driver does not answer."""
+        return self._session.lost()
 
     def close(self) -> None:
         """Disconnect from the driver."""

@@ -5,11 +5,12 @@ NVML is process-wide state, so its samplers share a session: what one of them fi
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
 
+from vtprof_agent.samplers.sampler import ALL
 from vtprof_schemas.errors import BackendError
 
 RETRY_S: Final = 5.0
@@ -24,7 +25,9 @@ _MEANINGS: Final = {
     "NVML_ERROR_NO_PERMISSION": "no permission for the GPU devices; add /dev/nvidia* to the container",
     "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "driver and library versions differ; reboot, or match the container's driver",
     "NVML_ERROR_FUNCTION_NOT_FOUND": "the driver library is too old; update the NVIDIA driver",
-    "NVML_ERROR_GPU_IS_LOST": "a GPU fell off the bus",
+    "NVML_ERROR_GPU_IS_LOST": "the GPU fell off the bus",
+    "NVML_ERROR_RESET_REQUIRED": "the GPU needs a reset",
+    "NVML_ERROR_UNINITIALIZED": "the NVIDIA driver was reloaded",
 }
 """What the user reads for each vendor error; the others show NVML's own text."""
 _DRIVER_GONE: Final = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "LIB_RM_VERSION_MISMATCH")
@@ -62,8 +65,10 @@ class NvmlSession:
         self._users = 0
         self._connected = False
         self._gpus: tuple[Gpu, ...] = ()
-        self._lost: set[str] = set()
-        """UUIDs; an index where none could be read."""
+        self._lost: dict[str, str] = {}
+        """By UUID why; an index where none could be read."""
+        self._away: str | None = None
+        """Why there is no connection though it is wanted."""
         self._next_try_s = self._next_connect_s = self._next_list_s = 0.0
 
     def why_not(self) -> str | None:
@@ -100,6 +105,7 @@ class NvmlSession:
             if self._users == 0:
                 self._disconnect()
                 self._lost.clear()
+                self._away = None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -128,11 +134,18 @@ class NvmlSession:
                 return None
             whole = gpu.parent or gpu
             gone = [g for g in self._gpus if driver_gone or whole in (g, g.parent)]
-            self._lost.update(g.uuid for g in gone if g.parent is None)
+            reason = self._explain(error)
+            self._lost |= {g.uuid: reason for g in gone if g.parent is None}
             self._gpus = tuple(g for g in self._gpus if g not in gone)
-            self._connected = self._connected and not driver_gone
+            if driver_gone:
+                self._connected, self._away = False, reason
             self._next_try_s = self._clock() + RETRY_S
         return None
+
+    def lost(self) -> Mapping[str, str]:
+        """Return why GPUs that were here are not, by UUID; under ``ALL`` why there is no connection to the driver."""
+        away = self._away  # without the lock, which a thread may hold whose driver hangs
+        return self._lost.copy() if away is None else {**self._lost, ALL: away}
 
     def instance_uuid(self, parent: str, instance: int) -> str | None:
         """Return the UUID of the MIG device on a GPU instance, if it is known."""
@@ -158,7 +171,7 @@ class NvmlSession:
     def _connect(self) -> None:
         """Connect and find what is here; raises the binding's error when there is nothing because of one."""
         self.nvml.nvmlInit()
-        self._connected = True
+        self._connected, self._away = True, None
         now_s = self._clock()
         self._next_list_s, self._next_connect_s = now_s + RELIST_S, now_s + RECONNECT_S
         gpus: list[Gpu] = []
@@ -169,11 +182,12 @@ class NvmlSession:
             except self.nvml.NVMLError as error:
                 failed = error
                 if self._is(error, _GPU_GONE):
-                    self._lost.add(f"{_UNREAD}{index}")
+                    self._lost[f"{_UNREAD}{index}"] = self._explain(error)
         if failed is not None and not gpus:
             raise failed
         self._gpus = tuple(gpus)
-        self._lost -= {gpu.uuid for gpu in gpus}
+        for gpu in gpus:
+            self._lost.pop(gpu.uuid, None)
 
     def _due_s(self) -> float:
         return self._next_try_s if self._lost or not self._connected else self._next_list_s
@@ -201,22 +215,23 @@ class NvmlSession:
             for uuid in list(self._lost):
                 self._reopen(uuid)
         if not self._connected or (self._lost and now_s >= self._next_connect_s):
-            self._lost = {uuid for uuid in self._lost if not uuid.startswith(_UNREAD)}
+            self._lost = {uuid: why for uuid, why in self._lost.items() if not uuid.startswith(_UNREAD)}
             self._gpus = ()
             self._connected = False
             self._shut_down()
             try:
                 self._connect()
-            except self.nvml.NVMLError:
-                return  # the next try follows
+            except self.nvml.NVMLError as error:
+                self._away = self._explain(error)  # the next try follows
 
     def _reopen(self, uuid: str) -> None:
         try:
             found = self._with_instances(self.nvml.nvmlDeviceGetHandleByUUID(uuid.encode()))
         except self.nvml.NVMLError:
             return
-        self._lost.discard(uuid)
+        self._lost.pop(uuid, None)
         self._gpus += tuple(found)
+        self._away = None
 
     def _relist(self) -> None:
         """Take up MIG devices that were made, drop those that are gone; the others stay the objects they are."""

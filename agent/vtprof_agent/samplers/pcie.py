@@ -1,7 +1,7 @@
 """PCIe traffic of NVIDIA GPUs through NVML: a sampler of its own, as each call blocks for some 20 ms."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from vtprof_agent.samplers.nvml_session import SHARED, NvmlSession
@@ -21,6 +21,7 @@ class PcieSampler:
     """Reads each GPU every ten seconds: a look at 20 ms of them, no total."""
 
     period_s = 10.0
+    quiet_s = 35.0
 
     def __init__(self, session: NvmlSession = SHARED, clock_s: Callable[[], float] = time.monotonic) -> None:
         """Prepare; nothing is opened."""
@@ -60,6 +61,10 @@ class PcieSampler:
                 if lasting is not None:
                     self._refusals.refused(gpu.uuid, "pcie", now_s, lasting=lasting)
         return samples
+
+    def lost(self) -> Mapping[str, str]:
+        """Return which GPUs fell off the bus, or why the driver does not answer."""
+        return self._session.lost()
 
     def close(self) -> None:
         """Disconnect from the driver."""

@@ -39,11 +39,19 @@ class Device:
     details: Mapping[str, str | int | bool | None] = field(default_factory=dict)
 
 
+ALL: Final = ""
+"""Stands for all devices of a source."""
+QUIET_S: Final = 10.0
+"""The least that is made of a silence: drivers stall for seconds while a GPU is reset or a MIG device made."""
+
+
 class Sampler(Protocol):
     """One source of numbers. What a device does not offer is left out, neither zero nor an error."""
 
     period_s: float
     """The shortest useful time between two readings."""
+    quiet_s: float
+    """How long it may tell nothing of a device that it told of, though all is well."""
 
     def why_not(self) -> str | None:
         """Return why this source is not here, cheaply, or None when it is."""
@@ -56,6 +64,9 @@ class Sampler(Protocol):
 
     def sample(self, pids: frozenset[int]) -> list[Sample]:
         """Read once, for the devices and for the inference processes given; raises nothing."""
+
+    def lost(self) -> Mapping[str, str]:
+        """Return why devices that were here cannot be read now, by UUID; under ``ALL`` why none can. Cheap."""
 
     def close(self) -> None:
         """Disconnect."""

@@ -159,9 +159,37 @@ def decode_context(batch: Any, reqs: Sequence[Any]) -> int:
     return sum(prompt_length(req) - 1 for req in reqs)
 
 
+def tokens_each(scheduler: Any, batch: Any) -> int:
+    """Return the tokens that the model computes for each request of a decode step: one, or those that it verifies.
+
+    -1 where they differ from request to request (DSpark), or are not those that are drafted (Uno).
+    """
+    if _not_speculative(batch):
+        return 1
+    if any(says(batch.spec_algorithm, question) for question in ("supports_ragged_verify", "is_uno")):
+        return records.UNKNOWN
+    for holder in (getattr(scheduler, "draft_worker", None), getattr(scheduler, "server_args", None)):
+        each = verified_width(holder)
+        if each > 0:
+            return each
+    return records.UNKNOWN
+
+
+def verified_width(holder: Any) -> int:
+    """Return how many tokens of each request a worker verifies, or a result says were verified; -1 not told."""
+    each = getattr(holder, "speculative_num_draft_tokens", None)
+    return each if isinstance(each, int) and each > 0 else records.UNKNOWN
+
+
 def _not_speculative(batch: Any) -> bool:
     algorithm = getattr(batch, "spec_algorithm", None)
     return algorithm is None or bool(algorithm.is_none())
+
+
+def says(kind: Any, question: str) -> bool:
+    """Ask a forward mode or an algorithm what not every version can answer."""
+    answer = getattr(kind, question, None)
+    return answer is not None and bool(answer())
 
 
 def finished(reqs: Iterable[Any]) -> List[Any]:

@@ -24,8 +24,8 @@ class _Step:
     """A step from its start to its result."""
 
     __slots__ = (
-        "chunks", "context", "decoding", "encode_ns", "hits", "number", "preemptions", "queues", "rids", "start_ns",
-        "visual",
+        "chunks", "context", "decode_tokens", "decoding", "each", "encode_ns", "hits", "number", "preemptions",
+        "queues", "rids", "start_ns", "visual",
     )  # fmt: skip
 
     def __init__(self, step: int, start_ns: int) -> None:
@@ -35,6 +35,8 @@ class _Step:
         self.hits: List[Tuple[int, int]] = []
         self.rids: Sequence[str] = ()
         self.decoding = self.context = self.visual = self.encode_ns = self.preemptions = 0
+        self.decode_tokens = self.each = 0
+        """Tokens computed by those that decode, and by each of them where that is one number; -1 unknown."""
 
 
 class SchedulerHooks:
@@ -104,19 +106,23 @@ class SchedulerHooks:
         # run_batch counts before it does anything else, idle batches of data-parallel attention too.
         self._count = int(scheduler.forward_ct) + 1
         mode = batch.forward_mode
-        if mode.is_idle() or _is(mode, "is_prebuilt"):
+        if mode.is_idle() or sglang_batch.says(mode, "is_prebuilt"):
             return None
-        if _is(mode, "is_split_prefill") and int(getattr(batch, "split_index", 0)):
+        if sglang_batch.says(mode, "is_split_prefill") and int(getattr(batch, "split_index", 0)):
             return None
         step = _Step(self._step_number(self._count), now)
         step.preemptions, self._preemptions = self._preemptions, 0
-        self._compose(step, batch, mode)
+        self._compose(step, scheduler, batch, mode)
         self._encoder.begin_step(step.number, step.chunks, batch)
         return step
 
     def run_ends(self, step: _Step, result: Any, error: Optional[BaseException]) -> None:
         """Let the step wait for its result."""
         step.encode_ns, step.hits = self._encoder.end_step(failed=error is not None)
+        each = sglang_batch.verified_width(result)
+        if step.each > 0 and each > 0:
+            # How many are drafted may have been chosen anew within the call.
+            step.decode_tokens = each * step.decoding
         if error is None:
             self._pending[id(result)] = step
             if len(self._pending) > MAX_PENDING:
@@ -154,7 +160,7 @@ class SchedulerHooks:
         for req in left:
             self._leave(req, step.number, now)
 
-    def _compose(self, step: _Step, batch: Any, mode: Any) -> None:
+    def _compose(self, step: _Step, scheduler: Any, batch: Any, mode: Any) -> None:
         reqs = batch.reqs
         if mode.is_extend():
             decoding = (getattr(batch, "decoding_reqs", None) or ()) if mode.is_mixed() else ()
@@ -169,9 +175,12 @@ class SchedulerHooks:
                     step.queues.append((state.number, state.queued_ns))
                     state.queued_ns = None
             step.context = sum(batch.prefix_lens[prompts:])
+            step.decode_tokens = int(sum(batch.extend_lens[prompts:]))
             reqs = reqs[prompts:]
         else:
             step.context = sglang_batch.decode_context(batch, reqs)
+            step.each = sglang_batch.tokens_each(scheduler, batch)
+            step.decode_tokens = max(step.each * len(reqs), records.UNKNOWN)
         step.decoding = len(reqs)
         if reqs:
             step.visual = self._live.decode(reqs)
@@ -209,7 +218,7 @@ class SchedulerHooks:
             records.STEP, step.number, start_ns, now, sum(chunk.tokens for chunk in step.chunks), step.decoding,
             step.context, step.visual, step.encode_ns, used, self._live.visual,
             -(-used // page) if used >= 0 and isinstance(page, int) and page > 0 else records.UNKNOWN,
-            running, len(scheduler.waiting_queue), step.preemptions,
+            running, len(scheduler.waiting_queue), step.preemptions, step.decode_tokens,
         )  # fmt: skip
 
     def _ended(self, ended: Sequence[Any], now: int) -> List[Any]:
@@ -259,12 +268,6 @@ def install_scheduler(
     setter.set("sglang.retract", hooks.retract_begins, hooks.retract_ends)
     setter.set("sglang.run_batch", hooks.run_begins, hooks.run_ends)
     setter.set("sglang.batch_result", hooks.result_begins, hooks.result_ends)
-
-
-def _is(mode: Any, question: str) -> bool:
-    """Ask a forward mode what not every version can answer."""
-    answer = getattr(mode, question, None)
-    return answer is not None and bool(answer())
 
 
 def _nothing(token: Any, result: Any, error: Optional[BaseException]) -> None:

@@ -46,6 +46,7 @@ class Step:
         "chunks",
         "complete",
         "context",
+        "decode_tokens",
         "decodes",
         "encodings",
         "failed",
@@ -63,6 +64,7 @@ class Step:
         self.chunks: Sequence[Chunk] = ()
         self.complete = False
         self.decodes = False
+        self.decode_tokens = 0
         self.context = 0
         self.used = 0
         self.encodings: List[Encoding] = []
@@ -246,6 +248,7 @@ class GenerateCall:
         else:
             # Behind the prompt every column is a generated token: the sums grow by one for each row.
             step.decodes = True
+            step.decode_tokens = self._decode_tokens(columns)
             step.context = 0 if cache is None else self._cached_tokens(past)
             step.used = 0 if cache is None else self._cached_tokens(past + columns)
         self._past = past + columns
@@ -254,6 +257,13 @@ class GenerateCall:
 
     def _cached_tokens(self, columns: int) -> int:
         return (self._tokens_total + len(self._numbers) * (columns - self.prompt.columns)) * self._beams
+
+    def _decode_tokens(self, columns: int) -> int:
+        """Return the tokens that a pass behind the prompts computes: of assisted generation the candidates, too.
+
+        Unknown with several sequences a request, which the steps count as one.
+        """
+        return len(self._numbers) * columns if self._beams == 1 else records.UNKNOWN
 
     def _close(self, step: Step, now_ns: int) -> None:
         """Write the step that ends now: its parts first, its own record last."""
@@ -276,7 +286,7 @@ class GenerateCall:
                 prefill_tokens, len(self._numbers) if step.decodes else 0,
                 step.context, self._visual_total * self._beams if step.context else 0,
                 encode_ns, step.used, visual * self._beams if step.used else 0,
-                records.UNKNOWN, len(self._numbers), 0, 0,
+                records.UNKNOWN, len(self._numbers), 0, 0, step.decode_tokens,
             )  # fmt: skip
             if self._gpu is not None:
                 self._gpu.close_step(step.index if self._recorder.detail >= DETAIL_GPU_TIME else None)

@@ -215,7 +215,7 @@ class GenerateHooks:
             records.STEP, next(recorder.step_numbers), start_ns, recorder.now(),
             0 if decodes else rows * columns, rows if decodes else 0, rows * past if decodes else 0,
             records.UNKNOWN if decodes else 0, encode_ns,
-            rows * total, records.UNKNOWN, records.UNKNOWN, rows, 0, 0,
+            rows * total, records.UNKNOWN, records.UNKNOWN, rows, 0, 0, rows if decodes else 0,
         )  # fmt: skip
 
     # --- Encoders ------------------------------------------------------------------------------------------

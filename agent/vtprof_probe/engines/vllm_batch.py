@@ -114,6 +114,7 @@ class Batch:
         if follows:
             self._follow_engine(scheduled, requests)
         made.decode_requests, made.decode_context, made.decode_visual = others, self._context, self._visual
+        made.decode_tokens = tokens
         self._context += tokens
         if not follows:
             self._ticks += 1
@@ -212,6 +213,7 @@ class Batch:
             self._exact = False
         if start >= member.target:
             made.decode_requests += 1
+            made.decode_tokens += tokens
             made.decode_context += start
             made.decode_visual += positions.visual_before(start)[0]
             self._start_ticking(key, member)

@@ -61,6 +61,7 @@ class Composition:
         "chunks",
         "decode_context",
         "decode_requests",
+        "decode_tokens",
         "decode_visual",
         "hits",
         "kv_tokens",
@@ -76,6 +77,8 @@ class Composition:
         self.hits: List[Sequence[int]] = []
         """(request, items that came from the encoder cache)."""
         self.decode_requests = self.decode_context = self.decode_visual = 0
+        self.decode_tokens = 0
+        """Scheduled for those that decode: one each, and the drafts that are verified."""
         self.kv_tokens = self.kv_visual = 0
         self.queued: List[Member] = []
         """Those whose waiting ends with this step."""

@@ -180,7 +180,7 @@ class SchedulerHooks:
             sum([chunk.tokens for chunk in made.chunks]),
             made.decode_requests, made.decode_context, made.decode_visual, records.UNKNOWN,
             made.kv_tokens, made.kv_visual, scheduled.used_blocks,
-            scheduled.running, scheduled.waiting, len(made.preempted),
+            scheduled.running, scheduled.waiting, len(made.preempted), made.decode_tokens,
         )  # fmt: skip
 
     # --- Schedulers ----------------------------------------------------------------------------------------

@@ -248,6 +248,18 @@ int nvmlDeviceGetClockInfo(void *device, int type, unsigned *mhz) {
     *mhz = type == 2 ? g->memory_clock_mhz : g->sm_clock_mhz;
     return SUCCESS;
 }
+int nvmlDeviceGetMaxClockInfo(void *device, int type, unsigned *mhz) {
+    FIND(CLOCK);
+    *mhz = type == 2 ? 2619 : 1980;
+    return SUCCESS;
+}
+/* Power cap and thermal slowdown, each at the beginning of every 37 ms for the share of time that its counter advances. */
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, uint64_t *reasons) {
+    FIND(CLOCK);
+    double phase = (double)((now_ns() - control->origin_ns) % 37000000) / 37e6;
+    *reasons = (phase < g->throttle_power ? 0x4 : 0) | (phase < g->throttle_thermal ? 0x20 : 0);
+    return SUCCESS;
+}
 int nvmlDeviceGetPcieThroughput(void *device, int counter, unsigned *kb_per_s) {
     FIND(PCIE);
     *kb_per_s = g->pcie_kb_per_s[counter == 1];

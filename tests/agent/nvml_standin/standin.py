@@ -141,6 +141,10 @@ class Control:
         """Return when the scripts begin: monotonic ns of this machine, 0 on the virtual clock."""
         return int(self._raw.origin_ns)
 
+    @origin_ns.setter
+    def origin_ns(self, at_ns: int) -> None:
+        self._raw.origin_ns = at_ns
+
     def activity(self, gpu: int, now: Activity) -> None:
         """Let a GPU do the same all the time, from the origin on: what ``script`` says is void."""
         self.script(gpu, [(1.0, now)])
@@ -157,6 +161,11 @@ class Control:
             for series, name in enumerate(SERIES):
                 segment.level[series] = getattr(what, name)
         script.segments, script.period_ns = len(parts), until_ns if repeat else 0
+
+    @property
+    def virtual_ns(self) -> int:
+        """Return the time of the virtual clock."""
+        return int(self._raw.virtual_ns)
 
     def advance(self, seconds: float) -> None:
         """Move the virtual clock."""

@@ -1,0 +1,164 @@
+"""A live agent's state in lines for people: what is wrong, what was lost, what it costs, and then what it works on."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from vtprof_agent.budget import LEVELS, MOST
+from vtprof_schemas import names
+from vtprof_schemas.units import NS_PER_S
+
+RECENT_S: Final = 300.0
+"""A loss that is not older is a problem at present."""
+_WORST_FIRST: Final = (names.QUALITY_ESTIMATED, names.QUALITY_ATTRIBUTED, names.QUALITY_MEASURED)
+State = Mapping[str, Any]
+
+
+def problems(agent: State, unix_ns: int) -> list[str]:
+    """Return what is wrong at present, worst first; raises what a malformed state makes."""
+    found = [
+        f"{gpu['uuid']}{_named(gpu)} is not read {_since(gpu['since_unix_ns'], unix_ns)}: {gpu['reason']}"
+        for gpu in agent["gpus"]
+        if gpu["since_unix_ns"] is not None
+    ]
+    found += [
+        f"sampler {one['name']} is off {_since(one['since_unix_ns'], unix_ns)}: {one['reason']}"
+        for one in agent["samplers"]
+        if one["reason"] is not None and one["missed"]
+    ]
+    found += [
+        f"{gpu['uuid']}: sampler {name} tells nothing of it {_since(since_ns, unix_ns)}"
+        for gpu in agent["gpus"]
+        for name, since_ns in gpu["silent"].items()
+    ]
+    found += [
+        f"{one['target']} takes nothing: {one['last_error']}{_waiting(one)}"
+        for one in agent["destinations"]
+        if one["last_error"]
+    ]
+    found += [
+        f"{one['count']} {one['what']}, the last {_since(one['last_unix_ns'], unix_ns, 'at')}"
+        for one in agent["losses"]
+        if one["last_unix_ns"] is not None and unix_ns - one["last_unix_ns"] <= RECENT_S * NS_PER_S
+    ]
+    if int(agent["detail"]) < MOST:
+        found.append(f"detail is lowered: {agent['detail_reason']}")
+    if agent["detail_refused"]:
+        pids = ", ".join(str(int(pid)) for pid in agent["detail_refused"])
+        found.append(f"PID {pids}: the ring may not be written, so the probe there records all that it can")
+    return found
+
+
+def lines(agent: State, *, verbose: bool = False) -> list[str]:
+    """Return the state, losses and costs first; raises what a malformed state makes."""
+    detail, kept = int(agent["detail"]), float(agent["keep_ratio"])
+    lost = [f"{one['count']} {one['what']}" for one in agent["losses"] if one["count"]]
+    delivered = sum(int(one["spans_delivered"]) for one in agent["destinations"])
+    told = [
+        f"lost: {', '.join(lost) or 'nothing'}; {agent['records_read']} records read, {delivered} spans delivered",
+        f"cost: {agent['cpu_ratio']:.3f} cores, {agent['rss_bytes'] / 1e6:.1f} MB of memory; {_probe(agent)}",
+        f"detail {detail} ({LEVELS[detail]}), {_working(agent)}, version {agent['version']}",
+    ]
+    if kept < 1:
+        told.append(
+            f"{kept:g} of ordinary requests are kept, all slow and failed ones; {agent['requests_sampled_out']} were"
+            " left out"
+        )
+    told += [
+        f"to {one['target']}: {one['spans_delivered']} spans{_waiting(one)}" for one in agent["destinations"]
+    ]
+    told += _samplers(agent, verbose)
+    fits: dict[str, list[State]] = {}
+    for fit in agent["attribution"]:
+        fits.setdefault(fit["hw_id"], []).append(fit)
+    gpus = {gpu["uuid"]: gpu for gpu in agent["gpus"]}
+    for uuid in dict.fromkeys((*gpus, *fits)):
+        gpu = gpus.get(uuid)
+        away = "" if gpu is None or gpu["reason"] is None else f"not read ({gpu['reason']}); "
+        told.append(f"{uuid}{_named(gpu) if gpu else ''}: {away}{_worst(fits.get(uuid, ()))}")
+        if verbose:
+            told += [f"  {_fit(fit)}" for fit in fits.get(uuid, ())]
+    return told
+
+
+def ago(seconds: float | None) -> str:
+    """Return a length of time, roughly."""
+    seconds = seconds or 0.0
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _since(then_ns: int, unix_ns: int, word: str = "since") -> str:
+    at = datetime.fromtimestamp(then_ns // NS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{word} {at} ({ago((unix_ns - then_ns) / NS_PER_S)}{' ago' if word == 'at' else ''})"
+
+
+def _probe(agent: State) -> str:
+    return f"the probe takes at most {100 * agent['probe_ratio']:.2f} % of a process's time"
+
+
+def _working(agent: State) -> str:
+    return f"{agent['rings']} rings, {agent['open_requests']} requests in flight"
+
+
+def _named(gpu: State) -> str:
+    return f" ({gpu['name']})" if gpu["name"] else ""
+
+
+def _waiting(destination: State) -> str:
+    waits = destination["spooled_bytes"]
+    return "" if waits is None else f", {waits / 1e6:.1f} MB wait on disk"
+
+
+def _gpu_samplers(agent: State) -> list[State]:
+    return [one for one in agent["samplers"] if one["name"] != "host"]
+
+
+def _samplers(agent: State, verbose: bool) -> list[str]:
+    """Return who is read in a line; why others are not where that is asked, or where no GPU is read at all."""
+    on = [one["name"] for one in agent["samplers"] if one["reason"] is None]
+    off = [one for one in agent["samplers"] if one["reason"] is not None]
+    if not on and not off:
+        return ["samplers: none"]
+    why = verbose or all(one["reason"] is not None for one in _gpu_samplers(agent))
+    more = "" if why or not off else f"; off: {', '.join(one['name'] for one in off)} (--verbose says why)"
+    told = [f"samplers: {', '.join(on) or 'none'}{more}"]
+    return told + [f"  {one['name']} is off: {one['reason']}" for one in off if why]
+
+
+def _worst(fits: Iterable[State]) -> str:
+    """Return the counter of a GPU that is attributed worst, and whether others may use the GPU."""
+    found = sorted(fits, key=lambda fit: (_WORST_FIRST.index(fit["quality"]), -_badness(fit)))
+    if not found:
+        return "nothing of it is attributed yet"
+    worst = found[0]
+    tenant = "; others may use this GPU" if any(fit["co_tenant"] for fit in found) else ""
+    return f"at worst {worst['quality']} ({_counter(worst)}, {_condition(worst)}){tenant}"
+
+
+def _badness(fit: State) -> float:
+    condition = fit["condition_number"]
+    return float("inf") if condition is None else float(condition)
+
+
+def _counter(fit: State) -> str:
+    return str(fit["key"]).removeprefix("vtprof.gpu.").removesuffix("_mj").removesuffix("_ratio")
+
+
+def _condition(fit: State) -> str:
+    condition = fit["condition_number"]
+    return "no fit yet" if condition is None else f"condition number {condition:.3g}"
+
+
+def _fit(fit: State) -> str:
+    idle, refused, failures = fit["unattributed_ratio"], fit["refused"], fit["failures"]
+    return ", ".join(
+        [f"{_counter(fit)}: {fit['quality']}", _condition(fit), f"{fit['windows']} windows"]
+        + ([] if idle is None else [f"{100 * idle:.1f} % unattributed"])
+        + ([f"{fit['lag_ns'] / 1e6:.0f} ms late"] if fit["lag_ns"] else [])
+        + ([f"windows refused: {refused}"] if refused else [])
+        + ([f"fits failed: {failures}"] if failures else [])
+        + (["others may use this GPU"] if fit["co_tenant"] else [])
+    )
