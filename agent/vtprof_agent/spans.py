@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
@@ -9,6 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util.types import Attributes
 
 from vtprof_agent.align import Alignment
 from vtprof_agent.facts import FinishedRequest, RequestRef, StepSpan, Value
@@ -115,7 +117,7 @@ class SpanBuilder:
             context=context,
             parent=parent,
             resource=self.resource,
-            attributes=BoundedAttributes(MAX_ATTRIBUTES, attributes, immutable=True),
+            attributes=_bounded(attributes),
             links=BoundedList.from_seq(MAX_LINKS, links) if links else (),
             kind=kind,
             status=status,
@@ -132,3 +134,10 @@ def _request_context(home: Origin, ref: RequestRef) -> SpanContext:
     """Return the context of a request's root span."""
     trace_id = home.trace_id(REQUEST, ref.sequence) if ref.caller is None else ref.caller.trace_id
     return SpanContext(trace_id, home.span_id(REQUEST, ref.sequence), False, _SAMPLED)
+
+
+def _bounded(attributes: Mapping[str, Value]) -> Attributes:
+    """Return attributes that cannot be changed. The SDK would look at each value: ours are clean, and mostly few."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        return BoundedAttributes(MAX_ATTRIBUTES, attributes, immutable=True)
+    return MappingProxyType(dict(attributes))

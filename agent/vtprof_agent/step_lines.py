@@ -3,6 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_agent.decoding import Decoding
 from vtprof_agent.facts import StepFact
 from vtprof_agent.request_state import RequestState
@@ -21,6 +22,8 @@ _RECHECKED_STEPS = 64
 """After a loss, so many steps look for those that decode though nobody said so."""
 IN_FLIGHT = 2
 """A request may be preempted for a step while the one before is still under way: both are recorded later."""
+_DECODING_LEARNT = 4
+"""Of steps of decoding alone every so many is enough to learn their GPU time from: there are many, and much alike."""
 ENCODER_TIME_WAIT_NS = 200_000_000
 """The meter is told of a step with encodes once the encoder's GPU time is known, but no later."""
 
@@ -221,6 +224,8 @@ class StepLines:
         if line.times is None:
             line.times = self._measures.step_times()
         work = step.work or work_of(step)
+        if only_decodes(work) and step.index % _DECODING_LEARNT:
+            return None
         line.times.add(work, step.gpu_ns)
         return line.times.parts(work) if mixed(work) else None
 

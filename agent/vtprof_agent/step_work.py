@@ -12,7 +12,7 @@ from vtprof_agent.steps import CONTEXT_TOKENS, PREFILL_TOKENS, OpenStep
 from vtprof_schemas import names
 
 _ENCODE, _PREFILL = 0, 1
-RUN_NS = 500_000_000
+RUN_NS = 750_000_000
 """Over so much time what steps are given is not told apart."""
 
 

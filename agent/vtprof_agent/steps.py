@@ -267,6 +267,9 @@ class OpenStep:
             for piece in [*holders, *(part.piece for part in encodes)]:
                 piece.miss_gpu_time()
             return
+        if not encodes and not prefills and self.decode_requests <= len(self.decode_pieces):
+            self._share_alike(self.gpu_ns)
+            return
         # Requests that decoded unknown to us (their records are lost) keep their share, in one sum.
         strangers = max(0, self.decode_requests - len(self.decode_pieces))
         tokens = [part.counts[names.PREFILL_TOKENS] for part in prefills if part.piece is not None]
@@ -289,6 +292,16 @@ class OpenStep:
             part.piece.add_gpu_time(share, shares.quality)
         for piece, share in zip(holders, shares.token_ns[: len(holders)], strict=True):
             piece.add_gpu_time(share, shares.quality)
+
+    def _share_alike(self, gpu_ns: int) -> None:
+        """Share the GPU time of a step of decoding alone, as most are: as ``split_step`` does, at a fraction of the cost."""
+        pieces = self.decode_pieces
+        if not pieces:
+            return
+        quality = names.QUALITY_MEASURED if len(self.states()) == 1 else names.QUALITY_ATTRIBUTED
+        share, left = divmod(gpu_ns, len(pieces))
+        for place, piece in enumerate(pieces):
+            piece.add_gpu_time(share + (place < left), quality)
 
     def fact(self, *, joined: bool) -> StepFact:
         """Make the finished fact; ``joined``: with what has to be read again to make it anew."""

@@ -248,11 +248,11 @@ def test_complete_waits_for_windows_and_not_for_a_silent_source() -> None:
     assert not meter.complete(GPUS, step.end_ns)
     meter.add_window(window(0, 100, 3.0))
     meter.add(GPUS, decode(100, 150))
-    meter.advance(START_NS + 700 * MS)
+    meter.advance(START_NS + 900 * MS)
     assert meter.complete(GPUS, step.end_ns)
-    assert not meter.complete(GPUS, START_NS + 650 * MS)
+    assert not meter.complete(GPUS, START_NS + 850 * MS)
     meter.advance(START_NS + 2000 * MS)
-    assert meter.complete(GPUS, START_NS + 650 * MS)
+    assert meter.complete(GPUS, START_NS + 850 * MS)
 
 
 def test_unknown_gpus_get_nothing() -> None:

@@ -13,7 +13,7 @@ from vtprof_agent.counters.work_curve import WorkCurve
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
-_SETTLE_NS: Final = 500_000_000
+_SETTLE_NS: Final = 750_000_000
 """How often windows are settled: several at once, as each turn costs."""
 _SILENT_PERIODS: Final = 3
 _MOST_WAITING: Final = 100_000
@@ -143,7 +143,7 @@ class RollingMeter:
             return tuple(_state(series) for series in self._series.values())
 
     def _turn(self) -> None:
-        """Take the windows in; settle every half second, and whenever asked for nothing newer has come since."""
+        """Take the windows in; settle once ``_SETTLE_NS`` have passed, and whenever asked for nothing newer has come since."""
         with self._lock:
             while self._inbox:
                 window = self._inbox.popleft()
