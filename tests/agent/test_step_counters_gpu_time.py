@@ -82,7 +82,7 @@ def test_a_fit_that_gives_nothing_to_work_that_is_there_is_not_believed() -> Non
     assert times(*run(MIXED, FixedTimes((0.2, 0.8, 0.0))))[2] == (8, "estimated")
 
 
-def test_the_fit_learns_from_every_step_and_is_asked_for_mixed_ones_only() -> None:
+def test_the_fit_learns_from_prompts_and_is_asked_for_mixed_steps_only() -> None:
     fit = FixedTimes(None)
     run(MIXED, fit)
     prompt_alone = Work(0, 10, prefill_tokens=10, prefill_pairs=55)
@@ -125,3 +125,20 @@ def test_the_shares_add_up_to_the_steps_gpu_time_whatever_the_fit_says(
     assert min((*shares.encode_ns, *shares.token_ns), default=0) >= 0
     if patches or tokens or decoding:
         assert sum(shares.encode_ns) + sum(shares.token_ns) == gpu_ns
+
+
+def test_a_step_of_decoding_alone_is_shared_alike_and_one_in_four_teaches_the_fit() -> None:
+    rows = [row for n in (1, 2, 3) for row in (arrived(n, 0), prefill(1, n, tokens=4))]
+    rows += [step(1, 0, 10, prefill_tokens=12), gpu_time(1, 9)]
+    for index in range(2, 10):
+        at = 10 * index
+        rows += [step(index, at, at + 10, decoders=3, decode_context_tokens=15), gpu_time(index, 11)]
+    rows += [finished(n, 101, 9) for n in (1, 2, 3)]
+    fit = FixedTimes(None)
+    made = Assembly(AssemblySettings(), measures=Measures(step_times=lambda: fit))
+    for sequence, (code, values) in enumerate(rows, start=1):
+        made.feed(code, sequence, values, 0)
+    made.advance(10_000_000_000)
+    shares = [only(one, names.DECODE).attributes[names.GPU_TIME_NS] for one in made.take_requests()]
+    assert sorted(map(int, shares)) == [8 * 3, 8 * 4, 8 * 4]  # 11 of each of 8 steps: 4, 4 and 3
+    assert [work.start_ns for work, _ in fit.added] == [0, 40, 80]
