@@ -28,7 +28,9 @@ STALE_S: Final = 15.0
 """An agent that runs and wrote nothing for so long hangs, or is stopped."""
 _FORMAT_VERSION: Final = 1
 _MOST_BYTES: Final = 4 << 20
-_MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError)
+_MALFORMED: Final = (
+    KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError, RecursionError,
+)  # fmt: skip
 """What comes of a state that another version, or no agent, has written; OSError of times that no calendar has."""
 
 
@@ -54,6 +56,8 @@ class Loss:
     count: int
     last_unix_ns: int | None = None
     """When it last grew under this agent; None: not since it started."""
+    before: int = 0
+    """Of ``count``, what was there before this agent started."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class StateWriter:
     ) -> None:
         """Write to a folder whose lock this agent holds."""
         self._path = ring_dir / STATE_FILE
+        # What an agent that was killed left would be taken for ours until we write, which a full disk prevents for long.
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
         self._clock_ns, self._unix_ns = clock_ns, unix_ns
         self._next_ns: int | None = None
 
@@ -147,6 +154,12 @@ class Seen:
     def known(self) -> bool:
         """Tell whether there is an agent, or traces of one."""
         return self.alive is not False or self.agent is not None or self.problem is not None
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether an agent runs and nothing is wrong with it; one that has only just started is."""
+        runs = self.alive or (self.alive is None and self.agent is not None)
+        return runs and self.problem is None and not self.problems()
 
     def document(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -191,8 +204,9 @@ class Seen:
         if found is None:
             return f"none runs; PID {pid} ended without a stop, its last word is {ago(self.age_s)} old"
         sure = "runs" if self.alive else "may run (its lock cannot be asked as this user)"
-        started_ns = self.agent.get("started_unix_ns")
-        long = f" for {ago((self.unix_ns - started_ns) / NS_PER_S)}" if isinstance(started_ns, int) else ""
+        long = ""
+        with suppress(*_MALFORMED):
+            long = f" for {ago((self.unix_ns - self.agent['started_unix_ns']) / NS_PER_S)}"
         state = "healthy" if not found else "1 problem" if len(found) == 1 else f"{len(found)} problems"
         return f"PID {pid} {sure}{long}, {state}"
 
@@ -208,13 +222,14 @@ def look(ring_dir: Path, unix_ns: int) -> Seen:
         if document["version"] != _FORMAT_VERSION or not isinstance(document["agent"], dict):
             raise ValueError("of another version")
         age_s = max(0.0, (unix_ns - int(document["written_unix_ns"])) / NS_PER_S)
+        told = _finite(document["agent"])
     except FileNotFoundError:
         return Seen(ring_dir, alive)
     except OSError as error:
         return Seen(ring_dir, alive, problem=f"{path.name} cannot be read: {error.strerror}")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         return Seen(ring_dir, alive, problem=f"{path.name} cannot be used: {one_line(str(error), 200)}")
-    return Seen(ring_dir, alive, age_s, _finite(document["agent"]), unix_ns=unix_ns)
+    return Seen(ring_dir, alive, age_s, told, unix_ns=unix_ns)
 
 
 def _locked(path: Path) -> bool | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from vtprof_agent.stopping import deaf_at_exit, ignore
 from vtprof_schemas.errors import ConfigError
 
 NOT_FOUND = 127
@@ -90,11 +91,16 @@ def _not_found(name: str) -> CannotStart:
 
 
 def leave_on_signals() -> None:
-    """Turn the signals that end a process into SystemExit, so that what was opened is cleaned up; until a child runs."""
+    """Turn the signals that end a process into SystemExit, so that what was opened is cleaned up; until a child runs.
+
+    While that is done no further one disturbs it, nor does any at the interpreter's end, where the exit code is at stake.
+    """
 
     def leave(number: int, _frame: FrameType | None) -> None:
+        ignore(ENDING)
         raise SystemExit(SIGNAL_BASE + number)
 
+    deaf_at_exit(FORWARDED)
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, leave)

@@ -75,7 +75,7 @@ class Config:
     """How often new rings and dead processes are looked for."""
     flush_s: float = 1.0
     batch_spans: int = 512
-    sample_s: float = 1.0
+    sample_s: float = 2.0
     """How often GPUs and processes are sampled; 0 never."""
     gpu_sample_s: float = 0.1
     """How often GPU counters are read for attribution; what is exported of them are means over ``sample_s``."""
@@ -102,6 +102,12 @@ class Config:
     stop_s: float = 5.0
     """How long a stop waits for the endpoint."""
     log_level: str = "info"
+
+    @property
+    def files_dir(self) -> Path | None:
+        """Where files are written: ``traces`` when no destination is named; None: nowhere."""
+        nowhere = self.otlp_endpoint is None and self.metrics is None
+        return DEFAULT_OUT_DIR if self.out_dir is None and nowhere else self.out_dir
 
 
 @dataclass(frozen=True)

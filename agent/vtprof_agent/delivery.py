@@ -37,6 +37,11 @@ class Delivery:
         self._store_failed = False
         for destination in destinations:
             destination.outbox.inherit(*store.lost(destination.target))
+        self.dropped_before = (
+            sum(one.outbox.spans_dropped for one in destinations),
+            sum(one.outbox.metrics_dropped for one in destinations),
+        )
+        """Spans and batches of metric points that were lost under earlier agents."""
         self._losses_stored = {one.target: store.lost(one.target) for one in destinations}
 
     def submit(self, spans: Sequence[ReadableSpan], metrics: MetricsData | None) -> None:

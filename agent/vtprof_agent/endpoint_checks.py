@@ -1,6 +1,7 @@
 """Looks at everything outside the agent that its settings name: endpoints, pages, ports, files, the spool; for `doctor`.
 
-What is missing is said with what it costs. Connections are opened and closed again; nothing is sent.
+What is missing is said with what it costs, and what `run` would refuse in its words, by the functions with which it
+does. Connections are opened and closed again, folders made and removed; nothing is sent.
 """
 
 import os
@@ -8,18 +9,23 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from vtprof_agent.config import Config, without_secrets
-from vtprof_agent.export.spool import default_folder
-from vtprof_agent.export.transport import no_certificates
+from vtprof_agent.engine_metrics.scraper import page_url
+from vtprof_agent.export.otlp import connect
+from vtprof_agent.export.rotating import check_folder
+from vtprof_agent.export.spool import check_spool, default_folder
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
+from vtprof_agent.samplers.dcgm import exporter_url
 from vtprof_schemas.errors import ConfigError
 
 CONNECT_S: Final = 2.0
+_NO_START: Final = "the agent does not start with it"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -42,14 +48,22 @@ class Check:
 def checks(config: Config, agent_runs: bool) -> list[Check]:
     """Look at all; ports are not tried while an agent runs, which holds them itself."""
     return [
+        *_files(config),
         *_destinations(config),
         *_sources(config),
         *_listeners(config, agent_runs),
     ]
 
 
+def _files(config: Config) -> Iterator[Check]:
+    folder = config.files_dir
+    if folder is not None:
+        yield Check("files", str(folder), _refusal(lambda: check_folder(folder)), _NO_START)
+
+
 def _destinations(config: Config) -> Iterator[Check]:
-    if config.otlp_endpoint is None:
+    endpoint = config.otlp_endpoint
+    if endpoint is None:
         return
     kept = (
         f"in {config.spool_dir or 'the spool'} up to {config.spool_bytes} bytes"
@@ -57,36 +71,51 @@ def _destinations(config: Config) -> Iterator[Check]:
         else "in memory"
     )
     costs = f"batches wait {kept}, then the oldest are dropped: start the Collector or correct otlp_endpoint"
-    yield Check(
-        "endpoint", without_secrets(config.otlp_endpoint), connects(config.otlp_endpoint, 4318), costs
+    token, trusted = config.otlp_token_file, config.otlp_ca_file
+    refused = _refusal(
+        lambda: connect(endpoint, config.otlp_protocol, config.otlp_timeout_s, token, trusted).close()
     )
-    costs = "the agent does not start with it: "
-    if config.otlp_token_file is not None:
-        path = config.otlp_token_file
-        yield Check("otlp_token_file", str(path), readable(path), f"{costs}let this user read it")
-    if config.otlp_ca_file is not None:
-        path = config.otlp_ca_file
-        problem = readable(path) or no_certificates(path)
-        yield Check("otlp_ca_file", str(path), problem, f"{costs}give the certificates to trust, in PEM")
+    blamed = next((path for path in (token, trusted) if refused and path and str(path) in refused), None)
+    if refused is not None and blamed is None:
+        yield Check("endpoint", without_secrets(endpoint), _cleaned(refused, endpoint), _NO_START)
+        return
+    yield Check("endpoint", without_secrets(endpoint), connects(endpoint, 4318), costs)
+    for what, path in (("otlp_token_file", token), ("otlp_ca_file", trusted)):
+        if path is not None:
+            yield Check(what, str(path), refused if path == blamed else None, _NO_START)
     if config.spool_bytes:
-        costs = (
-            "while the endpoint is away batches wait in memory only, and a restart loses them: set spool_dir"
-        )
-        try:
-            folder = config.spool_dir or default_folder()
-        except OSError as error:
-            yield Check("spool", "(default)", str(error.strerror), costs)
-            return
-        yield Check("spool", str(folder), room(folder, config.spool_bytes), costs)
+        yield from _spool(config, endpoint)
+
+
+def _spool(config: Config, endpoint: str) -> Iterator[Check]:
+    place = str(config.spool_dir or "(default)")
+    refused = _refusal(lambda: check_spool(config.spool_dir, endpoint, config.spool_bytes))
+    if refused is not None:
+        yield Check("spool", place, refused, _NO_START)
+        return
+    costs = "while the endpoint is away batches wait in memory only, and a restart loses them: set spool_dir"
+    try:
+        folder = config.spool_dir or default_folder()
+    except OSError as error:
+        yield Check("spool", place, str(error.strerror), costs)
+        return
+    yield Check("spool", str(folder), room(folder, config.spool_bytes), costs)
 
 
 def _sources(config: Config) -> Iterator[Check]:
-    if config.dcgm_url is not None:
+    if (dcgm := config.dcgm_url) is not None:
         costs = "no DRAM and tensor counters from DCGM: start dcgm-exporter or correct dcgm_url"
-        yield Check("dcgm-exporter", without_secrets(config.dcgm_url), connects(config.dcgm_url, None), costs)
+        yield _page("dcgm-exporter", dcgm, costs, partial(exporter_url, dcgm))
     for url in config.engine_metrics:
         costs = "no queue lengths and cache use of that engine: start it or correct engine_metrics"
-        yield Check("engine metrics", without_secrets(url), connects(url, None), costs)
+        yield _page("engine metrics", url, costs, partial(page_url, url))
+
+
+def _page(what: str, url: str, costs: str, parse: Callable[[], object]) -> Check:
+    refused = _refusal(parse)
+    if refused is not None:
+        return Check(what, without_secrets(url), _cleaned(refused, url), _NO_START)
+    return Check(what, without_secrets(url), connects(url, None), costs)
 
 
 def _listeners(config: Config, agent_runs: bool) -> Iterator[Check]:
@@ -128,12 +157,11 @@ def connects(url: str, default_port: int | None) -> str | None:
 
 def taken(host: str, port: int) -> str | None:
     """Return why a port cannot be listened at, None when it can."""
-    return _because(lambda: _bind(host or LOOPBACK, port), f"{shown(host, port)} cannot be listened at")
-
-
-def readable(path: Path) -> str | None:
-    """Return why a file cannot be read, None when it can."""
-    return _because(lambda: path.open("rb").close(), "cannot be read")
+    try:
+        _bind(host or LOOPBACK, port)
+    except OSError as error:
+        return f"{shown(host, port)} cannot be listened at ({error.strerror or error})"
+    return None
 
 
 def room(folder: Path, wanted_bytes: int) -> str | None:
@@ -155,9 +183,15 @@ def _bind(host: str, port: int) -> None:
         tried.listen(1)
 
 
-def _because(step: Callable[[], object], what: str) -> str | None:
+def _refusal(step: Callable[[], object]) -> str | None:
+    """Return in its own words why a step of `run` refuses a setting, None when it does not."""
     try:
         step()
-    except OSError as error:
-        return f"{what} ({error.strerror or error})"
+    except ConfigError as error:
+        return str(error)
     return None
+
+
+def _cleaned(refusal: str, url: str) -> str:
+    """Return a refusal that quotes a URL without what in it may be secret."""
+    return refusal.replace(repr(url), repr(without_secrets(url)))

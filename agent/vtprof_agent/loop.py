@@ -25,7 +25,7 @@ from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.observer import Observer
-from vtprof_agent.oversight import Account
+from vtprof_agent.oversight import Account, Losses
 from vtprof_agent.processes import Processes
 from vtprof_agent.progress_store import ProgressStore
 from vtprof_agent.resource import agent_resource
@@ -113,6 +113,8 @@ class Agent:
         """Files that are not followed: faulty, or records that we failed on."""
         self._store.retire_gone()
         self._retired = RingTotals(*self._store.retired())
+        self._before = RingTotals(*self._store.retired())
+        """As earlier agents left it, of rings that are gone and of those that are followed on."""
         self._faults = Faults()
         self._delivery = Delivery(destinations, self._store, settings.batch_spans, self._faults)
         self._full = False
@@ -125,6 +127,11 @@ class Agent:
         self._next_scan = self._next_flush = 0
         if self._store.problem:
             logger.warning("%s", self._store.problem)
+
+    def look(self) -> None:
+        """Find the rings, and bring the metrics up to what earlier agents counted of them."""
+        self._faults.guard("looking for rings", self._scan)
+        self._faults.guard("the metrics", self._refresh_metrics)
 
     def run(self, stopped: Callable[[], bool], wait: Callable[[float], object]) -> None:
         """Follow the rings until ``stopped``; then read, write and store what there is."""
@@ -270,6 +277,8 @@ class Agent:
                 self._faults.note(f"following {path.name}", error)
             return
         self._rings[path] = ring
+        if progress is not None:
+            self._before.add(ring)
         self.rings_met += 1
         self._observer.follow(ring)
         logger.info("following %s (PID %d) from record %d", path.name, ring.pid, reader.cursor)
@@ -377,5 +386,6 @@ class Agent:
             sum(ring.open_requests for ring in self._rings.values()),
             self._faults.count + self._observer.faults,
             self._delivery.destinations,
+            Losses(self._before, *self._delivery.dropped_before),
         )
         self._observer.refresh(account, list(self._rings.values()), self._feeds.counts())

@@ -13,6 +13,7 @@ from vtprof_agent.attach.candidates import candidates
 from vtprof_agent.attach.processes import tracing_allowed
 from vtprof_agent.config import Config, Settings, without_secrets
 from vtprof_agent.endpoint_checks import checks
+from vtprof_agent.progress_store import check
 from vtprof_agent.rings_report import look
 from vtprof_agent.samplers.nvml_session import SHARED
 from vtprof_agent.samplers.sampler import SAMPLERS, load
@@ -133,20 +134,13 @@ def _without_bandwidth(gpus: list[dict[str, Any]], samplers: list[dict[str, Any]
 
 def _permissions(config: Config) -> list[dict[str, Any]]:
     """Return what this user may do: what, what is wrong with it, and what that costs."""
-    ring_dir, out_dir = config.ring_dir, config.out_dir
-    found: list[tuple[str, str | None, str]] = []
-    if not ring_dir.is_dir():
-        found.append(
-            (f"rings in {ring_dir}", "no such folder yet", "the first probe or `vtprof-agent run` makes it")
-        )
-    else:
-        usable = os.access(ring_dir, os.R_OK | os.W_OK | os.X_OK)
-        costs = "nothing can be followed: run as the user or group of the inference process"
-        found.append((f"rings in {ring_dir}", None if usable else "no permission", costs))
-    if out_dir is not None:
-        usable = not out_dir.exists() or os.access(out_dir, os.W_OK | os.X_OK)
-        costs = "the agent does not start: choose another --out"
-        found.append((f"files in {out_dir}", None if usable else "no permission to write", costs))
+    problem = None
+    try:
+        check(config.ring_dir)
+    except BackendError as error:
+        problem = str(error)
+    costs = "nothing can be followed: run as the user or group of the inference process"
+    found: list[tuple[str, str | None, str]] = [(f"rings in {config.ring_dir}", problem, costs)]
     devices = [
         path for pattern in _GPU_DEVICES for path in sorted(Path("/").glob(pattern[1:])) if not path.is_dir()
     ]

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,15 @@ class Sources(Protocol):
 
 
 @dataclass(frozen=True)
+class Losses:
+    """What was lost before this agent started: of the rings that an earlier agent followed, and by destinations."""
+
+    totals: RingTotals = field(default_factory=RingTotals)
+    spans_dropped: int = 0
+    metrics_dropped: int = 0
+
+
+@dataclass(frozen=True)
 class Account:
     """What the loop knows of its own work."""
 
@@ -46,6 +55,7 @@ class Account:
     open_requests: int
     faults: int
     destinations: Sequence[Destination]
+    before: Losses = field(default_factory=Losses)
 
 
 class Oversight:
@@ -155,21 +165,22 @@ class Oversight:
 
     def _note(self, account: Account) -> None:
         """Note which losses have grown."""
-        totals = account.totals
+        totals, before = account.totals, account.before
+        metrics_dropped = sum(one.outbox.metrics_dropped for one in account.destinations)
         counts = {
-            "records lost in rings": totals.records_lost,
-            "records that a probe could not write": totals.records_dropped,
-            "exceptions in a probe's hooks": totals.hook_errors,
-            "requests without their arrival": totals.requests_unusable,
-            "spans dropped": _spans_dropped(account.destinations),
-            "batches of metrics dropped": sum(one.outbox.metrics_dropped for one in account.destinations),
-            "faults of the agent's own survived": account.faults,
+            "records lost in rings": (totals.records_lost, before.totals.records_lost),
+            "records that a probe could not write": (totals.records_dropped, before.totals.records_dropped),
+            "exceptions in a probe's hooks": (totals.hook_errors, before.totals.hook_errors),
+            "requests without their arrival": (totals.requests_unusable, before.totals.requests_unusable),
+            "spans dropped": (_spans_dropped(account.destinations), before.spans_dropped),
+            "batches of metrics dropped": (metrics_dropped, before.metrics_dropped),
+            "faults of the agent's own survived": (account.faults, 0),
         }
-        for what, count in counts.items():
-            before = self._losses.get(what, Loss(what, 0))
-            if count > before.count or what not in self._losses:
-                grown = count > before.count
-                self._losses[what] = Loss(what, count, self._unix_ns() if grown else None)
+        for what, (count, earlier) in counts.items():
+            known = self._losses.get(what, Loss(what, 0))
+            grown = count - earlier > known.count - known.before
+            last = self._unix_ns() if grown else known.last_unix_ns
+            self._losses[what] = Loss(what, max(count, known.count), last, earlier)
 
     def _health(self) -> Health:
         return Health() if self._sources is None else self._sources.health()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from vtprof_agent.export.passing_folder import nothing_left
 from vtprof_agent.follower import Progress
 from vtprof_agent.inbox.cursors import CursorStore
 from vtprof_agent.inbox.ring_header import RingFile
@@ -16,6 +17,8 @@ CURSORS_FILE = "agent.cursors.json"
 LOCK_FILE = "agent.lock"
 _FIELDS = ("exported_through", "passed", "records_lost", "lost_ahead", "clock_offset_ns")
 _LOST = ("spans", "metrics")
+_TOTALS = frozenset(("lost", "retired"))
+"""What stands before ``#`` in keys that are no ring's."""
 
 
 class ProgressStore:
@@ -39,7 +42,10 @@ class ProgressStore:
         cursor = self._store.get(ring_id)
         if cursor is None:
             return None
-        return Progress(cursor, **{name: self._get(f"{ring_id}#{name}") for name in _FIELDS})
+        fields = {name: self._get(f"{ring_id}#{name}") for name in _FIELDS}
+        # More lost than passed: of a file that was tampered with, and its reading would be negative.
+        fields["records_lost"] = min(fields["records_lost"], fields["passed"])
+        return Progress(cursor, **fields)
 
     def lost(self, target: str) -> tuple[int, int]:
         """Return the spans and batches of metric points that a destination lost up to the last save."""
@@ -89,9 +95,9 @@ class ProgressStore:
                 return  # of this process: it cannot tell which are there
             there.add(ring.identity.ring_id)
             ring.close()
-        for key in self._store.keys():  # noqa: SIM118  # no mapping
-            if "#" not in key and key not in there:
-                self.forget(key)
+        # With the rings whose cursor could not be used, of which fields are left.
+        for ring_id in {key.partition("#")[0] for key in self._store.keys()} - _TOTALS - there:  # noqa: SIM118  # no mapping
+            self.forget(ring_id)
 
     def _get(self, key: str) -> int:
         return (self._store.get(key) or 1) - 1
@@ -106,15 +112,10 @@ def claim(ring_dir: Path) -> int:
     Raises BackendError when another agent follows it already: two would export everything twice.
     """
     try:
-        if not ring_dir.is_dir():
-            ring_dir.mkdir(parents=True, mode=0o700)
-            if os.environ.get(names.ENV_RING_GROUP):
-                _open_to_group(ring_dir, os.environ[names.ENV_RING_GROUP])
+        _make(ring_dir)
         lock = open_regular(ring_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise BackendError(
-            f"{error.filename or ring_dir}: cannot be used as ring folder: {error.strerror}; give --ring-dir"
-        ) from error
+        raise _unusable(ring_dir, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -123,6 +124,32 @@ def claim(ring_dir: Path) -> int:
             f"{ring_dir}: another vtprof-agent follows these rings; stop it or give --ring-dir"
         ) from error
     return lock
+
+
+def check(ring_dir: Path) -> None:
+    """Raise BackendError where ``claim`` could not make or use the folder; leave nothing behind, lock nothing."""
+    try:
+        with nothing_left(ring_dir):
+            _make(ring_dir)
+            if not os.access(ring_dir, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(13, "no permission", str(ring_dir))
+            if (ring_dir / LOCK_FILE).exists():
+                os.close(open_regular(ring_dir / LOCK_FILE, os.O_RDWR))
+    except OSError as error:
+        raise _unusable(ring_dir, error) from error
+
+
+def _make(ring_dir: Path) -> None:
+    if not ring_dir.is_dir():
+        ring_dir.mkdir(parents=True, mode=0o700)
+        if os.environ.get(names.ENV_RING_GROUP):
+            _open_to_group(ring_dir, os.environ[names.ENV_RING_GROUP])
+
+
+def _unusable(ring_dir: Path, error: OSError) -> BackendError:
+    return BackendError(
+        f"{error.filename or ring_dir}: cannot be used as ring folder: {error.strerror}; give --ring-dir"
+    )
 
 
 def _open_to_group(folder: Path, group: str) -> None:

@@ -34,7 +34,7 @@ class Piece(Counted):
 
     def __init__(self, phase: str, start_ns: int, end_ns: int, counts: dict[str, int]) -> None:
         """Begin a piece; counts that the engine does not tell are negative and become no attribute."""
-        self.tally, self.account = None, None
+        self.tally, self.accounts = None, ()
         self.phase = phase
         self.start_ns = start_ns
         self.end_ns = end_ns

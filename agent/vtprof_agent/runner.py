@@ -3,15 +3,15 @@
 import logging
 import os
 import resource
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.budget import Budget
-from vtprof_agent.config import DEFAULT_OUT_DIR, Config
+from vtprof_agent.config import Config
 from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.counters.step_time import StepTimeFit
 from vtprof_agent.engine_metrics.scraper import EngineScraper, page_url
@@ -33,6 +33,7 @@ from vtprof_agent.progress_store import claim
 from vtprof_agent.receiver.decode import Lookup
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.resource import agent_resource
+from vtprof_agent.samplers.dcgm import exporter_url
 from vtprof_agent.sampling import Sampling
 from vtprof_agent.step_work import Measures
 from vtprof_agent.tail_sampling import TailSampling
@@ -54,9 +55,9 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
         stack.callback(os.close, lock)
         metrics = Metrics(version)
         guard = Guard(config.tls_cert_file, config.tls_key_file, config.token_file, config.insecure_listen)
-        url = None
+        url, filled = None, threading.Event()
         if config.metrics is not None:
-            url, stop = serve(metrics.registry, config.metrics, guard, metrics.alive)
+            url, stop = serve(metrics.registry, config.metrics, guard, metrics.alive, filled)
             stack.callback(stop)
         processes = Processes()
         feeds = _feeds(config, guard, processes.get, stack)
@@ -74,9 +75,7 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             sources=sampling,
             spool_limit_bytes=config.spool_bytes if config.otlp_endpoint else None,
         )
-        if url is not None:  # said when nothing can fail any more
-            logger.warning("metrics at %s", url)
-        yield Agent(
+        running = Agent(
             config.ring_dir,
             destinations,
             LoopSettings(
@@ -94,11 +93,16 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             keep=tail.ratio if tail else None,
             processes=processes,
         )  # fmt: skip
+        running.look()
+        filled.set()
+        if url is not None:  # said when nothing can fail any more
+            logger.info("metrics at %s", url)
+        yield running
 
 
 def _sampling(config: Config, meter: RollingMeter) -> Sampling | None:
     if config.dcgm_url is not None:
-        page_url(config.dcgm_url, "--dcgm-url", "http://127.0.0.1:9400/metrics")
+        exporter_url(config.dcgm_url)
     if not config.sample_s:
         return None
     return Sampling.start(
@@ -136,9 +140,8 @@ def agent_version() -> str:
 
 
 def _destinations(config: Config, instance: str) -> list[Destination]:
-    out_dir: Path | None = config.out_dir
-    if out_dir is None and config.otlp_endpoint is None and config.metrics is None:
-        out_dir = DEFAULT_OUT_DIR
+    out_dir = config.files_dir
+    if out_dir != config.out_dir:
         logger.warning("no destination named: writing to %s", out_dir)
     found: list[Destination] = []
     if out_dir is not None:

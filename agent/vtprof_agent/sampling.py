@@ -140,7 +140,7 @@ class Sampling:
             logger.warning("%s: not read: %s", _called(*what), missing[what])
         for sampler, gpu in self._missing.keys() - missing.keys():
             if ("", gpu) not in missing and (sampler, "") not in missing:  # else all the more is missing
-                logger.warning("%s: read again", _called(sampler, gpu))
+                logger.info("%s: read again", _called(sampler, gpu))
         self._missing = missing
 
     def _take(self, samples: list[Sample], period_s: float) -> None:

@@ -27,7 +27,7 @@ def problems(agent: State, unix_ns: int) -> list[str]:
         if one["reason"] is not None and one["missed"]
     ]
     found += [
-        f"{gpu['uuid']}: sampler {name} tells nothing of it {_since(since_ns, unix_ns)}"
+        f"{gpu['uuid']}: sampler {name} tells nothing of it {_since(since_ns, unix_ns)}{_refusal(gpu, name)}"
         for gpu in agent["gpus"]
         for name, since_ns in gpu["silent"].items()
     ]
@@ -37,7 +37,7 @@ def problems(agent: State, unix_ns: int) -> list[str]:
         if one["last_error"]
     ]
     found += [
-        f"{one['count']} {one['what']}, the last {_since(one['last_unix_ns'], unix_ns, 'at')}"
+        f"{one['count'] - _before(one)} {one['what']}, the last {_since(one['last_unix_ns'], unix_ns, 'at')}"
         for one in agent["losses"]
         if one["last_unix_ns"] is not None and unix_ns - one["last_unix_ns"] <= RECENT_S * NS_PER_S
     ]
@@ -52,10 +52,9 @@ def problems(agent: State, unix_ns: int) -> list[str]:
 def lines(agent: State, *, verbose: bool = False) -> list[str]:
     """Return the state, losses and costs first; raises what a malformed state makes."""
     detail, kept = int(agent["detail"]), float(agent["keep_ratio"])
-    lost = [f"{one['count']} {one['what']}" for one in agent["losses"] if one["count"]]
-    delivered = sum(int(one["spans_delivered"]) for one in agent["destinations"])
+    lost = [f"{one['count']} {one['what']}{_earlier(one)}" for one in agent["losses"] if one["count"]]
     told = [
-        f"lost: {', '.join(lost) or 'nothing'}; {agent['records_read']} records read, {delivered} spans delivered",
+        f"lost: {', '.join(lost) or 'nothing'}; {agent['records_read']} records read",
         f"cost: {agent['cpu_ratio']:.3f} cores, {agent['rss_bytes'] / 1e6:.1f} MB of memory; {_probe(agent)}",
         f"detail {detail} ({LEVELS[detail]}), {_working(agent)}, version {agent['version']}",
     ]
@@ -65,7 +64,8 @@ def lines(agent: State, *, verbose: bool = False) -> list[str]:
             " left out"
         )
     told += [
-        f"to {one['target']}: {one['spans_delivered']} spans{_waiting(one)}" for one in agent["destinations"]
+        f"to {one['target']}: {one['spans_delivered']} spans delivered{_waiting(one)}"
+        for one in agent["destinations"]
     ]
     told += _samplers(agent, verbose)
     fits: dict[str, list[State]] = {}
@@ -101,6 +101,21 @@ def _probe(agent: State) -> str:
 
 def _working(agent: State) -> str:
     return f"{agent['rings']} rings, {agent['open_requests']} requests in flight"
+
+
+def _before(loss: State) -> int:
+    return int(loss.get("before", 0))
+
+
+def _earlier(loss: State) -> str:
+    """Return how much of a loss is of the time before the agent started."""
+    before = _before(loss)
+    return "" if not before else f" ({'all' if before == loss['count'] else before} before this agent)"
+
+
+def _refusal(gpu: State, sampler: str) -> str:
+    reason = gpu.get("refused", {}).get(sampler)
+    return f": {reason}" if reason else ""
 
 
 def _named(gpu: State) -> str:

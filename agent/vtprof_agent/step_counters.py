@@ -4,7 +4,7 @@ Amounts and the ends of their intervals are sums, so a tally over steps is a sum
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 
 from vtprof_agent.counters.meter import COUNTERS, Share, StepCounters
@@ -100,6 +100,8 @@ class Tally:
             over_ns = row[_GPU_NS] if gpu_ns is None else gpu_ns
             scale = 1.0 if key == names.GPU_ENERGY_MJ else (1.0 / over_ns if over_ns > 0 else 0.0)
             ends = [row[place] * scale for place in (_AMOUNT, _LOW, _HIGH)]
+            if key != names.GPU_ENERGY_MJ:  # a ratio is at most 1, whatever the sums of ends say
+                ends[2] = max(ends[0], min(ends[2], 1.0))
             if scale == 0.0 or not all(map(isfinite, ends)):
                 continue
             quality = names.QUALITY_MEASURED
@@ -114,13 +116,13 @@ class Tally:
 class Counted:
     """What counters are given to: a stretch of a phase of one request."""
 
-    __slots__ = ("account", "tally")
+    __slots__ = ("accounts", "tally")
 
     def __init__(self) -> None:
         """Start without any."""
         self.tally: Tally | None = None
-        self.account: DecodeAccount | None = None
-        """Where the sums of the steps that it decodes in are kept until it decodes no more."""
+        self.accounts: tuple[DecodeAccount, ...] = ()
+        """Where the sums of the steps that it decodes in are kept until it decodes no more; one for each scheduler."""
 
     def gather(self, more: Tally) -> None:
         """Add to what it was given."""
@@ -130,8 +132,8 @@ class Counted:
 
     def close_account(self) -> None:
         """Take from the sums of decoding what is its own."""
-        if self.account is not None:
-            self.account.leave(self)
+        for account in self.accounts:
+            account.leave(self)
 
 
 class _Member:
@@ -163,7 +165,7 @@ class DecodeAccount:
     def add(
         self,
         pieces: Sequence[Counted],
-        contexts: Mapping[Counted, int | None] | None,
+        contexts: Callable[[], Mapping[Counted, int | None]],
         strangers: int,
         counters: StepCounters | None,
         gpu_ns: float,
@@ -172,13 +174,13 @@ class DecodeAccount:
     ) -> None:
         """Count a step, or some that were alike: who decoded (a request of several sequences as often), what was given.
 
-        ``contexts`` says how many tokens each has cached now; it is asked for by ``knows``. ``strangers`` decode too, but
-        nobody knows who they are. ``gpu_ns``: the time beside the encoder x GPUs. ``shared``: others had a part.
+        ``contexts`` says how many tokens each has cached now; it is asked when they are others. ``strangers`` decode
+        too, but nobody knows who they are. ``gpu_ns``: the time beside the encoder x GPUs. ``shared``: others had a part.
         """
         if self._step >= REBASE_STEPS:
             self._rebase()
-        if not self.knows(pieces):
-            self._change(pieces, contexts or {})
+        if pieces != self._latest:
+            self._change(pieces, contexts)
         # Of each step its number: of the steps together their sum.
         numbers = steps * self._step + steps * (steps - 1) // 2
         self._step += steps
@@ -204,14 +206,11 @@ class DecodeAccount:
                 for place, end in enumerate(decode):
                     self._by_context[place] += end * steps / context
 
-    def knows(self, pieces: Sequence[Counted]) -> bool:
-        """Tell whether these were the ones in the step before."""
-        return self._latest is not None and pieces == self._latest
-
     def leave(self, piece: Counted) -> None:
         """Give a request what is its own, and forget it."""
         member = self._members.pop(piece, None)
-        piece.account = self._latest = None
+        piece.accounts = tuple(account for account in piece.accounts if account is not self)
+        self._latest = None
         if member is None:
             return
         if member.base is None:
@@ -231,11 +230,12 @@ class DecodeAccount:
                 energy[place] = max(share * member.times, 0.0)
         piece.gather(mine)
 
-    def _change(self, pieces: Sequence[Counted], contexts: Mapping[Counted, int | None]) -> None:
+    def _change(self, pieces: Sequence[Counted], asked: Callable[[], Mapping[Counted, int | None]]) -> None:
         present = Counter(pieces)
         for piece in [p for p, member in self._members.items() if present.get(p) != member.times]:
             self.leave(piece)
         self._latest = list(pieces)
+        contexts = asked()  # only now: who left has been given the steps that it decoded
         then: Tally | None = None
         for piece, times in present.items():
             if piece in self._members:
@@ -244,7 +244,7 @@ class DecodeAccount:
             context = contexts.get(piece)
             base = None if context is None else context - self._step
             self._members[piece] = _Member(then, tuple(self._by_context), base, times)
-            piece.account = self
+            piece.accounts = (*piece.accounts, self)
             if base is None:
                 self._unknown += 1
             else:
@@ -257,7 +257,7 @@ class DecodeAccount:
             self.leave(piece)
         self._tally, self._by_context, self._step = Tally(), [0.0, 0.0, 0.0], 0
         contexts = {piece: None if base is None else base + step for piece, base, _ in kept}
-        self._change([piece for piece, _, times in kept for _ in range(times)], contexts)
+        self._change([piece for piece, _, times in kept for _ in range(times)], lambda: contexts)
 
 
 def share_by_weight(

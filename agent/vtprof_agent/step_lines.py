@@ -22,6 +22,8 @@ _RECHECKED_STEPS = 64
 """After a loss, so many steps look for those that decode though nobody said so."""
 IN_FLIGHT = 2
 """A request may be preempted for a step while the one before is still under way: both are recorded later."""
+_AHEAD_NS = 1_000_000_000
+"""A step that ends so far behind the present is none: its work would hold up what all others on the GPU are given."""
 _DECODING_LEARNT = 4
 """Of steps of decoding alone every so many is enough to learn their GPU time from: there are many, and much alike."""
 ENCODER_TIME_WAIT_NS = 200_000_000
@@ -136,7 +138,9 @@ class StepLines:
             self._done[rank] = max(step.index, newest)
         line.steps_seen += 1
         line.last_index = step.index
-        if self._measures.meter is not None and self.metered and (gpus := self.gpus.get(step.ring)):
+        told_ahead = step.end_ns > step.seen_ns + _AHEAD_NS
+        gpus = self.gpus.get(step.ring)
+        if self._measures.meter is not None and self.metered and gpus and not told_ahead:
             step.gpus = gpus
             line.unmetered.append(step)
         over = line.steps.popleft() if len(line.steps) >= MAX_OPEN_STEPS else None

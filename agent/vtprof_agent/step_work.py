@@ -109,7 +109,7 @@ def _alike(step: OpenStep, first: OpenStep) -> bool:
         and work.encode_ns == 0
         and step.gpus == first.gpus
         and step.decode_pieces == first.decode_pieces
-        and step.start_ns - first.start_ns <= RUN_NS
+        and 0 <= step.start_ns - first.start_ns <= RUN_NS
     )
 
 
@@ -149,11 +149,11 @@ def _share_decoding(
     decoding = step.decode_pieces
     if not decoding:
         return
-    contexts: dict[Counted, int | None] | None = None
-    if not account.knows(decoding):
-        contexts = {
-            piece: _cached_tokens(state, piece) for state, piece in zip(step.decoders, decoding, strict=True)
-        }
+
+    def contexts() -> dict[Counted, int | None]:
+        pairs = zip(step.decoders, decoding, strict=True)
+        return {piece: _cached_tokens(state, piece) for state, piece in pairs}
+
     strangers = max(0, works[0].decode_requests - len(decoding))
     gpus = counters.gpus if counters is not None else 0
     beside_ns = float(sum(work.end_ns - work.start_ns - work.encode_ns for work in works) * gpus)

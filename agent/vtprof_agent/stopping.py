@@ -1,12 +1,15 @@
 """The wish to end, told by signals: a flag, and a pipe that wakes who waits. No lock, which a signal could find held."""
 
+import atexit
 import os
 import select
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from types import FrameType
 
 _MS_PER_S = 1000
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
@@ -39,9 +42,21 @@ class Stop:
 
 
 def stop_on_signals() -> Stop:
-    """Return what SIGTERM, Ctrl-C and SIGHUP set, instead of ending this process."""
+    """Return what SIGTERM, Ctrl-C and SIGHUP set, instead of ending this process, however often they come."""
     stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    deaf_at_exit(_STOPPING)
+    for number in _STOPPING:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup's is to stay
             signal.signal(number, stop.set)
     return stop
+
+
+def deaf_at_exit(numbers: Iterable[int]) -> None:
+    """Have signals ignored from the interpreter's end on: it then gives up handlers, and a late one would end us itself."""
+    atexit.register(ignore, tuple(numbers))
+
+
+def ignore(numbers: Iterable[int]) -> None:
+    """Ignore signals from now on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

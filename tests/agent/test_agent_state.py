@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,11 @@ from vtprof_agent.agent_state import (
     AgentState,
     DestinationState,
     Loss,
+    Seen,
     StateWriter,
     look,
 )
+from vtprof_agent.cli.app import run
 from vtprof_agent.counters.rolling import CounterState
 from vtprof_agent.follower import Progress
 from vtprof_agent.progress_store import CURSORS_FILE, LOCK_FILE, ProgressStore, claim
@@ -68,11 +71,11 @@ def test_status_tells_all_that_the_live_agent_wrote(tmp_path: Path) -> None:
         f"agent of {tmp_path}: PID 77 runs for 60 min, 2 problems",
         "  problem: http://collector:4318/v1 takes nothing: refused, 6.8 MB wait on disk",
         "  problem: detail is lowered: the agent's CPU time 0.0600 cores, limit 0.05",
-        "  lost: 3 records lost in rings, 5 spans dropped; 10000 records read, 1234 spans delivered",
+        "  lost: 3 records lost in rings, 5 spans dropped; 10000 records read",
         "  cost: 0.021 cores, 61.2 MB of memory; the probe takes at most 0.12 % of a process's time",
         "  detail 2 (windows, no single steps), 2 rings, 4 requests in flight, version 0.1.0",
         "  0.1 of ordinary requests are kept, all slow and failed ones; 880 were left out",
-        "  to http://collector:4318/v1: 1234 spans, 6.8 MB wait on disk",
+        "  to http://collector:4318/v1: 1234 spans delivered, 6.8 MB wait on disk",
         "  samplers: host, nvml; off: amd (--verbose says why)",
         "  GPU-1 (NVIDIA H200): at worst attributed (energy, no fit yet); others may use this GPU",
     ]
@@ -80,7 +83,7 @@ def test_status_tells_all_that_the_live_agent_wrote(tmp_path: Path) -> None:
     document = json.loads(json.dumps(seen.document(), allow_nan=False))
     assert document["agent"]["gpus"] == [
         {"uuid": "GPU-1", "name": "NVIDIA H200", "details": {"gpm": True}, "reason": None, "since_unix_ns": None,
-         "silent": {}}
+         "silent": {}, "refused": {}}
     ]  # fmt: skip
     assert document["problems"] == seen.problems()
     assert "secret" not in (tmp_path / STATE_FILE).read_text()
@@ -109,6 +112,64 @@ def test_what_is_lost_now_is_a_problem_for_a_while(tmp_path: Path) -> None:
     assert not [
         line for line in told(tmp_path, losing, after_s=int(RECENT_S)) if "spans dropped, the" in line
     ]
+
+
+def test_what_was_lost_before_the_agent_is_no_problem_of_it_and_told_as_such(tmp_path: Path) -> None:
+    losses = (Loss("records lost in rings", 11163, None, 11163), Loss("spans dropped", 9, NOW - 30 * S, 5))
+    lines = told(tmp_path, replace(HEALTHY, losses=losses))
+    assert [line for line in lines if line.startswith("problem")] == [
+        "problem: 4 spans dropped, the last at 2030-03-17T17:46:10Z (30 s ago)"
+    ]
+    assert (
+        "lost: 11163 records lost in rings (all before this agent), 9 spans dropped (5 before this agent);"
+        in ("".join(lines))
+    )
+
+
+def test_spans_delivered_are_told_by_destination_alone(tmp_path: Path) -> None:
+    two = (
+        DestinationState("/traces", 5200, 0),
+        DestinationState("http://c:4318", 0, 0, spooled_bytes=7_000_000),
+    )
+    lines = told(tmp_path, replace(HEALTHY, destinations=two))
+    assert [line for line in lines if "spans delivered" in line] == [
+        "to /traces: 5200 spans delivered",
+        "to http://c:4318: 0 spans delivered, 7.0 MB wait on disk",
+    ]
+
+
+def test_what_a_gpu_refuses_to_a_sampler_is_a_problem_with_its_reason(tmp_path: Path) -> None:
+    gpu = GpuState(
+        "GPU-1", "H200", silent={"gpm": NOW - 60 * S}, refused={"gpm": "GPM: Insufficient Permissions"}
+    )
+    said = "GPU-1: sampler gpm tells nothing of it since 2030-03-17T17:45:40Z (60 s): GPM: Insufficient Permissions"
+    assert f"problem: {said}" in told(tmp_path, replace(HEALTHY, gpus=(gpu,)))
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_status_ends_with_1_only_when_it_is_asked_to_check_and_all_is_not_well(
+    tmp_path: Path, format_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["status", "--ring-dir", str(tmp_path), "--format", format_]
+
+    def codes() -> tuple[int, int]:
+        return run(words), run([*words, "--check"])
+
+    assert codes() == (0, 1), "no agent runs"
+    assert format_ == "json" or f"agent of {tmp_path}: none runs\n" in capsys.readouterr().out
+    lock, healthy = claim(tmp_path), replace(HEALTHY, losses=())
+    assert codes() == (0, 0), "it has only just started"
+    write(tmp_path, healthy, time.time_ns())
+    assert codes() == (0, 0)
+    write(tmp_path, STATE, time.time_ns())
+    assert codes() == (0, 1), "it has problems"
+    write(tmp_path, healthy, time.time_ns())
+    (tmp_path / "broken.ring").write_bytes(b"no ring")
+    assert codes() == (0, 1), "a ring that cannot be read"
+    (tmp_path / "broken.ring").unlink()
+    os.close(lock)
+    assert codes() == (0, 1), "it was killed"
+    assert not Seen(tmp_path, None).sound, "whether one runs cannot be asked, and none tells of itself"
 
 
 def test_samplers_and_gpus_that_are_lost_say_why_and_since_when(tmp_path: Path) -> None:
@@ -272,6 +333,34 @@ def test_an_agent_of_another_version_is_not_called_healthy(tmp_path: Path) -> No
         f"agent of {tmp_path}: PID 77 runs for 60 min, 1 problem",
         "  problem: what it tells cannot be read: it is of another version than this command",
     ]
+    os.close(lock)
+
+
+def test_a_start_of_hundreds_of_digits_leaves_the_rest_told(tmp_path: Path) -> None:
+    (first, *_) = told(tmp_path, replace(HEALTHY, started_unix_ns=10**400))
+    assert first == f"agent of {tmp_path}: PID 77 runs, healthy"
+
+
+@pytest.mark.parametrize("depth", range(100, 1000, 50))
+def test_a_state_nested_however_deep_is_told_in_lines_and_as_json(tmp_path: Path, depth: int) -> None:
+    lock = claim(tmp_path)
+    nested = "[" * depth + "]" * depth
+    (tmp_path / STATE_FILE).write_text(
+        f'{{"version": 1, "written_unix_ns": {NOW}, "agent": {{"pid": {nested}, "detail": {nested}}}}}'
+    )
+    seen = look(tmp_path, NOW)
+    assert all(line.isprintable() for line in seen.lines())
+    assert json.dumps(seen.document(), indent=2)
+    os.close(lock)
+
+
+def test_what_a_killed_agent_told_is_not_taken_for_the_next_one_s_which_cannot_write(tmp_path: Path) -> None:
+    lock = claim(tmp_path)
+    write(tmp_path, HEALTHY)
+    os.close(lock)  # it was killed
+    lock = claim(tmp_path)
+    StateWriter(tmp_path)
+    assert look(tmp_path, NOW).lines() == [f"agent of {tmp_path}: runs, and has told nothing of itself yet"]
     os.close(lock)
 
 

@@ -13,11 +13,13 @@ import pytest
 from test_listening import make_pair, token_file
 
 from vtprof_agent import node_report
+from vtprof_agent.cli.app import run
 from vtprof_agent.config import Config, merge
-from vtprof_agent.endpoint_checks import checks, connects, readable, room, taken
+from vtprof_agent.endpoint_checks import checks, connects, room, taken
 from vtprof_agent.progress_store import claim
+from vtprof_agent.runner import agent
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler
-from vtprof_schemas.errors import BackendError
+from vtprof_schemas.errors import BackendError, ConfigError
 
 ENTRIES = {
     "gpus",
@@ -31,6 +33,9 @@ ENTRIES = {
     "settings",
     "agent",
 }
+EMPTY: dict[str, Any] = {
+    **dict.fromkeys(ENTRIES | {"processes"}, ()), "attach": "yes", "driver": None, "other_python_processes": 0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def test_what_the_settings_name_and_nobody_answers_at_is_said_with_its_cost(
 ) -> None:
     here, nobody = f"http://127.0.0.1:{listening}", f"http://127.0.0.1:{silent}"
     fine = Config(
-        otlp_endpoint=here, dcgm_url=here, engine_metrics=(here,), spool_dir=tmp_path, spool_bytes=1
+        otlp_endpoint=here, dcgm_url=here, engine_metrics=(here,), spool_dir=tmp_path, spool_bytes=1 << 20
     )
     assert problems(fine) == {"endpoint": None, "spool": None, "dcgm-exporter": None, "engine metrics": None}
     away = Config(otlp_endpoint=nobody, dcgm_url=nobody, engine_metrics=(nobody,), spool_bytes=0)
@@ -81,7 +86,7 @@ def test_what_the_settings_name_and_nobody_answers_at_is_said_with_its_cost(
     ]
     assert all("nobody answers (Connection refused); " in line for line in lines)
     assert "batches wait in memory, then the oldest are dropped: start the Collector" in lines[0]
-    assert problems(Config()) == {}, "what is not asked for is not missed"
+    assert problems(Config(out_dir=tmp_path)) == {"files": None}, "what is not asked for is not missed"
 
 
 def test_a_spool_without_room_or_right_is_said(tmp_path: Path) -> None:
@@ -92,9 +97,80 @@ def test_a_spool_without_room_or_right_is_said(tmp_path: Path) -> None:
     assert str(room(Path("/proc/spool"), 1)).startswith(("cannot be written to", "0 bytes free"))
 
 
-def test_a_file_that_is_named_must_be_readable(tmp_path: Path) -> None:
-    assert readable(token_file(tmp_path)) is None
-    assert readable(tmp_path / "missing") == "cannot be read (No such file or directory)"
+HERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"otlp_endpoint": HERE, "spool_bytes": 100_000},
+        {"otlp_endpoint": HERE, "spool_dir": "{}/file/spool"},
+        {"otlp_endpoint": HERE, "spool_dir": "/proc/spool"},
+        {"otlp_endpoint": "collector:4318"},
+        {"otlp_endpoint": f"{HERE}/v1?key=secret"},
+        {"otlp_endpoint": f"{HERE}/path", "otlp_protocol": "grpc"},
+        {"otlp_endpoint": HERE, "otlp_token_file": "{}/missing"},
+        {"otlp_endpoint": "http://collector:4318", "otlp_token_file": "{}/file"},
+        {"otlp_endpoint": "https://127.0.0.1:9", "otlp_ca_file": "{}/file"},
+        {"out_dir": "{}/file"},
+        {"out_dir": "{}/file/traces"},
+        {"out_dir": "/proc/traces"},
+        {"ring_dir": "{}/file/rings"},
+        {"ring_dir": "/proc/rings"},
+        {"dcgm_url": "127.0.0.1:9400"},
+        {"engine_metrics": ["127.0.0.1:8000"]},
+        {"tls_cert_file": "{}/file"},
+        {"tls_cert_file": "{}/file", "tls_key_file": "{}/file"},
+        {"metrics": "0.0.0.0:0"},
+    ],
+    ids=str,
+)
+def test_doctor_finds_what_run_refuses_in_its_words_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (tmp_path / "file").write_text("token")
+
+    def filled(value: Any) -> Any:
+        return value.format(tmp_path) if isinstance(value, str) else value
+
+    settings = {"out_dir": "{}/out", "ring_dir": "{}/rings", "samplers": ["host"], **settings}
+    settings = {key: filled(value) for key, value in settings.items()}
+    config = merge({}, {}, settings, "f").config
+    document = reported(monkeypatch, {}, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises((ConfigError, BackendError)) as refused, agent(config, {}):
+        pass
+    words = str(refused.value).replace("?key=secret", "")
+    assert [line for line in document["problems"] if words in line]
+    assert "secret" not in json.dumps(document)
+
+
+def test_what_run_would_make_is_no_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: int
+) -> None:
+    settings = {
+        "ring_dir": str(tmp_path / "a" / "rings"), "out_dir": str(tmp_path / "b" / "out"), "samplers": ["host"],
+        "otlp_endpoint": f"http://127.0.0.1:{listening}", "spool_dir": str(tmp_path / "c" / "spool"),
+        "spool_bytes": 1 << 20,
+    }  # fmt: skip
+    document = reported(monkeypatch, {}, **settings)
+    ours = ("rings", "files", "spool", "endpoint")
+    assert [line for line in document["problems"] if line.startswith(ours)] == []
+    assert {one["what"] for one in document["endpoints"]} == {"files", "spool", "endpoint"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_ends_with_1_only_when_it_is_asked_to_check_and_there_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["doctor", "--ring-dir", str(tmp_path / "rings"), "--out", str(tmp_path / "out")]
+    for found, expected in (([], 0), (["x: y; z"], 1)):
+        monkeypatch.setattr(
+            node_report, "report", lambda _settings, found=found: {**EMPTY, "problems": found}
+        )
+        for format_ in ("text", "json"):
+            assert run([*words, "--format", format_]) == 0
+            assert run([*words, "--format", format_, "--check"]) == expected
 
 
 def test_a_port_that_another_program_holds_is_said_unless_it_is_our_agent(
@@ -145,6 +221,9 @@ class FakeSampler:
         raise AssertionError(pids)
 
     def lost(self) -> dict[str, str]:
+        raise AssertionError
+
+    def refused(self) -> dict[str, str]:
         raise AssertionError
 
     def close(self) -> None:
@@ -211,16 +290,18 @@ def test_a_folder_without_permission_is_said(monkeypatch: pytest.MonkeyPatch, tm
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     document = reported(monkeypatch, {}, ring_dir=str(tmp_path), out_dir=str(closed))
-    assert any(line.startswith(f"files in {closed}: no permission to write") for line in document["problems"])
+    said = f"files {closed}: --out {closed}: no permission to write to {closed}; choose another folder;"
+    assert any(line.startswith(said) for line in document["problems"])
 
 
 def test_the_command_ends_well_on_a_node_where_everything_is_missing_and_shows_no_secret(
     tmp_path: Path, silent: int
 ) -> None:
-    url = f"http://me:hunter2@127.0.0.1:{silent}/metrics?key=hunter2"
+    url = f"http://me:hunter2@127.0.0.1:{silent}/metrics"
+    page = f"{url}?key=hunter2"
     (tmp_path / "token").write_text("hunter2")
     arguments = [
-        "--ring-dir", str(tmp_path / "missing"), "--otlp-endpoint", url, "--dcgm-url", url, "--engine-metrics", url,
+        "--ring-dir", "/proc/missing", "--otlp-endpoint", url, "--dcgm-url", page, "--engine-metrics", page,
         "--metrics", "0.0.0.0:9", "--token-file", str(tmp_path / "token"), "--tls-cert-file", "/nowhere.crt",
         "--spool-dir", "/dev/null/spool",
     ]  # fmt: skip

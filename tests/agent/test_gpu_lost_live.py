@@ -44,7 +44,7 @@ def test_a_gpu_that_is_lost_is_told_and_its_gauges_go_until_it_is_back(tmp_path:
         command, env=environment(build(tmp_path / "lib"), control), stderr=subprocess.PIPE, text=True
     )
     try:
-        url = stderr_until(agent, "metrics at ").split()[-1]
+        url = stderr_until(agent, "INFO vtprof-agent: metrics at ").split()[-1]
         expected = {"vtprof_gpu_power_watts", "vtprof_gpu_dram_bandwidth_ratio"}
         wait_for(lambda: expected <= _gauges(url, LOST), PATIENCE_S)
         wait_for(lambda: _status(rings)["problems"] == [], PATIENCE_S)
@@ -62,7 +62,7 @@ def test_a_gpu_that_is_lost_is_told_and_its_gauges_go_until_it_is_back(tmp_path:
         assert {"vtprof_agent_gpus_lost 1.0", "vtprof_agent_samplers_lost 0.0"} <= set(_page(url))
 
         control.find(1)
-        stderr_until(agent, f"{LOST}: read again")
+        stderr_until(agent, f"INFO vtprof-agent: {LOST}: read again")
         wait_for(lambda: expected <= _gauges(url, LOST), PATIENCE_S)
         wait_for(lambda: _status(rings)["problems"] == [], PATIENCE_S)
     finally:

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 
 import grpc
 import pytest
@@ -53,6 +54,75 @@ def test_an_export_is_taken_while_others_never_send_theirs(receiver: Receiver, s
         wait_for(exported, 2 * WAIT_S)
     if senders > grpc_server.MAX_READ:
         assert receiver.counts()[TURNED_AWAY] > 0
+
+
+def test_an_export_is_taken_while_silent_senders_come_again_whenever_they_are_cut_off(
+    receiver: Receiver,
+) -> None:
+    address, over, senders = f"127.0.0.1:{receiver.ports[0]}", threading.Event(), 16
+
+    def silent() -> None:
+        while not over.is_set():
+            with grpc.insecure_channel(address, OWN_CONNECTION) as channel, suppress(grpc.RpcError):
+                channel.stream_unary(METHOD)(never(over), timeout=WAIT_S)
+
+    threads = [threading.Thread(target=silent) for _ in range(senders)]
+    try:
+        for thread in threads:
+            thread.start()
+        # All are there: each was cut off once, on an average.
+        wait_for(lambda: receiver.counts()[TURNED_AWAY] >= senders, WAIT_S)
+        with grpc.insecure_channel(address, OWN_CONNECTION) as mine:
+            for _ in range(3):
+                assert mine.unary_unary(METHOD)(b"", timeout=WAIT_S) == b""
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(WAIT_S)
+
+
+def test_turns_are_given_in_the_order_of_coming() -> None:
+    turns, order = Turns(1, linger_s=1000.0), []
+    threads = []
+
+    def wait(number: int) -> None:
+        with turns.turn(lambda: None):
+            order.append(number)
+
+    with turns.turn(lambda: None):
+        for number in range(20):
+            threads.append(threading.Thread(target=wait, args=(number,)))
+            threads[-1].start()
+            wait_for(lambda number=number: len(turns._waiting) > number)
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert order == list(range(20))
+
+
+def test_the_more_wait_the_shorter_a_sender_may_linger() -> None:
+    """Of two turns of at most 1 s each, the ten who wait get theirs within 1 s: 1 s * 2 / 10 for each sender."""
+    now, cut = [0.0], list[str]()
+    turns = Turns(2, linger_s=1.0, clock=lambda: now[0])
+
+    def wait() -> None:
+        with turns.turn(lambda: None) as arrived:
+            arrived()
+
+    threads = [threading.Thread(target=wait) for _ in range(10)]
+    with ExitStack() as held:
+        for name in ("first", "second"):
+            held.enter_context(turns.turn(partial(cut.append, name)))
+        now[0] = 0.15
+        for thread in threads[:9]:
+            thread.start()
+        wait_for(lambda: len(turns._waiting) == 9)
+        assert cut == []
+        now[0] = 0.21
+        threads[9].start()
+        wait_for(lambda: bool(cut))
+        assert cut[0] == "first"
+    for thread in threads:
+        thread.join(WAIT_S)
 
 
 def test_who_lingers_longest_gives_way_and_only_to_one_who_waits() -> None:

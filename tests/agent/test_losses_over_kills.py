@@ -1,8 +1,12 @@
 """What was counted as lost stays counted when the agent is killed: delivered and lost add up over all its lives."""
 
+import json
 import os
 import signal
+import threading
 import urllib.request
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,16 +14,20 @@ from agent_process import start_agent, start_writer
 from collectors import Seen, batch, http_collector, wait_for
 from soak_processes import free_port
 
+from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.config import Config
 from vtprof_agent.delivery import Delivery
 from vtprof_agent.export.backoff import Backoff
 from vtprof_agent.export.otlp import OtlpDestination
 from vtprof_agent.export.parcel import Parcel, Signal
 from vtprof_agent.export.spool import LEAST_BYTES, SEGMENTS, Spool
 from vtprof_agent.faults import Faults
-from vtprof_agent.follower import Progress
+from vtprof_agent.follower import Progress, RingFollower
 from vtprof_agent.inbox.ring_reader import RingReader
-from vtprof_agent.progress_store import ProgressStore
+from vtprof_agent.progress_store import CURSORS_FILE, ProgressStore
+from vtprof_agent.runner import agent
 from vtprof_probe.ring_writer import RingWriter
+from vtprof_schemas import records
 
 ROOM = SEGMENTS * 400
 SPANS_PER_REQUEST = 3
@@ -109,6 +117,77 @@ def test_rings_that_are_gone_stay_in_the_totals(tmp_path: Path) -> None:
     again.forget("b")
     again.forget("never met")
     assert again.retired() == (12, 3)
+
+
+def test_more_lost_than_passed_takes_no_other_ring_s_counts(tmp_path: Path) -> None:
+    """Numbers of the file are one higher than what they stand for, lest a 0 were stored."""
+    stored = {"gone": 8, "gone#records_lost": 1001, "gone#passed": 11, "retired#records_read": 101,
+              "orphan#passed": 7, "lost#spans#http://x": 501}  # fmt: skip
+    (tmp_path / CURSORS_FILE).write_text(json.dumps({"version": 1, "cursors": stored}))
+    first = ProgressStore(tmp_path)
+    assert first.get("gone") == Progress(cursor=8, passed=10, records_lost=10)
+    first.retire_gone()
+    first.save({"new": Progress(5, passed=10)})
+    again = ProgressStore(tmp_path)
+    assert (again.problem, again.retired(), again.lost("http://x")) == (None, (100, 10), (500, 0))
+    kept = json.loads((tmp_path / CURSORS_FILE).read_text())["cursors"]
+    assert {key.partition("#")[0] for key in kept} == {"new", "lost", "retired"}
+
+
+def test_a_ring_whose_clocks_lie_takes_no_other_ring_s_progress(tmp_path: Path) -> None:
+    ring = RingWriter.create(str(tmp_path), 4096, "all", 0, {})
+    block = records.ANCHOR.pack(0, 1, 2**63 - 1)
+    crc = records.CRC.pack(zlib.crc32(block[records.CRC.size :]))
+    file = os.open(ring.path, os.O_WRONLY)
+    os.pwrite(file, crc + block[records.CRC.size :], records.ANCHOR_OFFSET)
+    os.close(file)
+    reader = RingReader.open(Path(ring.path))
+    follower = RingFollower(reader, AssemblySettings(), {})
+    assert reader.anchor() is None
+    ProgressStore(tmp_path).save({"other": Progress(5, passed=10), "liar": follower.progress()})
+    again = ProgressStore(tmp_path)
+    assert (again.problem, again.get("other")) == (None, Progress(5, passed=10))
+    assert again.get("liar") == follower.progress() == Progress(1)
+    follower.close()
+    ring.close()
+
+
+def test_the_first_page_that_is_read_has_all_that_was_counted_before_a_kill(tmp_path: Path) -> None:
+    """Counters that begin at 0 would read as a reset, and all of it would be counted again."""
+    rings, out = tmp_path / "rings", tmp_path / "out"
+    rings.mkdir(mode=0o700)
+    live = RingWriter.create(str(rings), 4096, "all", 0, {})
+    reader = RingReader.open(Path(live.path))
+    ProgressStore(rings).save(
+        {reader.identity.ring_id: Progress(passed=50, records_lost=20), "gone": Progress(passed=1000, records_lost=300)},
+        {str(out): (700, 0)},
+    )  # fmt: skip
+    reader.close()
+    served: list[bytes] = []
+    config = Config(ring_dir=rings, out_dir=out, metrics=f"127.0.0.1:{free_port()}", sample_s=0)
+    read = threading.Event()
+
+    def scrape() -> None:
+        while not served:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"http://{config.metrics}/metrics", timeout=60) as got,
+            ):
+                served.append(got.read())
+        read.set()
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    with agent(config, {}):
+        assert read.wait(60)
+    thread.join()
+    values = dict(line.rsplit(" ", 1) for line in served[0].decode().splitlines() if line[0] != "#")
+    counted = [
+        float(values[f"vtprof_agent_{name}_total"])
+        for name in ("records_read", "records_lost", "spans_dropped")
+    ]
+    assert counted == [30 + 700, 20 + 300, 700]
+    live.close()
 
 
 def test_a_ring_that_was_removed_just_before_a_kill_is_in_the_totals_too(tmp_path: Path) -> None:

@@ -228,6 +228,78 @@ def test_a_gpu_that_is_lost_at_the_start_is_taken_up_later(start: Start) -> None
     assert set(values(driven.sample("nvml", after_s=61.0), names.GPU_ENERGY_MJ)) == {A, B}
 
 
+def test_a_gpu_that_is_lost_is_one_and_none_when_it_is_back_also_over_new_connections(start: Start) -> None:
+    control, driven = start()
+    driven.ask("nvml", "open")
+    driven.sample("nvml")
+    control.lose(1)
+    for after_s in (0.1, 61.0, 61.0):  # within 60 s by its UUID alone, then through new connections
+        driven.sample("nvml", after_s=after_s)
+        assert driven.ask("nvml", "lost") == {B: "the GPU fell off the bus"}
+    control.find(1)
+    assert set(values(driven.sample("nvml", after_s=5.1), names.GPU_ENERGY_MJ)) == {A, B}
+    assert driven.ask("nvml", "lost") == {}
+
+
+def test_a_gpu_that_was_never_read_is_lost_by_its_index_beside_one_that_was(start: Start) -> None:
+    control, driven = start(gpus=3)
+    control.lose(0)
+    driven.ask("nvml", "open")
+    driven.sample("nvml")
+    assert set(driven.ask("nvml", "lost")) == {"index 0"}
+    control.lose(1)
+    for after_s in (0.1, 61.0):
+        driven.sample("nvml", after_s=after_s)
+        assert set(driven.ask("nvml", "lost")) == {"index 0", B}
+    control.find(0)
+    assert set(values(driven.sample("nvml", after_s=5.1), names.GPU_ENERGY_MJ)) == {A, uuid(2)}
+    assert set(driven.ask("nvml", "lost")) == {B}
+
+
+def test_the_only_gpu_is_lost_once_while_there_is_no_connection_either(start: Start) -> None:
+    control, driven = start(gpus=1)
+    driven.ask("nvml", "open")
+    control.lose(0)
+    for after_s in (0.1, 61.0):
+        driven.sample("nvml", after_s=after_s)
+    assert set(driven.ask("nvml", "lost")) == {"", A}
+    control.find(0)
+    assert set(values(driven.sample("nvml", after_s=5.1), names.GPU_ENERGY_MJ)) == {A}
+    assert driven.ask("nvml", "lost") == {}
+
+
+def test_gpm_that_a_gpu_refuses_though_it_offers_it_is_no_lost_gpu_and_has_the_drivers_reason(
+    start: Start,
+) -> None:
+    control, driven = start()
+    control.fail(0, "gpm_sample", NO_PERMISSION)
+    driven.ask("gpm", "open")
+    driven.sample("gpm")
+    samples = driven.sample("gpm", after_s=0.1)
+    assert set(values(samples, names.GPU_DRAM_BANDWIDTH_RATIO)) == {B}
+    assert driven.ask("gpm", "refused") == {A: "GPM: Insufficient Permissions"}
+    assert driven.ask("gpm", "lost") == {}
+    before = control.calls()["gpm_sample"]
+    driven.sample("gpm", after_s=60.0)
+    assert control.calls()["gpm_sample"] == before + 1, "of the other: rights do not change by the second"
+    control.fail(0, "gpm_sample", 0)
+    driven.sample("gpm", after_s=700.0)
+    assert driven.ask("gpm", "refused") == {}
+    assert A in values(driven.sample("gpm", after_s=0.1), names.GPU_DRAM_BANDWIDTH_RATIO)
+
+
+def test_what_an_instance_refused_goes_with_it(start: Start) -> None:
+    control, driven = start(gpus=1)
+    control.instances(0, MIG)
+    control.fail(0, "gpm_sample", NO_PERMISSION)
+    driven.ask("gpm", "open")
+    driven.sample("gpm")
+    assert set(driven.ask("gpm", "refused")) == {"MIG-x", "MIG-y"}
+    control.set(0, mig=0)
+    driven.sample("gpm", after_s=31.0)
+    assert set(driven.ask("gpm", "refused")) == {A}
+
+
 def test_after_a_driver_reload_the_library_is_opened_anew(start: Start) -> None:
     control, driven = start()
     control.activity(0, BUSY)

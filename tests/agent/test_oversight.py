@@ -6,20 +6,24 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from memory_outbox import Outbox
 
 from vtprof_agent.agent_state import STATE_FILE
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.budget import Budget, Verdict
-from vtprof_agent.follower import RingFollower
+from vtprof_agent.export.destination import Outcome
+from vtprof_agent.follower import Progress, RingFollower
 from vtprof_agent.inbox.ring_reader import RingReader
+from vtprof_agent.loop import Agent, LoopSettings
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.observer import Observer
-from vtprof_agent.oversight import Account, Oversight
+from vtprof_agent.oversight import Account, Losses, Oversight
 from vtprof_agent.processes import Processes
+from vtprof_agent.progress_store import ProgressStore
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.ring_totals import RingTotals
 from vtprof_probe.ring_writer import RingWriter
-from vtprof_schemas import names
+from vtprof_schemas import names, records
 
 SECOND = 1_000_000_000
 NODE = agent_resource("agent-test")
@@ -123,6 +127,60 @@ def test_what_was_lost_and_who_cannot_be_told_its_detail_reach_the_state(
     assert records == [(7, 2 * SECOND), (7, 2 * SECOND), (9, 6 * SECOND), (9, 6 * SECOND)]
     assert losses[4]["spans dropped"] == (0, None)
     assert losses[8]["spans dropped"] == (2, 6 * SECOND)
+
+
+def test_what_earlier_agents_counted_is_no_growth_and_what_comes_on_top_is(tmp_path: Path) -> None:
+    now = [0]
+    oversight = Oversight(tmp_path, "test", Decided(3), clock_ns=lambda: now[0], unix_ns=lambda: now[0])
+    outbox = SimpleNamespace(spans_delivered=0, spans_dropped=11163, metrics_dropped=2)
+    destinations = cast(Any, [SimpleNamespace(outbox=outbox, spool_bytes=None, target="there", problem=None)])
+    told = {}
+    # At 4 s a ring is followed on, of which an earlier agent had lost 3; at 6 s this one loses 2 of it.
+    for second, lost, before in ((2, 5, 5), (4, 8, 8), (6, 10, 8)):
+        now[0] = second * SECOND
+        outbox.spans_dropped += second == 6
+        stored = Losses(RingTotals(records_lost=before), 11163, 2)
+        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, destinations, stored))
+        losses = json.loads((tmp_path / STATE_FILE).read_text())["agent"]["losses"]
+        told[second] = {one["what"]: (one["count"], one["before"], one["last_unix_ns"]) for one in losses}
+    assert [told[second]["records lost in rings"] for second in told] == [
+        (5, 5, None),
+        (8, 8, None),
+        (10, 8, 6 * SECOND),
+    ]
+    assert told[4]["spans dropped"] == (11163, 11163, None)
+    assert told[6]["spans dropped"] == (11164, 11163, 6 * SECOND)
+    assert told[6]["batches of metrics dropped"] == (2, 2, None)
+
+
+def test_an_agent_that_takes_over_tells_no_problem_of_what_the_last_one_lost(tmp_path: Path) -> None:
+    ring = RingWriter.create(str(tmp_path), 64, "all", 0, {names.DEVICE_KIND: "cpu"})
+    ring.write(records.REQUEST_ARRIVED, 1, 1)
+    reader = RingReader.open(Path(ring.path))
+    there = reader.identity.ring_id
+    reader.close()
+    outbox = Outbox(cast(Any, SimpleNamespace(send=lambda _batch: Outcome.DELIVERED)))
+    destination = SimpleNamespace(
+        outbox=outbox,
+        spool_bytes=None,
+        target="there",
+        problem=None,
+        submit=outbox.put,
+        close=lambda _s: None,
+    )
+    store = ProgressStore(tmp_path)
+    store.save({there: Progress(1, passed=9, records_lost=4), "gone": Progress(5, passed=10, records_lost=3)},
+               {"there": (11163, 2)})  # fmt: skip
+    oversight = Oversight(tmp_path, "test", Decided(3))
+    observer = Observer(NODE, Metrics("test"), oversight=oversight, sample_s=0, series_s=0)
+    agent = Agent(tmp_path, cast(Any, [destination]), LoopSettings(), AssemblySettings(), observer=observer)
+    agent.turn()
+    state = json.loads((tmp_path / STATE_FILE).read_text())["agent"]
+    losses = {one["what"]: (one["count"], one["before"], one["last_unix_ns"]) for one in state["losses"]}
+    assert losses["records lost in rings"] == (7, 7, None)
+    assert losses["spans dropped"] == (11163, 11163, None)
+    assert losses["batches of metrics dropped"] == (2, 2, None)
+    agent.stop()
 
 
 def test_a_state_that_cannot_be_told_costs_no_metrics(

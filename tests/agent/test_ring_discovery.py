@@ -215,6 +215,25 @@ def test_broken_cursor_file_starts_anew_and_says_so(tmp_path: Path, text: bytes)
     assert CursorStore(path).get("a") == 5
 
 
+def test_an_entry_that_cannot_be_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "cursors.json"
+    odd = f'"high": {2**62 + 1}, "long": {"9" * 5000}, "text": "x"'
+    path.write_text(f'{{"version": 1, "cursors": {{"good": 5, {odd}}}}}')
+    store = CursorStore(path)
+    assert [store.get(ring) for ring in ("good", "high", "long", "text")] == [5, None, None, None]
+    assert store.problem == f"{path}: 3 stored numbers cannot be used and are left out, as high = {2**62 + 1}"
+
+
+@pytest.mark.parametrize("number", [2**63, 2**62 + 1, 0, -888, 10**400])
+def test_nothing_is_stored_that_the_next_agent_cannot_load(tmp_path: Path, number: int) -> None:
+    store = CursorStore(tmp_path / "cursors.json")
+    store.set("good", 5)
+    store.set("odd", number)
+    store.save()
+    again = CursorStore(store.path)
+    assert (again.problem, again.get("good"), again.get("odd")) == (None, 5, 2**62 if number > 1 else 1)
+
+
 def test_cursors_that_cannot_be_stored_are_an_error_naming_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match=r"file/cursors\.json"):

@@ -1,5 +1,6 @@
 """A sampler or GPU that is lost after the start is told as such: why, since when, once in the log, and when it is back."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ class Fake:
 
     def __init__(self, *, listed: bool = True, reason: str | None = None) -> None:
         self.gone: dict[str, str] = {}
+        self.denied: dict[str, str] = {}
         self.silent: set[str] = set()
         self.error: Exception | None = None
         self.running = threading.Event()
@@ -56,11 +58,16 @@ class Fake:
         self.running.wait(DEADLINE_S)
         if self.error is not None:
             raise self.error
-        away = self.silent | self.gone.keys() | (set(GPUS) if ALL in self.gone else set())
+        away = (
+            self.silent | self.gone.keys() | self.denied.keys() | (set(GPUS) if ALL in self.gone else set())
+        )
         return [Sample(names.GPU_POWER_MW, 7, hw_id=gpu, source="nvml") for gpu in GPUS if gpu not in away]
 
     def lost(self) -> Mapping[str, str]:
         return self.gone.copy()
+
+    def refused(self) -> Mapping[str, str]:
+        return self.denied.copy()
 
     def close(self) -> None: ...
 
@@ -242,6 +249,31 @@ def test_a_gpu_that_is_listed_by_one_and_told_of_by_another_is_well() -> None:
     assert gpus(nvml) == [(SILENT, 90, {})], "nobody ever told of it"
 
 
+def test_what_a_gpu_refuses_to_one_sampler_makes_it_no_lost_gpu_and_has_its_reason() -> None:
+    nvml = Told("nvml", {"GPU-1": None, "GPU-2": None}, lists=True)
+    denied = Absence("GPM: no permission", 60.0, alone=True)
+    found = judge((nvml, Told("gpm", {"GPU-1": denied, "GPU-2": None})), (), 100.0, UNIX_S * S)
+    since = {"gpm": (UNIX_S - 40) * S}
+    first = GpuState("GPU-1", "Fake", silent=since, refused={"gpm": "GPM: no permission"})
+    assert found.gpus == (first, GpuState("GPU-2", "Fake"))
+    assert found.missing() == {("gpm", "GPU-1"): "GPM: no permission"}
+    mute = Told("nvml", {"GPU-1": Absence(SILENT, 70.0)}, lists=True)
+    assert gpus(mute, Told("gpm", {"GPU-1": denied})) == [("GPM: no permission", 40, {})], "nobody reads it"
+
+
+def test_a_sampler_that_is_refused_by_one_gpu_is_on_and_by_all_is_off_with_the_reason(start: Start) -> None:
+    fake = Fake(listed=False)
+    fake.denied = {"GPU-1": "no permission"}
+    reader = start(fake)
+    wait_for(lambda: why(reader.told_of(time.monotonic()).get("GPU-1")) == "no permission")
+    absence = of(reader, "GPU-1")
+    assert absence is not None and absence.alone and absence.missed and off(reader) is None
+    fake.denied = dict.fromkeys(GPUS, "no permission")
+    wait_for(lambda: why(off(reader)) == "no permission")
+    fake.denied = {}
+    wait_for(lambda: off(reader) is None and of(reader, "GPU-1") is None)
+
+
 def test_a_gpu_that_was_cut_into_instances_is_not_missed_where_they_tell() -> None:
     nvml = Told("nvml", {"GPU-1": None, "MIG-1": None}, lists=True)
     nvml.devices[1] = Device("MIG-1", "Fake", {"mig_of": "GPU-1"})
@@ -261,6 +293,7 @@ def test_without_its_samplers_a_gpu_is_unread_and_the_samplers_alone_are_missing
 
 
 def test_a_loss_and_a_return_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     fake = Fake()
     fake.quiet_s = DEADLINE_S
     absent = Fake(reason="it is not here")
@@ -276,5 +309,8 @@ def test_a_loss_and_a_return_are_logged_once(caplog: pytest.LogCaptureFixture) -
                 sampling.sample([], NODE, 1)
     finally:
         sampling.close()
-    assert caplog.messages == ["GPU-1: not read: it fell off the bus", "GPU-1: read again"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "GPU-1: not read: it fell off the bus"),
+        ("INFO", "GPU-1: read again"),
+    ]
     assert [one.name for one in sampling.health().samplers] == list(SAMPLERS), "the host's too"

@@ -57,6 +57,9 @@ class Fake:
     def lost(self) -> dict[str, str]:
         return {}
 
+    def refused(self) -> dict[str, str]:
+        return {}
+
     def close(self) -> None:
         self.closed.set()
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import time
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from vtprof_agent.export import segment
 from vtprof_agent.export.parcel import MAX_MESSAGE_BYTES, Parcel, Signal
 from vtprof_agent.export.segment import ENTRY_BYTES, FIRST_ENTRY
-from vtprof_agent.export.spool import SEGMENTS, Spool, default_folder, open_spool
+from vtprof_agent.export.spool import SAY_S, SEGMENTS, Spool, default_folder, open_spool
 from vtprof_schemas.errors import ConfigError
 
 ROOM = 1 << 20
@@ -88,6 +89,41 @@ def test_when_it_is_full_the_oldest_go_and_are_counted(tmp_path: Path) -> None:
     assert left == list(range(1001 - len(left), 1001))
     assert len(left) > 50, "only a part of the room is given up at a time"
     assert spool.lost.spans == sum(range(1, 1001)) - sum(left)
+
+
+def test_a_full_spool_says_so_at_once_then_once_a_minute_and_at_the_end_and_every_message_in_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [0.0]
+    spool = Spool(tmp_path, 64 * 1024, lambda: now_s[0])
+    added = 0
+    # A message a second for ten minutes; 4 KB each, so that one is dropped about each second.
+    for now_s[0] in range(600):
+        added += 1
+        spool.append(_parcel(added, 4000))
+    said_s = 601 // SAY_S
+    assert 2 <= len(caplog.messages) <= 1 + said_s
+    left = spool.messages
+    spool.close()
+    told = [
+        int(found[1]) for line in caplog.messages if (found := re.search(r"dropped \D*(\d+) messages", line))
+    ]
+    assert sum(told) == added - left
+    assert len(told) == len(caplog.messages)
+
+
+def test_what_a_spool_dropped_is_said_when_it_is_taken_from_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = [0.0]
+    spool = Spool(tmp_path, 64 * 1024, lambda: now_s[0])
+    for number in range(1, 40):
+        spool.append(_parcel(number, 4000))
+    assert len(caplog.messages) == 1
+    now_s[0] = SAY_S
+    assert spool.head() is not None
+    spool.advance()
+    assert re.search(r"full; dropped \d+ messages more in 60 s$", caplog.messages[1])
 
 
 def test_a_message_larger_than_the_spool_is_lost_alone(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ _STEPS = st.lists(
     st.tuples(
         st.lists(st.integers(0, 3), min_size=1, max_size=5),  # who decodes; twice: in two sequences
         st.integers(0, 2),  # strangers
+        st.integers(1, 3),  # steps that are told together
         st.one_of(st.none(), st.tuples(st.floats(0, 1e4), st.floats(0, 1e4))),  # energy, ratio's integral
     ),
     min_size=1,
@@ -33,12 +34,18 @@ def _counters(energy: float, integral: float) -> StepCounters:
     return StepCounters(shares, dict.fromkeys(shares, names.QUALITY_ATTRIBUTED), 1)
 
 
+def _over(context: int | None, steps: int) -> int | None:
+    return None if context is None else sum(context + step for step in range(steps))
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     _STEPS, st.lists(st.one_of(st.none(), st.integers(1, 10**6)), min_size=4, max_size=4), st.integers(1, 7)
 )
 def test_each_request_gets_its_share_of_every_step_that_it_was_in(
-    steps: list[tuple[list[int], int, tuple[float, float] | None]], prompts: list[int | None], rebase: int
+    steps: list[tuple[list[int], int, int, tuple[float, float] | None]],
+    prompts: list[int | None],
+    rebase: int,
 ) -> None:
     pieces = [Counted() for _ in range(4)]
     account = DecodeAccount()
@@ -46,33 +53,33 @@ def test_each_request_gets_its_share_of_every_step_that_it_was_in(
     expected: list[defaultdict[str, float]] = [defaultdict(float) for _ in pieces]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_counters, "REBASE_STEPS", rebase)
-        for who, strangers, given_ in steps:
+        for who, strangers, count, given_ in steps:
             present = [pieces[number] for number in who]
-            contexts = None
-            if not account.knows(present):
-                contexts = {pieces[number]: cached[number] for number in who}
+            contexts = {pieces[number]: cached[number] for number in who}
             counters = None if given_ is None else _counters(*given_)
-            account.add(present, contexts, strangers, counters, 10.0, True)
-            known = [cached[number] for number in who]
+            account.add(present, lambda now=contexts: now, strangers, counters, 10.0, True, count)
+            # Each has one more cached with each step; over the steps together it counts with the sum.
+            known = [_over(cached[number], count) for number in who]
             whole = sum(context for context in known if context is not None)
             by_context = not strangers and None not in known
             for number in who:
                 if given_ is not None:
-                    weight = (cached[number] or 0) / whole if by_context else 1 / (len(who) + strangers)
+                    mine = _over(cached[number], count) or 0
+                    weight = mine / whole if by_context else 1 / (len(who) + strangers)
                     expected[number]["energy"] += given_[0] * weight
             for number in set(who):
                 context = cached[number]
-                cached[number] = None if context is None else context + 1
+                cached[number] = None if context is None else context + count
                 if given_ is not None:
                     expected[number]["integral"] += given_[1] + 1.0
                     expected[number]["time"] += 10
-                expected[number]["steps"] += 1
+                expected[number]["steps"] += count
     for piece, sums in zip(pieces, expected, strict=True):
         piece.close_account()
         if not sums["steps"]:
             assert piece.tally is None
             continue
-        assert piece.tally is not None and piece.account is None
+        assert piece.tally is not None and not piece.accounts
         assert piece.tally.steps == sums["steps"]
         found = piece.tally.attributes()
         if not sums["time"]:
@@ -87,7 +94,7 @@ def test_a_request_that_has_left_gets_nothing_more() -> None:
     one, two = Counted(), Counted()
     account = DecodeAccount()
     for present in ([one, two], [one, two], [two], [two]):
-        account.add(present, {one: 5, two: 5}, 0, _counters(12.0, 0.0), 10.0, True)
+        account.add(present, lambda: {one: 5, two: 5}, 0, _counters(12.0, 0.0), 10.0, True)
     one.close_account()
     two.close_account()
     assert one.tally is not None and two.tally is not None
@@ -99,7 +106,7 @@ def test_a_request_that_has_left_gets_nothing_more() -> None:
 def test_values_that_are_no_numbers_become_no_attribute() -> None:
     piece = Counted()
     account = DecodeAccount()
-    account.add([piece], {piece: 5}, 0, _counters(float("inf"), 3.0), 10.0, False)
+    account.add([piece], lambda: {piece: 5}, 0, _counters(float("inf"), 3.0), 10.0, False)
     piece.close_account()
     assert piece.tally is not None
     found = piece.tally.attributes()
@@ -111,7 +118,7 @@ def test_a_request_that_was_closed_and_decodes_on_joins_again() -> None:
     one, two = Counted(), Counted()
     account = DecodeAccount()
     for cached in (5, 6):
-        account.add([one, two], {one: cached, two: cached}, 0, _counters(12.0, 0.0), 10.0, True)
+        account.add([one, two], lambda now=cached: {one: now, two: now}, 0, _counters(12.0, 0.0), 10.0, True)
         one.close_account()
     two.close_account()
     assert one.tally is not None and two.tally is not None

@@ -76,3 +76,36 @@ def test_without_a_signal_a_wait_ends_after_its_time_and_a_set_one_at_once() -> 
         stop.set()
     assert stop.wait(60.0) is True and stop.is_set()
     os.kill(os.getpid(), 0)
+
+
+LATE = """
+import os, signal, sys
+class Late:
+    def __del__(self, kill=os.kill, numbers=(signal.SIGTERM, signal.SIGINT), pid=os.getpid()):
+        for number in numbers:
+            kill(pid, number)
+late = Late()
+"""
+"""Sends signals to itself while the interpreter takes its modules apart: no Python handler is called any more by then."""
+
+
+RUNNING = "from vtprof_agent.stopping import stop_on_signals\nstop_on_signals()"
+STARTING = "from vtprof_agent.child import *\nleave_on_signals()"
+WITH_COMMAND = f"{STARTING}\nChild([sys.executable, '-c', 'raise SystemExit(7)'], os.environ).exit_code()"
+
+
+@pytest.mark.parametrize(("setup", "code"), [(RUNNING, 0), (STARTING, 3), (WITH_COMMAND, 7)])
+def test_a_signal_at_the_interpreter_s_very_end_costs_no_exit_code(setup: str, code: int) -> None:
+    script = f"{LATE}{setup}\nsys.exit({code})"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == code
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_up_after_the_first() -> None:
+    script = (
+        "import os, signal\nfrom vtprof_agent.child import leave_on_signals\nleave_on_signals()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n"
+        "finally:\n    os.kill(os.getpid(), signal.SIGINT)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('cleaned up')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("cleaned up\n", 128 + signal.SIGTERM)

@@ -9,7 +9,7 @@ from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_par
 from vtprof_agent.counters.work_curve import COLUMNS
 from vtprof_schemas import names
 
-DRAM = names.GPU_DRAM_BANDWIDTH_RATIO
+DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
 SURE = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
 NONE = [0.0] * (COVERED + 1)
 
@@ -30,7 +30,7 @@ def test_a_decode_step_is_given_by_context_requests_weights_and_experts() -> Non
         [SURE] * 4,
     )
     assert costs is not None
-    counters = costs.shares(Work(0, 10, decode_requests=6, decode_context_tokens=300))
+    counters = costs.shares(Work(0, 1_000_000, decode_requests=6, decode_context_tokens=300))
     amount = 300 * 2 + 6 * 4 + 20 + 10 * (1 - exp(-6 / 4)) + 100 * (1 - exp(-6 / 20))
     encode, prefill, decode = counters.shares[DRAM]
     assert (encode.amount, prefill.amount) == (0.0, 0.0)
@@ -46,7 +46,7 @@ def test_other_classes_in_the_windows_widen_the_interval() -> None:
     stretch = rows({0: 50.0, 3: 50.0, 8: 50.0}, (10.0, 20.0, 70.0, 0.0), 50.0)
     costs = UnitCosts.of_stretch(stretch, 50.0, [trust] * 4)
     assert costs is not None
-    work = Work(0, 10, patches=3, prefill_tokens=5, decode_requests=1, decode_context_tokens=100)
+    work = Work(0, 1_000_000, patches=3, prefill_tokens=5, decode_requests=1, decode_context_tokens=100)
     found = [share.high / share.amount - 1 for share in costs.shares(work).shares[DRAM]]
     assert found == pytest.approx(
         [
@@ -63,7 +63,7 @@ def test_a_step_smaller_than_the_typical_one_is_known_no_better() -> None:
     costs = UnitCosts.of_stretch(rows({8: 50.0}, (0.0, 0.0, 1.0, 0.0), 50.0), 50.0, [trust] * 4)
     assert costs is not None
     for tokens in (0, 5):
-        work = Work(0, 10, prefill_tokens=tokens, decode_requests=1, decode_context_tokens=100)
+        work = Work(0, 1_000_000, prefill_tokens=tokens, decode_requests=1, decode_context_tokens=100)
         decode = costs.shares(work).shares[DRAM][2]
         assert (decode.low, decode.amount, decode.high) == pytest.approx((82.0, 100.0, 118.0))
 
@@ -89,3 +89,18 @@ def test_the_encoders_part_and_the_rest_have_each_their_own_costs() -> None:
         assert costs is not None
         encode, prefill, _ = costs.shares(work).shares[DRAM]
         assert (encode.amount, prefill.amount) == pytest.approx(amounts)
+
+
+def test_what_is_not_known_at_all_is_no_more_than_can_be() -> None:
+    """A ratio's integral at most the time; energy three times the mean power over its windows, for a tenth of a second."""
+    trust = Trust.of((float("inf"),) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
+    row = [1.0 if column == 10 else 0.0 for column in range(COLUMNS)] + [0.0, 0.0, 4e8, 1e8, 1e9]
+    stretch = [row if key in (DRAM, ENERGY) else NONE for key in COUNTERS]
+    costs = UnitCosts.of_stretch(stretch, 1e9, [trust] * 4)
+    assert costs is not None
+    for end_ns, energy in ((10_000_000, 3 * 0.5 * 1e8), (400_000_000, 3 * 0.5 * 4e8)):
+        work = Work(0, end_ns, decode_requests=1)
+        both = costs.shares(work).shares, costs.run(2, 2.0 * end_ns, [0.0, 2.0, 2.0, 0.0, 0.0, 0.0]).shares
+        assert [shares[DRAM][2].high for shares in both] == [end_ns, 2 * end_ns]
+        assert both[0][ENERGY][2].high == pytest.approx(energy)
+        assert all(shares[ENERGY][2].low == 0.0 for shares in both)

@@ -1,10 +1,13 @@
 """The node agent's manifests are valid Kubernetes, and folders, groups, ports and limits agree with agent and probe."""
 
 import copy
+import json
 import os
+import re
 import shutil
 import subprocess
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from vtprof_agent.sampling import JOIN_S
 from vtprof_schemas import names
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
+README = KUBERNETES.parent / "README.md"
+TMPFILES = KUBERNETES.parent / "systemd" / "vtprof.tmpfiles.conf"
 VERSIONS = ("1.25", "1.34")
 MIB = 1 << 20
 Document = dict[str, Any]
@@ -79,33 +84,90 @@ def merged(base: Any, patch: Any) -> Any:
         return {
             key: merged(base.get(key), patch[key]) if key in patch else base[key] for key in {**base, **patch}
         }
-    by = "mountPath" if patch and isinstance(patch, list) and "mountPath" in patch[0] else "name"
     if isinstance(base, list) and isinstance(patch, list) and isinstance(patch[0], dict):
+        by = "mountPath" if "mountPath" in patch[0] else "name"
         known = {item[by]: item for item in base}
         return list({**known, **{item[by]: merged(known.get(item[by]), item) for item in patch}}.values())
     return patch
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_patched_server_passes_the_strict_schemas(version: str) -> None:
+@pytest.fixture
+def server() -> Document:
+    """A server with a group, a variable and a PYTHONPATH of its own."""
+    own = {"HF_HOME": "/models", "PYTHONPATH": "/app/lib"}
     container = {
         "name": "server",
         "image": "vllm/vllm-openai",
-        "env": [{"name": "HF_HOME", "value": "/models"}],
+        "env": [{"name": name, "value": value} for name, value in own.items()],
     }
     labels = {"app": "vlm"}
-    server = {
+    spec = {
+        "securityContext": {"fsGroup": 3000, "supplementalGroups": [2000]},
+        "containers": [container],
+    }
+    return {
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "vlm-server"},
         "spec": {
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
         },
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_patched_server_passes_the_strict_schemas(server: Document, version: str) -> None:
     patched = merged(server, documents("server-patch.yaml")[0])
     kubernetes_validate.validate(patched, version, strict=True)
     (patched_container,) = patched["spec"]["template"]["spec"]["containers"]
     assert variables(patched_container)["HF_HOME"] == "/models"
     assert variables(patched_container)[names.ENV_ENABLE] == "1"
+
+
+def by_name(value: Any) -> Any:
+    """Return a value with its lists of named things in the order of their names; kubectl has one of its own."""
+    if isinstance(value, dict):
+        return {key: by_name(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return sorted(map(by_name, value), key=partial(json.dumps, sort_keys=True))
+    return value
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_the_merge_here_is_that_of_kubectl(server: Document, tmp_path: Path) -> None:
+    (tmp_path / "server.json").write_text(json.dumps(server))
+    patch = KUBERNETES / "server-patch.yaml"
+    command = ["kubectl", "patch", "--local", "--filename", "server.json", "--patch-file", str(patch)]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "KUBECONFIG": os.devnull}
+    result = subprocess.run(
+        [*command, "--output", "json"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert by_name(json.loads(result.stdout)) == by_name(merged(server, documents("server-patch.yaml")[0]))
+
+
+def test_whatever_the_patch_takes_from_a_server_is_said_where_it_is_taken(server: Document) -> None:
+    patch = KUBERNETES / "server-patch.yaml"
+    spec = merged(server, documents(patch.name)[0])["spec"]["template"]["spec"]
+    assert spec["securityContext"] == {"fsGroup": 3000, "supplementalGroups": [10001]}
+    assert variables(spec["containers"][0])["PYTHONPATH"] == "/vtprof/probe"
+    lines = patch.read_text("utf-8").splitlines()
+    for taken in ("supplementalGroups:", "PYTHONPATH"):
+        (at,) = [number for number, line in enumerate(lines) if taken in line.partition("#")[0]]
+        assert "replaced" in lines[at - 1] + lines[at], taken
+
+
+def test_a_server_keeps_its_own_groups_and_path_the_way_that_the_readme_tells(server: Document) -> None:
+    readme = README.read_text("utf-8")
+    (groups,) = re.findall(r"`supplementalGroups: (\[.*?\])`", readme)
+    (path,) = re.findall(r"`value: (/vtprof/probe\S+)`", readme)
+    patch = (KUBERNETES / "server-patch.yaml").read_text("utf-8")
+    assert patch.count("supplementalGroups: [10001]") == patch.count("value: /vtprof/probe}") == 1
+    patch = patch.replace("supplementalGroups: [10001]", f"supplementalGroups: {groups}")
+    patch = patch.replace("value: /vtprof/probe}", f"value: {path}}}")
+    spec = merged(server, yaml.safe_load(patch))["spec"]["template"]["spec"]
+    assert spec["securityContext"]["supplementalGroups"] == [10001, 2000]
+    assert variables(spec["containers"][0])["PYTHONPATH"] == "/vtprof/probe:/app/lib"
 
 
 # --- Agent and servers --------------------------------------------------------------------------------------
@@ -128,6 +190,32 @@ def test_agent_and_servers_meet_in_the_same_folders_of_the_node(pod: Document, s
         assert one["securityContext"]["supplementalGroups"] == [int(group)]
     # In memory: a ring on a disk would be written back to it all the time.
     assert Path(ours["ring"]).is_relative_to("/dev/shm")
+
+
+def test_a_server_never_waits_for_the_agent_to_make_a_folder() -> None:
+    """The kubelet keeps a pod in ContainerCreating while a folder of type Directory is not there."""
+    spec = documents("server-patch.yaml")[0]["spec"]["template"]["spec"]
+    assert {volume["hostPath"]["type"] for volume in spec["volumes"]} == {"DirectoryOrCreate"}
+
+
+def test_the_line_that_makes_the_ring_folder_at_boot_is_that_of_the_agent(pod: Document) -> None:
+    (line,) = re.findall(r"`(d /dev/shm/\S+ .*?)`", README.read_text("utf-8"))
+    kind, folder, mode, owner, group, age = line.split()
+    service = TMPFILES.read_text("utf-8").splitlines()[-1].split()
+    assert [kind, folder, mode, age] == [service[0], service[1], service[2], service[5]]
+    assert folder == host_paths(pod)["ring"]
+    context = pod["containers"][0]["securityContext"]
+    assert (int(owner), int(group)) == (context["runAsUser"], context["runAsGroup"])
+    assert f"chmod {mode} {mounts(pod['containers'][0])['ring']}\n" in pod["initContainers"][0]["args"][0]
+
+
+def test_what_brings_a_changed_setting_to_the_agents_is_said(node: dict[str, Document]) -> None:
+    """Nothing in the pod's template changes with the ConfigMap, and a file of a subPath stays as it was."""
+    metadata = node["DaemonSet"]["metadata"]
+    command = f"kubectl -n {metadata['namespace']} rollout restart daemonset/{metadata['name']}"
+    assert command in README.read_text("utf-8")
+    before_settings = (KUBERNETES / "node-agent.yaml").read_text("utf-8").partition("agent.toml: |")[0]
+    assert command in before_settings
 
 
 def test_whatever_the_agent_writes_outlives_its_pod(pod: Document, settings: Config) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from vtprof_agent.inbox.discovery import RingDirectory, read_boot_id, remove_ring
 from vtprof_agent.inbox.ring_header import RingFile
@@ -18,7 +20,8 @@ from vtprof_probe.process_identity import read_process_identity
 from vtprof_probe.ring_file import create_ring_file, ring_settings
 from vtprof_schemas import names, records
 
-TMPFILES = Path(__file__).parents[2] / "deploy" / "systemd" / "vtprof.tmpfiles.conf"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+TMPFILES = DEPLOY / "systemd" / "vtprof.tmpfiles.conf"
 SHARED_MEMORY = Path("/dev/shm")
 RING_GROUP = 61_000
 
@@ -31,6 +34,7 @@ class User(NamedTuple):
 
 
 AGENT, ALICE, BOB, MALLORY = User(61_001), User(61_002), User(61_003), User(61_004, shares=False)
+ROOT = User(0)
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not SHARED_MEMORY.is_dir(), reason="other users can be had as root only"
 )
@@ -76,6 +80,27 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(above)
 
 
+@pytest.fixture
+def folder_of_root(folder: Path) -> Path:
+    """The ring folder as the kubelet makes it for a hostPath that is not there."""
+    os.chown(folder, 0, 0)
+    folder.chmod(0o755)
+    return folder
+
+
+def prepare(folder: Path) -> None:
+    """Do what the node agent's init container does, with the users that there are here."""
+    *_, daemon_set = yaml.safe_load_all((DEPLOY / "kubernetes" / "node-agent.yaml").read_text("utf-8"))
+    init = daemon_set["spec"]["template"]["spec"]["initContainers"][0]
+    script = init["args"][0].replace(" 0:10001 ", f" 0:{RING_GROUP} ")
+    script = script.replace(" 10001:10001 ", f" {AGENT.uid}:{RING_GROUP} ")
+    for mount in init["volumeMounts"]:
+        of_it = folder if mount["name"] == "ring" else folder.with_name(mount["name"])
+        of_it.mkdir(exist_ok=True)
+        script = script.replace(mount["mountPath"], str(of_it))
+    subprocess.run([*init["command"], script], check=True)
+
+
 def record(folder: Path, group: int | None = RING_GROUP) -> str:
     """Make a ring, as a server's probe does, and return its path."""
     given = {names.ENV_RING_DIR: str(folder), names.ENV_RING_RECORDS: str(records.MIN_CAPACITY)}
@@ -119,3 +144,22 @@ def test_a_server_cannot_take_away_anothers_ring_or_what_the_agent_keeps_there(f
     assert as_user(BOB, (folder / LOCK_FILE).unlink) == "PermissionError"
     assert as_user(BOB, lambda: (folder / LOCK_FILE).write_text("mine")) == "PermissionError"
     assert path.exists()
+
+
+def test_a_server_of_root_that_starts_before_the_agent_is_recorded(folder_of_root: Path) -> None:
+    path = Path(as_user(ROOT, lambda: record(folder_of_root)))
+    prepare(folder_of_root)
+    found = as_user(AGENT, lambda: [str(ring) for ring in RingDirectory(folder_of_root).scan().rings])
+    assert found == [str(path)]
+    assert as_user(AGENT, lambda: steered(path)) is True
+    assert as_user(AGENT, lambda: remove_ring(path)) is True, "its writer has ended"
+    assert Path(as_user(ROOT, lambda: record(folder_of_root))).exists(), "the folder is the agent's now"
+
+
+def test_a_server_of_another_user_is_recorded_from_its_first_start_after_the_agent(
+    folder_of_root: Path,
+) -> None:
+    assert as_user(ALICE, lambda: record(folder_of_root)) == "PermissionError"
+    prepare(folder_of_root)
+    path = Path(as_user(ALICE, lambda: record(folder_of_root)))
+    assert as_user(AGENT, lambda: steered(path)) is True

@@ -1,6 +1,7 @@
 """`vtprof-agent doctor`: what this node offers, and where each setting comes from."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,21 +15,35 @@ def doctor(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also settings that nobody changed.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 when there is a problem, else with 0.")
+    ] = False,
 ) -> None:
-    """Say what this node offers: GPUs, engines, processes to attach to, rings, and where each setting comes from."""
+    """Say what this node offers: GPUs, engines, processes to attach to, rings, and where each setting comes from.
+
+    The exit code is 0, with --check 1 when there is a problem, and 2 for settings that cannot be read.
+    """
     import json
 
     from vtprof_agent.cli import require_extra
 
     require_extra()
-    from vtprof_agent.config import ORIGIN_DEFAULT
     from vtprof_agent.node_report import report
-    from vtprof_schemas.printable import one_line
 
     document = report(given.settings())
     if format_ == "json":
         typer.echo(json.dumps(document, indent=2))
-        return
+    else:
+        _show(document, verbose)
+    if check and document["problems"]:
+        raise typer.Exit(1)
+
+
+def _show(document: Mapping[str, Any], verbose: bool) -> None:
+    """Print the report for people."""
+    from vtprof_agent.config import ORIGIN_DEFAULT
+    from vtprof_schemas.printable import one_line
+
     for problem in document["problems"]:
         typer.echo(f"problem: {one_line(problem)}")
     for gpu in document["gpus"]:

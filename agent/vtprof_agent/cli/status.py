@@ -1,10 +1,15 @@
 """`vtprof-agent status`: the live agent, the rings of this node and how far they were read."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vtprof_agent.cli.options import Given, takes
+
+if TYPE_CHECKING:
+    from vtprof_agent.rings_report import RingLine
 
 
 @takes("ring_dir")
@@ -14,8 +19,16 @@ def status(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Each counter of each GPU, and why samplers are off.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Exit with 1 when there is a problem or no agent runs, else with 0."),
+    ] = False,
 ) -> None:
-    """Show the live agent, and the rings of this node: process, engine, hooks, records read and lost."""
+    """Show the live agent, and the rings of this node: process, engine, hooks, records read and lost.
+
+    The exit code is 0, with --check 1 when there is a problem or no agent runs on these rings, and 2 when they cannot be
+    looked at.
+    """
     import json
     import time
 
@@ -26,7 +39,6 @@ def status(
     from vtprof_agent.config import ORIGIN_DEFAULT
     from vtprof_agent.private_rings import sessions
     from vtprof_agent.rings_report import look
-    from vtprof_schemas.printable import one_line
 
     merged = given.settings()
     folder = merged.config.ring_dir
@@ -44,16 +56,34 @@ def status(
             "problems": problems,
         }
         typer.echo(json.dumps(document, indent=2))
-        return
-    for agent, (lines, _) in zip(agents, found.values(), strict=True):
-        if lines or agent.known:
-            typer.echo("\n".join(agent.lines(verbose=verbose)))
+    else:
+        shown = [
+            agent
+            for agent, (lines, _) in zip(agents, found.values(), strict=True)
+            if lines or agent.known or (check and agent.ring_dir == folder)
+        ]
+        _show(found, [line for agent in shown for line in agent.lines(verbose=verbose)], folder)
+    # Of a session's folder nothing is wrong where there is no agent and there never was.
+    sound = all(agent.sound for agent in agents if agent.known or agent.ring_dir == folder)
+    if check and (problems or not sound):
+        raise typer.Exit(1)
+
+
+def _show(
+    found: "Mapping[Path, tuple[Sequence[RingLine], Sequence[str]]]", agents: Sequence[str], folder: Path
+) -> None:
+    """Print agents, rings and what cannot be told of them, for people."""
+    from vtprof_schemas.printable import one_line
+
+    for line in agents:
+        typer.echo(line)
     for place, (lines, _) in found.items():
-        if not lines and (place != folder or not others):
+        if not lines and (place != folder or len(found) == 1):
             typer.echo(f"no rings in {place}: no process has recorded anything there yet")
         elif place != folder:
             typer.echo(f"in {place}:")
         for ring in lines:
             typer.echo(ring.text())
-    for problem in problems:
-        typer.echo(one_line(problem), err=True)
+    for _, problems in found.values():
+        for problem in problems:
+            typer.echo(one_line(problem), err=True)

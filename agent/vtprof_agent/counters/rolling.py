@@ -43,7 +43,7 @@ class CounterState:
     co_tenant: bool
     """What the work does not explain comes and goes over seconds: others may use the GPU."""
     unattributed_ratio: float | None
-    """Share of the amount that belongs to no work of ours, over the fit's windows."""
+    """Share of the amount since the start that was given to no work of ours."""
     lag_ns: int
     """How much later than the work its windows are, as estimated, and corrected."""
     failures: int = 0
@@ -126,7 +126,10 @@ class RollingMeter:
             return None
         curve = self._curves[gpus]
         found = grid.of_run(works, [curve.where(work) for work in works])
-        return None if found is None else _known(found, works[0]._replace(end_ns=works[-1].end_ns))
+        if found is None:
+            return None
+        ran_ns = sum(work.end_ns - work.start_ns for work in works)
+        return _known(found, works[0]._replace(end_ns=works[0].start_ns + ran_ns))
 
     def totals(self) -> Mapping[tuple[str, str, str], float]:
         """Return the running amounts by (hw_id, counter key, phase or ``names.UNATTRIBUTED``)."""
@@ -143,7 +146,7 @@ class RollingMeter:
             return tuple(_state(series) for series in self._series.values())
 
     def _turn(self) -> None:
-        """Take the windows in; settle once ``_SETTLE_NS`` have passed, and whenever asked for nothing newer has come since."""
+        """Take the windows in; settle each ``_SETTLE_NS``."""
         with self._lock:
             while self._inbox:
                 window = self._inbox.popleft()
@@ -222,9 +225,10 @@ def _known(found: StepCounters, work: Work) -> StepCounters | None:
 
 def _state(series: Series) -> CounterState:
     fit, seen = series.fit, series.assessment
+    nobodys = series.totals[-1] / sum(series.totals) if any(series.totals) else None
     sound = seen is not None and all(seen.sound) and not series.co_tenant
     return CounterState(
         series.hw_id, series.key, names.QUALITY_ATTRIBUTED if sound else names.QUALITY_ESTIMATED,
         fit.condition_number if fit else None, series.windows, series.refused,
-        series.co_tenant, fit.idle_ratio if fit else None, round(series.lag_ns), series.failures,
+        series.co_tenant, nobodys, round(series.lag_ns), series.failures,
     )  # fmt: skip

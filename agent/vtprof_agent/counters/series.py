@@ -33,7 +33,7 @@ _MOST_SCALE: Final = 2.0
 """What is more than so many times the prediction is not ours."""
 _FAR: Final = 3.0
 """Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
-_LAG_EVERY: Final = ((6, 2.5e9), (16, 60e9), (inf, 300e9))
+_LAG_EVERY: Final = ((6, 2.5e9), (11, 120e9), (inf, 300e9))
 """Up to which search how long to the next: a source's delay hardly changes, and each search is dear."""
 _SPREAD_NS: Final = 1e9
 """Over so much time the first searches of many GPUs spread."""
@@ -46,6 +46,8 @@ _LEAST_RATIO: Final = 0.005
 """Half a percent of what the GPU can do: so much of background work of the driver is nobody's load."""
 _MANY: Final = 300
 """Windows from which on a fit is made anew by time alone."""
+_LESS: Final = 2.0
+"""So many times longer a fit is used as long as it predicts what is measured,"""
 _SELDOM: Final = 3.0
 """So many times longer a fit is used that came out like the one before, as long as it predicts what is measured."""
 _LIKE: Final = 0.02
@@ -201,6 +203,8 @@ class Series:
         before, many = self.fit, self._due_amounts > _MANY
         self._soon_ns = now_ns + self._refit_ns * (1.0 if many else 0.5 + self._phase / 2)
         self._due_ns, self._due_amounts = self._soon_ns, max(amounts + 5, int(amounts * 1.1))
+        if many:
+            self._due_ns = now_ns + _LESS * self._refit_ns
         self._fold()
         kinds = np.concatenate([curve.kinds() for curve in self._curves]) if self._curves else None
         self.fit = self._rolling.fit(kinds)

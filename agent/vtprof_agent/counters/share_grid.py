@@ -134,25 +134,24 @@ class ShareGrid:
         starts, ends = np.array([(start, end) for start, _, end in where], dtype=float).T
         times = self._times
         costs = None
-        if times and times[0] <= starts[0] and ends[-1] <= times[-1]:
-            begin, behind = bisect_right(times, starts[0]) - 1, bisect_left(times, ends[-1]) + 1
+        first, last, ran_ns = starts.min(), ends.max(), float((ends - starts).sum())
+        if times and times[0] <= first and last <= times[-1]:
+            begin, behind = bisect_right(times, first) - 1, bisect_left(times, last) + 1
             values = np.stack(self._values[begin:behind])
             read = read_curve(
                 np.array(times[begin:behind]), values.reshape(len(values), -1), np.concatenate((starts, ends))
             ).reshape(2, len(works), *values.shape[1:])
             stretches = read[1] - read[0]
-            costs = UnitCosts.of_stretch(
-                (read[1, -1] - read[0, 0]).tolist(), ends[-1] - starts[0], self._trust
-            )
+            costs = self._read(first, first, last)
         if costs is None:
-            return self._predicted.run(len(works), work) if self._predicted is not None else None
+            return self._predicted.run(len(works), ran_ns, work) if self._predicted is not None else None
         covered = stretches[:, :, COVERED]
         units = np.divide(
             stretches[:, :, _DECODE], covered[:, :, None], out=np.zeros_like(stretches[:, :, _DECODE]),
             where=covered[:, :, None] > 0,
         )  # fmt: skip
         amounts = np.einsum("sck,sk->c", units, rows) * costs.gpus
-        return costs.run(len(works), work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
+        return costs.run(len(works), ran_ns, work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
 
     def _read(self, start: float, middle: float, end: float) -> UnitCosts | None:
         """Return the costs over some time, those of the encoder over its first part."""

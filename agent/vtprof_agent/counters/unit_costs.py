@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from operator import mul
 from typing import Final
 
@@ -23,6 +23,10 @@ _Z: Final = 1.8
 """Within so many standard deviations lie 90 %: of a normal distribution 1.645, but these have longer tails."""
 _STEP: Final = 2.0
 """The work of one step is not the mean of its class: its costs are known so much worse."""
+_PEAK: Final = 3.0
+"""A step takes no more than so many times the mean power over its windows,"""
+_BRIEF_NS: Final = 100_000_000
+"""or, when it is shorter than this, than that would be in this time."""
 _ALONE: Final = 0.98
 """Share of the amount that one class must have to count as measured."""
 _WHOLE: Final = 0.98
@@ -61,15 +65,26 @@ class Trust:
 class _Counter:
     """What one counter says in a stretch of time."""
 
-    __slots__ = ("decode", "decode_quality", "half", "key", "mix", "sound", "typical", "unit", "whole")
+    __slots__ = (
+        "decode",
+        "decode_quality",
+        "half",
+        "key",
+        "mix",
+        "peak",
+        "sound",
+        "typical",
+        "unit",
+        "whole",
+    )
 
     def __init__(
-        self, key: str, unit: Sequence[float], mix: Three, half: Three, trust: Trust, whole: bool
+        self, key: str, unit: Sequence[float], mix: Three, half: Three, trust: Trust, whole: bool, peak: float
     ) -> None:
-        self.key, self.unit, self.mix, self.whole = key, unit, mix, whole
+        self.key, self.unit, self.mix, self.whole, self.peak = key, unit, mix, whole, peak
         self.half, self.sound, self.typical = half, trust.sound, trust.typical
         cached, request, weights, few, many, drafts = unit[_DECODE]
-        self.decode = (key, cached, request, weights, few, many, drafts, half[2], self.typical[2])
+        self.decode = (key, cached, request, weights, few, many, drafts, half[2], self.typical[2], peak)
         self.decode_quality = names.QUALITY_ESTIMATED
         if whole and self.sound[2]:
             alone = mix[2] >= _ALONE
@@ -117,7 +132,9 @@ class UnitCosts:
                 mix = [one / whole for one in given[:3]]
                 whole_time = covered / length >= _WHOLE * gpus
                 unit = [cost * scale for cost in row[:COLUMNS]]
-                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine, whole_time))
+                energy = key == names.GPU_ENERGY_MJ
+                peak = _PEAK * sum(given) * scale if energy else float(gpus)
+                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine, whole_time, peak))
         return cls(counters, gpus)
 
     @classmethod
@@ -128,7 +145,8 @@ class UnitCosts:
             if any(mine.costs):
                 both = zip(mine.squares, mine.spreads, strict=True)
                 half = [_Z * sqrt(square + spread**2) for square, spread in both]
-                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine, False))
+                peak = inf if key == names.GPU_ENERGY_MJ else float(gpus)
+                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine, False, peak))
         return cls(counters, gpus) if counters and gpus else None
 
     def shares(self, work: Work) -> StepCounters:
@@ -137,35 +155,39 @@ class UnitCosts:
         if work.decode_requests > 0 and work.decode_context_tokens >= 0 and only_decodes(work):
             requests, context = work.decode_requests, work.decode_context_tokens
             few, many = experts(requests)
-            for key, cached, request, weights, cost_few, cost_many, _, half, typical in self._decode:
+            time_ns = work.end_ns - work.start_ns
+            for key, cached, request, weights, cost_few, cost_many, _, half, typical, peak in self._decode:
                 amount = cached * context + request * requests + weights + cost_few * few + cost_many * many
                 if amount <= 0:
                     break
-                within = half * (amount if amount > typical else typical)
-                low = amount - within if amount > within else 0.0
-                shares[key] = (_NO_SHARE, _NO_SHARE, Share(amount, low, amount + within))
+                shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical, _most(key, peak, time_ns)))
             else:
                 return StepCounters(shares, self._quality, self.gpus)
         row = row_of(work)
         labels: dict[str, str] = {}
         for one in self._counters:
             amounts = [sum(map(mul, one.unit[columns], row[columns])) for columns in CLASS_COLUMNS]
-            encode, prefill, decode = map(_share, amounts, one.half, one.typical)
+            most = _most(one.key, one.peak, work.end_ns - work.start_ns)
+            encode, prefill, decode = (
+                _share(amount, half, typical, most)
+                for amount, half, typical in zip(amounts, one.half, one.typical, strict=True)
+            )
             shares[one.key] = (encode, prefill, decode)
             labels[one.key] = one.quality(*amounts)
         return StepCounters(shares, labels, self.gpus)
 
     def run(
-        self, steps: int, work: Sequence[float], amounts: Mapping[str, float] | None = None
+        self, steps: int, time_ns: float, work: Sequence[float], amounts: Mapping[str, float] | None = None
     ) -> StepCounters:
-        """Return what steps of decoding alone are given together.
+        """Return what steps of decoding alone, which take so much time, are given together.
 
         ``work``: the sum of their columns of decoding; ``amounts`` by counter where they are known better than from that.
         """
         shares: dict[str, tuple[Share, Share, Share]] = {}
-        for key, *unit, half, typical in self._decode:
+        for key, *unit, half, typical, peak in self._decode:
             amount = sum(map(mul, unit, work)) if amounts is None else amounts[key]
-            shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical * steps))
+            most = _most(key, peak, time_ns)
+            shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical * steps, most))
         return StepCounters(shares, self._quality, self.gpus, steps)
 
 
@@ -205,6 +227,15 @@ def _half(trust: Trust, mix: Three) -> list[float]:
     ]
 
 
-def _share(amount: float, half: float, typical: float) -> Share:
+def _most(key: str, peak: float, time_ns: float) -> float:
+    """Return the most that can have flowed in a step of so much time."""
+    return peak * (max(time_ns, _BRIEF_NS) if key == names.GPU_ENERGY_MJ else time_ns)
+
+
+def _share(amount: float, half: float, typical: float, most: float) -> Share:
+    """Return an amount with its interval, which ends at the most that can be; what is not known at all goes that far."""
+    if not amount:
+        return _NO_SHARE
     within = half * max(amount, typical)
-    return Share(amount, max(amount - within, 0.0), amount + within) if amount else _NO_SHARE
+    low, high = amount - within, amount + within
+    return Share(amount, low if low > 0.0 else 0.0, high if high < most else max(amount, most))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from opentelemetry.exporter.otlp.json.common.metrics_encoder import encode_metrics
@@ -21,6 +21,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 _HAS_REMOTE, _REMOTE = 0x100, 0x200
 """Bits of a span's flags: whether its parent is remote is known, and it is."""
+_MOST_AROUND = 64
+_AROUND: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, str, str]] = {}
+"""They are held, so that no other has their id."""
 
 
 def spans_line(spans: Sequence[ReadableSpan]) -> bytes:
@@ -41,7 +44,21 @@ def metrics_line(metrics: MetricsData) -> bytes:
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # no JSON: the encoder leaves such numbers as they are
+        return json.dumps(_named(value), separators=(",", ":"))
+
+
+def _named(value: Any) -> Any:
+    """Give numbers that JSON does not have the names that OTLP has for them."""
+    if isinstance(value, dict):
+        return {key: _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _encoded(span: ReadableSpan) -> dict[str, Any]:
@@ -49,9 +66,20 @@ def _encoded(span: ReadableSpan) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=64)
 def _around(resource: Resource, scope: InstrumentationScope | None) -> tuple[str, str]:
-    """Return what stands before and behind the spans of a resource and a scope."""
+    """Return what stands before and behind the spans of a resource and a scope; remembered by which they are.
+
+    Two that are equal may differ: 1 is True.
+    """
+    known = _AROUND.get((id(resource), id(scope)))
+    if known is None:
+        if len(_AROUND) >= _MOST_AROUND:
+            _AROUND.clear()
+        known = _AROUND[id(resource), id(scope)] = (resource, scope, *_encode_around(resource, scope))
+    return known[2:]
+
+
+def _encode_around(resource: Resource, scope: InstrumentationScope | None) -> tuple[str, str]:
     around = encode_spans([ReadableSpan("", resource=resource, instrumentation_scope=scope)]).to_dict()
     (whole,) = around["resourceSpans"]
     (inner,) = whole["scopeSpans"]

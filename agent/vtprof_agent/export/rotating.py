@@ -11,10 +11,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtprof_agent.export.passing_folder import nearest, nothing_left
 from vtprof_schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class RotatingLines:
         self._size = 0
         self._opened = 0.0
         self.path: Path | None = None
-        _check_folder(folder)
+        check_folder(folder)
 
     def write(self, line: bytes) -> None:
         """Append one line, in a new file when the present one is full or old; raises OSError, then nothing is kept."""
@@ -117,31 +117,19 @@ class RotatingLines:
                 logger.info("removed %s: more than %d bytes of %s kept", path, keep_bytes, self._signal)
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise ConfigError unless files can be written to a folder that may have yet to be made."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not nearest.is_dir():
-        raise ConfigError(
-            f"--out {folder}: cannot make the folder ({nearest} is not a folder); choose another"
-        )
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {folder}: no permission to write to {nearest}; choose another folder")
-    _try_out(folder, nearest)
-
-
-def _try_out(folder: Path, nearest: Path) -> None:
-    """Make a file and the folders above it, and take them away; some file systems, such as /proc, refuse only that."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError unless files can be written to a folder that may have yet to be made; leave nothing behind."""
+    there = nearest(folder)
+    if not there.is_dir():
+        raise ConfigError(f"--out {folder}: cannot make the folder ({there} is not a folder); choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {folder}: no permission to write to {there}; choose another folder")
+    try:  # some file systems, such as /proc, refuse only that
+        with nothing_left(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         if error.errno not in _FULL:  # that may pass, and is waited for
             raise ConfigError(
                 f"--out {folder}: cannot be written to: {error.strerror}; choose another folder"
             ) from error
-    finally:
-        for made in (folder.absolute(), *folder.absolute().parents):
-            if made == nearest.absolute():
-                break
-            with suppress(OSError):
-                made.rmdir()

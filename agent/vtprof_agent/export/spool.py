@@ -11,10 +11,12 @@ import secrets
 import stat
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from vtprof_agent.export.parcel import Parcel
+from vtprof_agent.export.passing_folder import nothing_left
 from vtprof_agent.export.segment import (
     ENTRY_BYTES,
     FIRST_ENTRY,
@@ -39,14 +41,20 @@ MOST_DAMAGED = 4
 """Files put aside that are kept to be looked at: the newest, in as much room as one segment may take."""
 _SUFFIX, _DAMAGED = ".spool", ".damaged"
 _UNFINISHED_S = 60.0
+SAY_S = 60.0
+"""Between two lines that say how much a full spool dropped: an endpoint may be away for days."""
 
 
 class Spool:
     """The segments of one agent for one endpoint, oldest first; not for more than one thread at a time."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Take over what dead agents left in a folder, which is made if need be; raises OSError."""
         self.folder = folder
+        self._clock = clock
+        self._said_s: float | None = None
+        """When it was last said that it is full, and the messages dropped since."""
+        self._unsaid = 0
         self.lost = Loss()
         """Dropped because newer entries needed the room, or damaged on disk."""
         self._max_bytes = max_bytes
@@ -104,6 +112,7 @@ class Spool:
 
     def advance(self) -> None:
         """Step past the head; a segment that was delivered whole is deleted."""
+        self._say_dropped()
         oldest = self._segments[0]
         oldest.advance()
         self._head = None
@@ -134,6 +143,7 @@ class Spool:
 
     def close(self) -> None:
         """Leave what waits to the next agent."""
+        self._say_dropped(last=True)
         for segment in self._segments:
             segment.close() if segment.entries else segment.remove()
         self._segments.clear()
@@ -144,12 +154,28 @@ class Spool:
             oldest = self._segments.popleft()
             self.lost.spans += oldest.waiting.spans
             self.lost.metrics += oldest.waiting.metrics
-            logger.warning("%s: full; dropped the oldest %d messages", self.folder, oldest.entries)
+            self._unsaid += oldest.entries
             oldest.bury()
             self._buried.append(oldest)
             if self._head is not None:
                 self._dropped = self._head, oldest
             self._head = None
+        self._say_dropped()
+
+    def _say_dropped(self, *, last: bool = False) -> None:
+        """Say what was dropped: the first time at once, then at most once in ``SAY_S``, and the ``last`` of it."""
+        if not self._unsaid:
+            return
+        now_s, said_s = self._clock(), self._said_s
+        if said_s is None:
+            logger.warning("%s: full; dropped the oldest %d messages", self.folder, self._unsaid)
+        elif last or now_s - said_s >= SAY_S:
+            logger.warning(
+                "%s: full; dropped %d messages more in %.0f s", self.folder, self._unsaid, now_s - said_s
+            )
+        else:
+            return
+        self._said_s, self._unsaid = now_s, 0
 
     def _take_loss(self, segment: Segment) -> None:
         if segment.lost != Loss():
@@ -220,25 +246,51 @@ def open_spool(folder: Path | None, endpoint: str, max_bytes: int) -> Spool | No
     """
     if not max_bytes:
         return None
-    if max_bytes < LEAST_BYTES:
-        raise ConfigError(
-            f"spool_bytes = {max_bytes}: too little for a batch; give {LEAST_BYTES} or more, or 0 for no spool"
-        )
+    _check_size(max_bytes)
     parse_endpoint(endpoint, "http://collector:4318")  # no folder for what is a slip
-    name = f"{hashlib.sha256(endpoint.rstrip('/').encode()).hexdigest()[:16]}-{os.geteuid()}"
     try:
-        place = (default_folder() if folder is None else folder) / name
+        place = _place(folder, endpoint)
         spool = Spool(place, max_bytes)
         _tell_of_others(place)
         return spool
     except OSError as error:
-        reason = error.strerror or str(error)
         if folder is not None:
-            raise ConfigError(
-                f"--spool-dir {folder}: cannot be used: {reason}; give another folder"
-            ) from error
+            raise _unusable(folder, error) from error
         logger.warning("no spool on disk (%s); while the endpoint is away batches wait in memory", error)
         return None
+
+
+def check_spool(folder: Path | None, endpoint: str, max_bytes: int) -> None:
+    """Raise ConfigError where ``open_spool`` would; take nothing over and leave nothing behind."""
+    if not max_bytes:
+        return
+    _check_size(max_bytes)
+    parse_endpoint(endpoint, "http://collector:4318")
+    if folder is not None:
+        place = _place(folder, endpoint)
+        try:
+            with nothing_left(place):
+                _own(place)
+        except OSError as error:
+            raise _unusable(folder, error) from error
+
+
+def _check_size(max_bytes: int) -> None:
+    if max_bytes < LEAST_BYTES:
+        raise ConfigError(
+            f"spool_bytes = {max_bytes}: too little for a batch; give {LEAST_BYTES} or more, or 0 for no spool"
+        )
+
+
+def _place(folder: Path | None, endpoint: str) -> Path:
+    """Return the folder of an endpoint's spool; raises FileNotFoundError for a user without a home."""
+    name = f"{hashlib.sha256(endpoint.rstrip('/').encode()).hexdigest()[:16]}-{os.geteuid()}"
+    return (default_folder() if folder is None else folder) / name
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    return ConfigError(f"--spool-dir {folder}: cannot be used: {reason}; give another folder")
 
 
 def _tell_of_others(mine: Path) -> None:

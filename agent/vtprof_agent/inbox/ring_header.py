@@ -29,6 +29,8 @@ _MOST_COUNTED = 1 << 48
 _MOST_THREADS = 64
 """Of a process in the probe's hooks at a time: so much faster than the clock its time there may grow."""
 _MOST_PROBE_NS = 1 << 60
+_LATEST_NS = 1 << 62
+"""Of either clock of an anchor: the year 2116. A later one is a forgery, and what is computed of it fits nowhere."""
 _OUR_LIMITS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _KNOWN_INFO = {
     key: attribute
@@ -176,7 +178,7 @@ class RingFile:
             block = self._read(records.ANCHOR_OFFSET, records.ANCHOR.size)
             crc, monotonic_ns, wall_ns = records.ANCHOR.unpack(block)
             if zlib.crc32(block[records.CRC.size :]) == crc:
-                if monotonic_ns >= 0 and wall_ns >= 0:
+                if 0 <= monotonic_ns < _LATEST_NS and 0 <= wall_ns < _LATEST_NS:
                     self._anchor = ClockAnchor(monotonic_ns, wall_ns)
                 break
         return self._anchor

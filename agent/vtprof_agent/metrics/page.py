@@ -174,9 +174,11 @@ def serve(
     address: str,
     guard: Guard | None = None,
     alive: Callable[[], bool] = lambda: True,
+    filled: threading.Event | None = None,
 ) -> tuple[str, Callable[[], None]]:
     """Serve the page; return its URL and a function that stops it. ``alive``: whether the agent's loop turns.
 
+    Until ``filled`` is set, where it is given, who asks waits: counters that begin at 0 would read as a restart of them.
     Raises ConfigError for an address that cannot be listened at, or not without TLS and a token.
     """
     guard = guard or Guard()
@@ -187,10 +189,18 @@ def serve(
     except (OSError, UnicodeError, OverflowError) as error:  # UnicodeError: a host that is no name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"--metrics {address!r}: cannot listen there ({reason}); choose another") from error
-    thread = threading.Thread(target=server.serve_forever, name="vtprof-metrics", daemon=True)
+
+    def answer() -> None:
+        if filled is not None:
+            filled.wait()
+        server.serve_forever()
+
+    thread = threading.Thread(target=answer, name="vtprof-metrics", daemon=True)
     thread.start()
 
     def stop() -> None:
+        if filled is not None:
+            filled.set()  # what never answered cannot be shut down
         server.shutdown()
         server.server_close()
         thread.join(1.0)

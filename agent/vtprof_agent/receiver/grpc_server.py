@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     import grpc
 
 SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
-MAX_CALLS: Final = 16
-"""Under way at a time, each in a thread; more are refused and tried again by the sender."""
+MAX_CALLS: Final = 64
+"""Under way at a time, each in a thread; more are refused and tried again by the sender. So many more than are read that
+who comes while others keep us waiting gets in, and has his turn after them."""
 MAX_READ: Final = 4
 """Of them so many have their message read: each may grow to ``MAX_REQUEST_BYTES``."""
 MAX_PARSED: Final = 2

@@ -125,6 +125,10 @@ class AmdSampler:
         """Return the dies of which every reading failed."""
         return self._lost.copy()
 
+    def refused(self) -> Mapping[str, str]:
+        """Return nothing: what a device does not offer is left out."""
+        return {}
+
     def close(self) -> None:
         """Disconnect."""
         self._dies = []

@@ -35,6 +35,11 @@ _RATIOS: Final = frozenset(
 )
 
 
+def exporter_url(text: str) -> str:
+    """Return the URL of an exporter's page; raises ConfigError."""
+    return page_url(text, "--dcgm-url", "http://127.0.0.1:9400/metrics")
+
+
 class Interval:
     """How often a page changes, and the window that its present values stand for."""
 
@@ -167,6 +172,10 @@ class DcgmSampler:
     def lost(self) -> Mapping[str, str]:
         """Return why the page cannot be read."""
         return {} if self.problem is None else {ALL: self.problem}
+
+    def refused(self) -> Mapping[str, str]:
+        """Return nothing: what a device does not offer is left out."""
+        return {}
 
     def close(self) -> None:
         """Close the connection."""

@@ -60,7 +60,7 @@ class GpmSampler:
         self._open = False
         self._windows: dict[str, _Window] = {}
         self._denied: dict[str, str] = {}
-        """By GPU what the driver answers to a sample, though it says that it offers them."""
+        """By device what the driver answers to a sample, though it says that it offers them."""
         self._listed: tuple[Gpu, ...] = ()
         self._get: Any = None
         self._asked: tuple[tuple[str, float, Any], ...] = ()
@@ -121,7 +121,11 @@ class GpmSampler:
 
     def lost(self) -> Mapping[str, str]:
         """Return which GPUs fell off the bus, or why the driver does not answer."""
-        return {**self._denied, **self._session.lost()}
+        return self._session.lost()
+
+    def refused(self) -> Mapping[str, str]:
+        """Return what the driver answers where it says that it offers the metrics, and gives no sample."""
+        return self._denied.copy()
 
     def close(self) -> None:
         """Free the samples and disconnect from the driver."""
@@ -135,7 +139,10 @@ class GpmSampler:
         for gpu in gpus:
             if gpu not in self._listed:
                 self._refusals.forget(gpu.uuid)
-        self._drop(self._windows.keys() - {gpu.uuid for gpu in gpus})
+        here = {gpu.uuid for gpu in gpus}
+        self._drop(self._windows.keys() - here)
+        for uuid in self._denied.keys() - here:
+            del self._denied[uuid]
         self._listed = gpus
 
     def _begin(self, gpu: Gpu, window: _Window | None) -> None:

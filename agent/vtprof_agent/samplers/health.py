@@ -20,6 +20,8 @@ class Absence:
     """Monotonic."""
     missed: bool = True
     """False for what was never here, as the samplers of another vendor's GPUs."""
+    alone: bool = False
+    """True where it is this source alone that does not read a device."""
 
 
 class Source(Protocol):
@@ -64,7 +66,9 @@ class GpuState:
     """Why nothing of it is read; None: something is."""
     since_unix_ns: int | None = None
     silent: Mapping[str, int] = field(default_factory=dict)
-    """By sampler that told of it and no longer does: since when, Unix ns."""
+    """By sampler that told of it, or should, and does not: since when, Unix ns."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Of those the ones that know why."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Health:
         found |= {
             (one.name, ""): one.reason for one in self.samplers if one.reason is not None and one.missed
         }
-        found |= {(name, gpu.uuid): SILENT for gpu in self.gpus for name in gpu.silent}
+        found |= {(name, gpu.uuid): gpu.refused.get(name, SILENT) for gpu in self.gpus for name in gpu.silent}
         return found
 
 
@@ -117,11 +121,20 @@ def judge(sources: Sequence[Source], own: Iterable[SamplerState], now_s: float, 
         gpu = GpuState(uuid, device.name, device.details)
         if of_it and all(off[name] is not None for name in of_it):
             gpu = replace(gpu, reason=UNREAD)
-        elif absent and (len(absent) == len(of_it) or any(one.reason != SILENT for one in absent.values())):
-            first = min(absent.values(), key=lambda one: (one.reason == SILENT, one.since_s))
+        elif absent and (len(absent) == len(of_it) or any(_gone(one) for one in absent.values())):
+            first = min(absent.values(), key=lambda one: (not _gone(one), one.reason == SILENT, one.since_s))
             gpu = replace(gpu, reason=first.reason, since_unix_ns=unix(first))
-        else:
-            silent = {name: unix(absence) for name, absence in absent.items() if off[name] is None}
-            gpu = replace(gpu, silent={} if uuid in cut else silent)
+        elif uuid not in cut:
+            silent = {name: absence for name, absence in absent.items() if off[name] is None}
+            gpu = replace(
+                gpu,
+                silent={name: unix(absence) for name, absence in silent.items()},
+                refused={name: one.reason for name, one in silent.items() if one.reason != SILENT},
+            )
         gpus.append(gpu)
     return Health((*own, *(state(name, absence) for name, absence in off.items())), tuple(gpus))
+
+
+def _gone(absence: Absence) -> bool:
+    """Tell whether a source knows that the device is gone for all."""
+    return absence.reason != SILENT and not absence.alone

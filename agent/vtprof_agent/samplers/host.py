@@ -61,6 +61,10 @@ class HostSampler:
         """Return nothing: it reads no devices."""
         return {}
 
+    def refused(self) -> Mapping[str, str]:
+        """Return nothing: what a device does not offer is left out."""
+        return {}
+
     def close(self) -> None:
         """Forget all processes."""
         self._processes.clear()

@@ -97,6 +97,10 @@ class NvmlSampler:
         """Return which GPUs fell off the bus, or why the driver does not answer."""
         return self._session.lost()
 
+    def refused(self) -> Mapping[str, str]:
+        """Return nothing: what a device does not offer is left out."""
+        return {}
+
     def close(self) -> None:
         """Disconnect from the driver."""
         if self._open:

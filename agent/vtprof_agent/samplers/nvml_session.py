@@ -66,7 +66,9 @@ class NvmlSession:
         self._connected = False
         self._gpus: tuple[Gpu, ...] = ()
         self._lost: dict[str, str] = {}
-        """By UUID why; an index where none could be read."""
+        """By UUID why; an index where none could be read and no GPU that is known to be lost can be behind it."""
+        self._indexes: dict[str, int] = {}
+        """By UUID where a GPU was found last."""
         self._away: str | None = None
         """Why there is no connection though it is wanted."""
         self._next_try_s = self._next_connect_s = self._next_list_s = 0.0
@@ -105,6 +107,7 @@ class NvmlSession:
             if self._users == 0:
                 self._disconnect()
                 self._lost.clear()
+                self._indexes.clear()
                 self._away = None
 
     @property
@@ -176,18 +179,31 @@ class NvmlSession:
         self._next_list_s, self._next_connect_s = now_s + RELIST_S, now_s + RECONNECT_S
         gpus: list[Gpu] = []
         failed: Exception | None = None
+        unread: dict[int, str] = {}
         for index in range(self.nvml.nvmlDeviceGetCount()):
             try:
-                gpus += self._with_instances(self.nvml.nvmlDeviceGetHandleByIndex(index))
+                found = self._with_instances(self.nvml.nvmlDeviceGetHandleByIndex(index))
             except self.nvml.NVMLError as error:
                 failed = error
                 if self._is(error, _GPU_GONE):
-                    self._lost[f"{_UNREAD}{index}"] = self._explain(error)
+                    unread[index] = self._explain(error)
+                continue
+            gpus += found
+            self._indexes[found[0].uuid] = index
+        here = {gpu.uuid for gpu in gpus}
+        self._lost = {
+            uuid: why for uuid, why in self._lost.items() if uuid not in here and not uuid.startswith(_UNREAD)
+        }
+        self._lost |= self._unknown(unread)
         if failed is not None and not gpus:
             raise failed
         self._gpus = tuple(gpus)
-        for gpu in gpus:
-            self._lost.pop(gpu.uuid, None)
+
+    def _unknown(self, unread: Mapping[int, str]) -> dict[str, str]:
+        """Return the indexes behind which no GPU can be that is known to be lost; they may have moved meanwhile."""
+        known = {self._indexes.get(uuid) for uuid in self._lost}
+        indexes = sorted(unread, key=lambda index: index not in known)
+        return {f"{_UNREAD}{index}": unread[index] for index in indexes[len(self._lost) :]}
 
     def _due_s(self) -> float:
         return self._next_try_s if self._lost or not self._connected else self._next_list_s
@@ -215,7 +231,6 @@ class NvmlSession:
             for uuid in list(self._lost):
                 self._reopen(uuid)
         if not self._connected or (self._lost and now_s >= self._next_connect_s):
-            self._lost = {uuid: why for uuid, why in self._lost.items() if not uuid.startswith(_UNREAD)}
             self._gpus = ()
             self._connected = False
             self._shut_down()
@@ -225,11 +240,22 @@ class NvmlSession:
                 self._away = self._explain(error)  # the next try follows
 
     def _reopen(self, uuid: str) -> None:
+        nvml = self.nvml
+        index = int(uuid.removeprefix(_UNREAD)) if uuid.startswith(_UNREAD) else None
         try:
-            found = self._with_instances(self.nvml.nvmlDeviceGetHandleByUUID(uuid.encode()))
-        except self.nvml.NVMLError:
+            found = self._with_instances(
+                nvml.nvmlDeviceGetHandleByUUID(uuid.encode())
+                if index is None
+                else nvml.nvmlDeviceGetHandleByIndex(index)
+            )
+        except nvml.NVMLError:
             return
         self._lost.pop(uuid, None)
+        self._lost.pop(found[0].uuid, None)
+        if found[0].uuid in {gpu.uuid for gpu in self._gpus}:
+            return  # the indexes moved: it is another that is read
+        if index is not None:
+            self._indexes[found[0].uuid] = index
         self._gpus += tuple(found)
         self._away = None
 

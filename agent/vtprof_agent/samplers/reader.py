@@ -49,6 +49,7 @@ class Reader:
         self._failure: str | None = None
         """Why the last reading failed."""
         self._lost: dict[str, Absence] = {}
+        self._refused: dict[str, Absence] = {}
         self._told_s: dict[str, float] = {}
         """By device when it last told of it."""
         self._opened_s: float | None = None
@@ -72,6 +73,9 @@ class Reader:
             return None
         if self._failure is not None:
             return Absence(self._failure, told_s)
+        refused = min(self._refused.values(), key=lambda one: one.since_s, default=None)
+        if refused is not None and not self._lost:
+            return Absence(refused.reason, refused.since_s)
         if not self._told_s:
             return Absence("no device here tells it anything", opened_s, missed=self._asked)
         return None if self._lost else Absence(SILENT, told_s)
@@ -88,7 +92,7 @@ class Reader:
             uuid: Absence(SILENT, told_s) if now_s - told_s > self._quiet_s else None
             for uuid, told_s in told.items()
         }
-        return found | lost
+        return found | self._refused | lost
 
     def stop(self) -> None:
         """Ask the thread to end."""
@@ -178,6 +182,13 @@ class Reader:
             # What could not be asked has not been silent.
             back = self._told_s.keys() if was_off and self._off is None else before.keys() - self._lost.keys()
             self._told_s |= dict.fromkeys(back & self._told_s.keys(), now_s)
+        refused = sampler.refused()
+        if refused or self._refused:
+            since_s = {uuid: one.since_s for uuid, one in self._refused.items()}
+            self._refused = {
+                uuid: Absence(reason, since_s.get(uuid, now_s), alone=True)
+                for uuid, reason in refused.items()
+            }
         if len(self._told_s) != known or now_s >= self._next_list_s:
             self._list(sampler, now_s)
 

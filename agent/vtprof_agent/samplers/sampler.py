@@ -68,6 +68,9 @@ class Sampler(Protocol):
     def lost(self) -> Mapping[str, str]:
         """Return why devices that were here cannot be read now, by UUID; under ``ALL`` why none can. Cheap."""
 
+    def refused(self) -> Mapping[str, str]:
+        """Return why devices that are here tell this source nothing, though they should, by UUID. Cheap."""
+
     def close(self) -> None:
         """Disconnect."""
 
