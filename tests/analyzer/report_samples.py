@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from vtprof_analyzer.report.energy_model import CounterCoverage, Energy, EnergyRow
+from vtprof_analyzer.report.energy_model import CounterCoverage, Energy, EnergyRow, OtherGpu
 from vtprof_analyzer.report.model import (
     Advice,
     BudgetRow,
@@ -134,10 +134,10 @@ def gpu_run() -> Report:
         energy=Energy(
             18_190, 12, 262_000.0, 241_000.0, 285_500.0, 0.028, "estimated", 14.4, 13.2, 15.7, 9.61, 48.2,
             0.07196, 0.0662, 0.0784, 0.02843,
-            [EnergyRow("encode", 15_020, 88_000.0, 83_100.0, 92_900.0, 88 / 262, 5.859, 0.0, "attributed"),
-             EnergyRow("prefill", 18_202, 71_000.0, 62_900.0, 80_600.0, 71 / 262, 3.901, 0.103, "estimated"),
+            [EnergyRow("encode", 15_020, 88_000.0, 83_100.0, 92_900.0, 88 / 262, 4.838, 0.0, "attributed"),
+             EnergyRow("prefill", 18_190, 71_000.0, 62_900.0, 80_600.0, 71 / 262, 3.903, 0.103, "estimated"),
              EnergyRow("decode", 18_190, 103_000.0, 95_000.0, 112_000.0, 103 / 262, 5.662, 0.0, "attributed")],
-            1, 768_400.0, 1_800.0, 0.341,
+            1, 768_400.0, 1_800.0, 0.341, 96.4, False, [],
         ),
         counters=[CounterCoverage(phase, counter, 0.983 if (phase, counter) == ("decode", "energy") else 0.9991)
                   for phase in ("encode", "prefill", "decode") for counter in ("energy", "dram", "tensor")],
@@ -182,6 +182,23 @@ def _findings() -> list[Finding]:
             [Advice("Record longer", None, None, {}, None)],
                 None, []),
     ]  # fmt: skip
+
+
+def sampled_run() -> Report:
+    """The same half hour when one ordinary request in ten was kept, with energy that nobody could tell apart."""
+    run = gpu_run()
+    assert run.energy is not None
+    rows = [replace(row, low_j=0.0) if row.phase == "prefill" else row for row in run.energy.phases]
+    others = [
+        OtherGpu(f"GPU-{number:08x}-4b1d-9c55-0a6e-5f7d3c2b1a90", 61_200.0 / number) for number in range(1, 7)
+    ]
+    return replace(
+        run,
+        summary=replace(run.summary, weighted=True),
+        integrity=replace(run.integrity, sampled_requests=16_384, estimated_requests=165_660),
+        energy=replace(run.energy, phases=rows, low_j=25_000.0, per_request_low_j=1.2, per_output_token_low_j=0.005,
+                       unattributed_share=None, sampled=True, other_gpus=others),
+    )  # fmt: skip
 
 
 def demo_run() -> Report:
@@ -359,4 +376,6 @@ def hostile_run() -> Report:
     )  # fmt: skip
 
 
-SAMPLES = {"gpu": gpu_run, "demo": demo_run, "vllm": vllm_run, "empty": empty_run, "hostile": hostile_run}
+SAMPLES = {
+    "gpu": gpu_run, "sampled": sampled_run, "demo": demo_run, "vllm": vllm_run, "empty": empty_run, "hostile": hostile_run,
+}  # fmt: skip

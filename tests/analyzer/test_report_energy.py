@@ -178,7 +178,8 @@ def test_energy_known_for_a_part_of_the_work_is_said_and_kept_out_of_what_is_per
     report = reported(tmp_path, *spans)
     energy = energy_of(report)
     assert (energy.requests, energy.requests_in_part) == (1, 1)
-    assert energy.energy_j == pytest.approx(6 + 20 + 4 + 5), "the sums by phase have all that is known"
+    assert energy.energy_j == pytest.approx(6 + 20), "of the one that is known in full"
+    assert energy.in_part_j == pytest.approx(4 + 5)
     assert energy.per_request_j == pytest.approx(26), "of the one that is known in full"
     assert energy.per_output_token_j == pytest.approx(26 / 11)
     known = {(row.phase, row.counter): row.known_share for row in report.counters}

@@ -2,12 +2,13 @@
 
 import duckdb
 
-from vtprof_analyzer.report.build_rows import Row, one, percentiles, rows, whole
+from vtprof_analyzer.report.build_rows import Row, one, percentiles, row_percentiles, rows, whole
 from vtprof_analyzer.report.model import (
     Dominance,
     Kv,
     KvByModality,
     KvPoint,
+    Percentiles,
     TtftWithoutVisual,
     VisualDominance,
 )
@@ -85,7 +86,7 @@ def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
         dtype=capacity["dtype"],
         bytes_total=row["bytes"],
         visual_bytes_total=row["visual_bytes"],
-        bytes_per_request=percentiles(row, "kv"),
+        bytes_per_request=row_percentiles(row, "kv"),
         peak_held_bytes=peak["bytes"],
         capacity_bytes=capacity["bytes"],
         peak_usage_ratio=peak["bytes"] / capacity["bytes"]
@@ -135,21 +136,22 @@ def build_dominance(connection: duckdb.DuckDBPyConnection) -> VisualDominance:
         r["measure"]: Dominance(r["share"], r["threshold"], r["dominant"])
         for r in rows(connection, "FROM dominance")
     }
-    without = one(
+    known = one(
         connection,
         # Where a part of the requests is unknown, percentiles over the rest would compare two populations.
         """
-        SELECT CASE WHEN count(ttft_without_visual_ms) = count(*)
-                    THEN quantile_cont(ttft_without_visual_ms, 0.50) END AS p50,
-               CASE WHEN count(ttft_without_visual_ms) = count(*)
-                    THEN quantile_cont(ttft_without_visual_ms, 0.95) END AS p95
-        FROM requests WHERE ttft_ms IS NOT NULL
+        SELECT count(ttft_without_visual_ms) = count(*) AS of_all FROM requests WHERE ttft_ms IS NOT NULL
         """,
+    )
+    without = (
+        percentiles(connection, "ttft_without_visual_ms")
+        if known["of_all"]
+        else Percentiles(None, None, None)
     )
     return VisualDominance(
         prompt_tokens=shares["prompt_tokens"],
         kv_token_seconds=shares["kv_token_seconds"],
         prefill_flops=shares["prefill_flops"],
         decode_bytes=shares["decode_bytes"],
-        ttft_without_visual_ms=TtftWithoutVisual(without["p50"], without["p95"], _HOW_WITHOUT),
+        ttft_without_visual_ms=TtftWithoutVisual(without.p50, without.p95, _HOW_WITHOUT),
     )

@@ -41,6 +41,11 @@ def build_phases(
     steps = one(connection, _STEPS) | {
         row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")
     }
+    # As in the table of energy: of the requests that are known in full.
+    energy_mj = {
+        row["phase"]: row["energy_mj"]
+        for row in rows(connection, "SELECT phase, energy_mj FROM phase_energy")
+    }
     folded = {row["phase"]: Folded(**row) for row in rows(connection, "FROM folded_phases")}
     table = []
     for phase in names.PHASES:
@@ -74,7 +79,7 @@ def build_phases(
                 floor_ratio=verdict.floor_ratio,
                 dram_bw_ratio=row["dram_ratio"],
                 tensor_ratio=row["tensor_ratio"],
-                energy_j=None if row["energy_mj"] is None else row["energy_mj"] / _MJ_PER_J,
+                energy_j=energy_mj[phase] / _MJ_PER_J if phase in energy_mj else None,
             )
         )
     return table

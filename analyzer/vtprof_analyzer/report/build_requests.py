@@ -19,13 +19,7 @@ SELECT
     sum(n_visual_tokens)::BIGINT AS visual_tokens, sum(n_audio_tokens)::BIGINT AS audio_tokens,
     sum(cached_tokens)::BIGINT AS cached_tokens, sum(n_output_tokens)::BIGINT AS output_tokens,
     sum(n_images)::BIGINT AS image_items, sum(n_videos)::BIGINT AS video_items,
-    (max(end_unix_nano) - min(start_unix_nano)) AS duration_ns,
-    quantile_cont(ttft_ms, 0.50) AS ttft_p50, quantile_cont(ttft_ms, 0.95) AS ttft_p95,
-    quantile_cont(ttft_ms, 0.99) AS ttft_p99,
-    quantile_cont(tpot_ms, 0.50) AS tpot_p50, quantile_cont(tpot_ms, 0.95) AS tpot_p95,
-    quantile_cont(tpot_ms, 0.99) AS tpot_p99,
-    quantile_cont(e2e_ms, 0.50) AS e2e_p50, quantile_cont(e2e_ms, 0.95) AS e2e_p95,
-    quantile_cont(e2e_ms, 0.99) AS e2e_p99
+    (max(end_unix_nano) - min(start_unix_nano)) AS duration_ns, coalesce(bool_or(weight > 1), false) AS weighted
 FROM requests
 """
 
@@ -53,9 +47,10 @@ def build_summary(connection: duckdb.DuckDBPyConnection) -> Summary:
         image_items=row["image_items"],
         video_items=row["video_items"],
         duration_s=None if duration is None else duration / _NS_PER_S,
-        ttft_ms=percentiles(row, "ttft"),
-        tpot_ms=percentiles(row, "tpot"),
-        e2e_ms=percentiles(row, "e2e"),
+        ttft_ms=percentiles(connection, "ttft_ms"),
+        tpot_ms=percentiles(connection, "tpot_ms"),
+        e2e_ms=percentiles(connection, "e2e_ms"),
+        weighted=row["weighted"],
     )
 
 
@@ -80,14 +75,17 @@ def build_strata(connection: duckdb.DuckDBPyConnection) -> list[StratumRow]:
 
 
 def build_slo(connection: duckdb.DuckDBPyConnection, ttft_ms: float | None, tpot_ms: float | None) -> Slo:
-    """Return what was reached of the objectives; failed requests count as missed (``<=`` is kept)."""
+    """Return what was reached of the objectives; failed requests count as missed (``<=`` is kept).
+
+    Sampled requests count as often as they stand for others: `goodput_per_s` estimates that of all.
+    """
     connection.execute("SET VARIABLE slo_ttft_ms = ?::DOUBLE", [ttft_ms])
     connection.execute("SET VARIABLE slo_tpot_ms = ?::DOUBLE", [tpot_ms])
     row = one(
         connection,
         """
         WITH judged AS (
-            SELECT start_unix_nano, end_unix_nano,
+            SELECT request_key, weight, start_unix_nano, end_unix_nano,
                    coalesce(status, 'ok') = 'ok' AND coalesce(ttft_ms <= getvariable('slo_ttft_ms'), false) AS ttft_kept,
                    -- A request of one token has no TPOT to miss.
                    coalesce(status, 'ok') = 'ok'
@@ -96,10 +94,13 @@ def build_slo(connection: duckdb.DuckDBPyConnection, ttft_ms: float | None, tpot
             -- A status nobody knows is neither kept nor missed.
             WHERE status IS DISTINCT FROM 'unknown'
         )
-        SELECT avg(ttft_kept::INT) AS ttft, avg(tpot_kept::INT) AS tpot,
-               avg(((getvariable('slo_ttft_ms') IS NULL OR ttft_kept)
-                    AND (getvariable('slo_tpot_ms') IS NULL OR tpot_kept))::INT) AS goodput,
-               count(*) AS requests, (max(end_unix_nano) - min(start_unix_nano)) / 1e9 AS seconds
+        SELECT sum(ttft_kept::INT * weight ORDER BY request_key) / sum(weight ORDER BY request_key) AS ttft,
+               sum(tpot_kept::INT * weight ORDER BY request_key) / sum(weight ORDER BY request_key) AS tpot,
+               sum(((getvariable('slo_ttft_ms') IS NULL OR ttft_kept)
+                    AND (getvariable('slo_tpot_ms') IS NULL OR tpot_kept))::INT * weight ORDER BY request_key)
+                   / sum(weight ORDER BY request_key) AS goodput,
+               sum(weight ORDER BY request_key) AS requests,
+               (max(end_unix_nano) - min(start_unix_nano)) / 1e9 AS seconds
         FROM judged
         """,
     )

@@ -23,7 +23,13 @@ def one(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
     return row
 
 
-def percentiles(row: Row, name: str) -> Percentiles:
+def percentiles(connection: duckdb.DuckDBPyConnection, what: str) -> Percentiles:
+    """Return the percentiles of one time over all requests, by its name in ``percentiles``; None where none has it."""
+    connection.execute("SELECT p50, p95, p99 FROM percentiles WHERE what = ?", [what])
+    return Percentiles(*(_finite(value) for value in connection.fetchone() or (None, None, None)))
+
+
+def row_percentiles(row: Row, name: str) -> Percentiles:
     """Return the columns ``name_p50``, ``name_p95``, ``name_p99`` of a row."""
     return Percentiles(row[f"{name}_p50"], row[f"{name}_p95"], row[f"{name}_p99"])
 

@@ -10,17 +10,26 @@ from vtprof_analyzer.report.format import (
     percent,
     safe,
 )
+from vtprof_schemas import names
 
 HEADS = ("phase", "share", "energy", "interval", "a request", "label")
 _COUNTERS = {"energy": "energy", "dram": "DRAM bandwidth", "tensor": "tensor activity"}
+NOT_DETERMINED = "not determined"
+_VAGUE = 10.0
+_MOST_NAMED = 4
 _ALL = 0.995
 """Known for so much of a phase's time is known: the rest is its beginning and end."""
 
 
 def title(told: Energy) -> str:
     """Return the heading: whose energy it is, and how it was got."""
-    whose = f"Energy of {counted(told.requests, 'request')}" if told.requests else "Energy"
+    whose = f"Energy of {_requests(told.requests, told)}" if told.requests else "Energy"
     return f"{whose} ({label(told.quality, told.estimated_share, 'of it ')})" if told.quality else whose
+
+
+def _requests(number: int, told: Energy) -> str:
+    kept = " kept" if told.sampled else ""
+    return counted(number, f"request{kept}", f"requests{kept}")
 
 
 def label(quality: str | None, estimated_share: float | None, whole: str = "") -> str:
@@ -30,16 +39,33 @@ def label(quality: str | None, estimated_share: float | None, whole: str = "") -
     return known(quality, lambda word: safe(word, 12), DASH)
 
 
-def cells(row: EnergyRow) -> tuple[str, ...]:
+def cells(row: EnergyRow, told: Energy) -> tuple[str, ...]:
     """Return the cells of one phase, in the order of ``HEADS``."""
+    determined = not vague(row.low_j, row.high_j)
     return (
         safe(row.phase, 12),
-        known(row.share, percent, DASH),
-        energy(row.energy_j),
+        known(share(row, told), percent, DASH),
+        energy(row.energy_j) if determined else NOT_DETERMINED,
         interval(row.low_j, row.high_j) or DASH,
-        energy(row.per_request_j),
+        energy(row.per_request_j) if determined else DASH,
         label(row.quality, row.estimated_share),
     )
+
+
+def share(row: EnergyRow, told: Energy) -> float | None:
+    """Return a phase's share of the energy of all; None where one of both is not determined."""
+    return None if vague(row.low_j, row.high_j) or vague(told.low_j, told.high_j) else row.share
+
+
+def of_phase(told: Energy | None, phase: str) -> str:
+    """Return the energy of one phase in one cell."""
+    found = [row for row in told.phases if row.phase == phase] if told else []
+    return cells(found[0], told)[2] if told and found else DASH
+
+
+def vague(low_j: float | None, high_j: float | None) -> bool:
+    """Tell whether an interval is too wide for a number: its ends are more than a factor of ten apart."""
+    return low_j is not None and high_j is not None and high_j > _VAGUE * low_j
 
 
 def interval(low_j: float | None, high_j: float | None) -> str:
@@ -53,47 +79,69 @@ def interval(low_j: float | None, high_j: float | None) -> str:
 
 def lines(told: Energy, counters: list[CounterCoverage]) -> list[str]:
     """Return what stands below the phases: a request, a token, the GPUs, and what is known in part."""
-    return [line for line in (_each(told), _gpus(told), _part(told, counters)) if line]
+    return [line for line in (_each(told), _gpus(told), _others(told), _part(told, counters)) if line]
 
 
 def _each(told: Energy) -> str:
     if told.per_request_j is None:
-        return (
-            ""
-            if told.energy_j is None
-            else "Of no request is all of it known: no energy per request or token"
-        )
-    halves = f", p50 {known(told.per_request_p50_j, energy)}, p95 {known(told.per_request_p95_j, energy)}"
-    text = f"Per request {energy(told.per_request_j)}{_ends(told.per_request_low_j, told.per_request_high_j)}{halves}"
+        nothing = "Of no request is all of it known: no energy per request or token"
+        return nothing if told.requests_in_part else ""
+    low_j, high_j = told.per_request_low_j, told.per_request_high_j
+    kept = " kept" if told.sampled else ""
+    text = f"Per request{kept} {_amount(told.per_request_j, low_j, high_j)}"
+    if not vague(low_j, high_j):
+        text += f", p50 {known(told.per_request_p50_j, energy)}, p95 {known(told.per_request_p95_j, energy)}"
     if told.per_output_token_j is not None:
-        ends = _ends(told.per_output_token_low_j, told.per_output_token_high_j)
-        text += f"; per output token {energy(told.per_output_token_j)}{ends}"
-    if told.decode_per_token_j is not None:
+        amount = _amount(told.per_output_token_j, told.per_output_token_low_j, told.per_output_token_high_j)
+        text += f"; per output token{' of these' if told.sampled else ''} {amount}"
+    decode = next((row for row in told.phases if row.phase == names.DECODE), None)
+    if told.decode_per_token_j is not None and not (decode and vague(decode.low_j, decode.high_j)):
         text += f", decode alone {energy(told.decode_per_token_j)}"
     return text
 
 
-def _ends(low_j: float | None, high_j: float | None) -> str:
+def _amount(value_j: float, low_j: float | None, high_j: float | None) -> str:
     ends = interval(low_j, high_j)
-    return f" ({ends})" if ends else ""
+    return (NOT_DETERMINED if vague(low_j, high_j) else energy(value_j)) + (f" ({ends})" if ends else "")
 
 
 def _gpus(told: Energy) -> str:
     if told.gpu_energy_j is None or not told.gpus:
+        if told.other_gpus:
+            return "What the GPUs of these servers took is not recorded: no agent watched them"
         return "Energy without a phase is not recorded: no metric of the agent's was read beside the spans"
     watched = "" if told.gpu_observed_s is None else f" in {duration(1e3 * told.gpu_observed_s)}"
     text = f"{counted(told.gpus, 'GPU')} took {energy(told.gpu_energy_j)}{watched}"
-    if told.unattributed_share is None:
-        return text
-    why = "idle power, neighbours, what the fit cannot explain"
-    return f"{text}; {percent(told.unattributed_share)} of that belongs to no phase ({why})"
+    if told.sampled:
+        return (
+            f"{text} for all requests, also those left out by sampling: not to be compared with the kept ones"
+        )
+    if told.unattributed_share is not None:
+        why = "idle power, neighbours, what the fit cannot explain"
+        text += f"; {percent(told.unattributed_share)} of that belongs to no phase ({why})"
+    return text
+
+
+def _others(told: Energy) -> str:
+    others = told.other_gpus
+    if others is None:
+        unknown = "Which GPUs the servers used is not recorded: these are all that agents watched"
+        return unknown if told.gpus else ""
+    if not others:
+        return ""
+    named = [f"{safe(gpu.hw_id, 48)} {energy(gpu.energy_j)}" for gpu in others[:_MOST_NAMED]]
+    rest = others[_MOST_NAMED:]
+    if rest:
+        named.append(f"{len(rest)} more {energy(sum(gpu.energy_j for gpu in rest))}")
+    return f"Not counted, as no server of these requests names them: {', '.join(named)}"
 
 
 def _part(told: Energy, counters: list[CounterCoverage]) -> str:
     partly = coverage([row for row in counters if row.counter == "energy"])
     partly = partly[:1].upper() + partly[1:]
     if told.requests_in_part:
-        more = f"{counted(told.requests_in_part, 'request')} known in part, in the sums by phase alone"
+        some = "" if told.in_part_j is None else f" ({energy(told.in_part_j)})"
+        more = f"{_requests(told.requests_in_part, told)} known in part{some}, in none of these figures"
         return f"{partly}; {more}" if partly else more
     return partly
 

@@ -12,10 +12,10 @@ def energy(report: Report) -> str:
         return ""
     rows = []
     for row in told.phases:
-        phase, *numbers, label = energy_phrases.cells(row)
+        phase, *numbers, label = energy_phrases.cells(row, told)
         rows.append(
             row_head(phase, colour=True)
-            + bar(row.share)
+            + bar(energy_phrases.share(row, told))
             + "".join(cell(words, "n") for words in numbers)
             + cell(label, "word")
         )

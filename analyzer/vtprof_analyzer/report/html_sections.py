@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from html import escape
 
-from vtprof_analyzer.report import absent_phrases, engine_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import absent_phrases, energy_phrases, engine_phrases, phrases, trust_phrases
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
     count,
     dots,
     duration,
-    energy,
     known,
     percent,
     plain,
@@ -27,8 +26,6 @@ from vtprof_analyzer.report.html_energy import energy as energy_section
 from vtprof_analyzer.report.html_findings import findings
 from vtprof_analyzer.report.html_tags import bar, cell, missing, note, row_head, section, table, text, tile
 from vtprof_analyzer.report.model import BudgetRow, Percentiles, PhaseRow, Report
-
-_KV_CAPTION = "KV written, by modality: bytes over all requests, by where the token came from"
 
 
 def body(report: Report, charts: Mapping[str, str]) -> str:
@@ -74,24 +71,26 @@ def _numbers(report: Report) -> str:
         else known(kv.peak_held_bytes, size)
     )
     at_least = "≥ " if kv.peak_kind == "mean" else ""
+    whole = " (for all)" if phrases.is_sampled(report) else ""
     goodput = known(report.slo.goodput_share, percent) if report.slo.goodput_share is not None else DASH
     tiles = [
-        tile("TTFT, p95", known(summary.ttft_ms.p95, duration), [_percentiles(summary.ttft_ms)]),
-        tile("TPOT, p95", known(summary.tpot_ms.p95, duration), [_percentiles(summary.tpot_ms)]),
-        tile("End to end, p95", known(summary.e2e_ms.p95, duration), [_percentiles(summary.e2e_ms)]),
-        tile("Goodput", goodput, [phrases.goodput(report).removeprefix(goodput)]),
+        tile(f"TTFT, p95{whole}", known(summary.ttft_ms.p95, duration), [_percentiles(summary.ttft_ms)]),
+        tile(f"TPOT, p95{whole}", known(summary.tpot_ms.p95, duration), [_percentiles(summary.tpot_ms)]),
+        tile(f"End to end, p95{whole}", known(summary.e2e_ms.p95, duration), [_percentiles(summary.e2e_ms)]),
+        tile(f"Goodput{whole}", goodput, [phrases.goodput(report).removeprefix(goodput)]),
         tile(
             "KV cache, peak",
             peak if peak == NOT_RECORDED else at_least + peak,
             [phrases.kv_peak(report).replace("at least ", "").removeprefix(f"peak {peak}").strip(" ,")],
         ),
         tile(
-            "Prompt tokens",
+            f"Prompt tokens{' of the kept' if whole else ''}",
             known(summary.input_tokens, lambda number: scaled(number, "")),
             [phrases.modalities(report), f"output {known(summary.output_tokens, tokens)}"],
         ),
     ]
-    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+    sampled = phrases.sampling(report)
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' + (note(f"Sampled: {sampled}.") if sampled else "")
 
 
 def _percentiles(values: Percentiles) -> str:
@@ -153,8 +152,10 @@ def _budget(report: Report, chart: str | None) -> str:
         ("p50", "n"),
         ("verdict", ""),
     ]
+    weighted = ", weighted" if phrases.is_sampled(report) else ""
     caption = (
-        f"{count(budget.requests)} requests with a first token, and the {count(budget.tail_requests)} at or above p95. "
+        f"{count(budget.requests)} requests{phrases.kept(report)} with a first token, and the"
+        f" {count(budget.tail_requests)} at or above p95{weighted}. "
         "A request without a phase counts as zero in its percentiles. Overlap is counted once; shares add up to 100 %."
     )
     return section("ttft", "Where TTFT goes", chart, table(caption, heads, rows))
@@ -210,14 +211,15 @@ def _phases(report: Report) -> str:
         ("floor", [known(row.floor_ratio, ratio, DASH) for row in rows]),
         ("DRAM", [known(row.dram_bw_ratio, percent, DASH) for row in rows]),
         ("tensor", [known(row.tensor_ratio, percent, DASH) for row in rows]),
-        ("energy", [known(row.energy_j, energy, DASH) for row in rows]),
+        ("energy", [energy_phrases.of_phase(report.energy, row.phase) for row in rows]),
     ]
     # A column that nothing recorded says nothing.
     columns += [
         (name, "n", [cell(words, "n") for words in cells]) for name, cells in numbers if set(cells) != {DASH}
     ]
     return table(
-        "Percentiles over the requests that had the phase, without zeros; roofline over the steps a phase ran in",
+        f"Percentiles over the requests{phrases.kept(report)} that had the phase, without zeros;"
+        " roofline over the steps a phase ran in",
         [column[:2] for column in columns],
         ["".join(column[2][number] for column in columns) for number in range(len(report.phases))],
     )
@@ -246,6 +248,7 @@ def _kv(report: Report, chart: str | None) -> str:
         for row, whole in zip(shown, wholes, strict=True)
     ]
     heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV written", "n"), ("tokens", "n")]
+    caption = f"{phrases.kv_title(report)}: bytes by where the token came from"
     per_token = known(kv.bytes_per_token, lambda number: f"{count(number)} B per token")
     facts = (
         f"{per_token}, data type {known(kv.dtype, lambda name: safe(name, 24))}; "
@@ -255,7 +258,7 @@ def _kv(report: Report, chart: str | None) -> str:
     return section(
         "kv", "KV footprint",
         chart if chart is not None else missing("Not drawn: when KV was held is not recorded."),
-        table(_KV_CAPTION, heads, rows) if known_rows else missing(absent_phrases.no_kv(report)),
+        table(caption, heads, rows) if known_rows else missing(absent_phrases.no_kv(report)),
         note(facts),
     )  # fmt: skip
 
@@ -276,7 +279,12 @@ def _strata(report: Report) -> str:
         + cell(known(row.ttft_ms_p95, duration), "n")
         for row in report.strata
     ]
-    heads = [("visual tokens", ""), ("requests", "n"), ("TTFT p50", "n"), ("TTFT p95", "n")]
+    heads = [
+        ("visual tokens", ""),
+        (f"requests{phrases.kept(report)}", "n"),
+        ("TTFT p50", "n"),
+        ("TTFT p95", "n"),
+    ]
     return section(
         "strata", "TTFT by visual tokens", table("Requests with a like number of visual tokens", heads, rows)
     )

@@ -53,7 +53,7 @@ def render(report: Report) -> str:
         ),
         _phases(report),
         *_energy(report),
-        f"#### KV written, by modality ({escape(safe(report.kv.how))})",
+        f"#### {phrases.kv_title(report)} ({escape(safe(report.kv.how))})",
         _kv(report),
         *_engine(report),
         *_strata(report),
@@ -102,6 +102,8 @@ def _numbers(report: Report) -> str:
         f"- tokens: {phrases.input_tokens(report)}",
         f"- visual: {phrases.visual_shares(report)}",
     ]
+    if sampled := phrases.sampling(report):
+        lines.append(f"- sampled: {sampled}")
     return table + "\n\n" + "\n".join(lines)
 
 
@@ -146,7 +148,7 @@ def _energy(report: Report) -> list[str]:
     told = report.energy
     if told is None:
         return []
-    rows = [[escape(words) for words in energy_phrases.cells(row)] for row in told.phases]
+    rows = [[escape(words) for words in energy_phrases.cells(row, told)] for row in told.phases]
     return [
         f"#### {escape(energy_phrases.title(told))}",
         _table(energy_phrases.HEADS, rows) if rows else "",
@@ -194,7 +196,7 @@ def _strata(report: Report) -> list[str]:
     ]
     return [
         "#### TTFT by visual tokens of the request",
-        _table(("visual tokens", "requests", "p50", "p95"), rows),
+        _table(("visual tokens", f"requests{phrases.kept(report)}", "p50", "p95"), rows),
     ]
 
 

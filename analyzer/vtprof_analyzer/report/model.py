@@ -9,6 +9,7 @@ from typing import Any
 
 from vtprof_analyzer.report.energy_model import CounterCoverage, Energy
 from vtprof_analyzer.report.energy_model import EnergyRow as EnergyRow
+from vtprof_analyzer.report.energy_model import OtherGpu as OtherGpu
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ class Summary:
     ttft_ms: Percentiles
     tpot_ms: Percentiles
     e2e_ms: Percentiles
+    weighted: bool = (
+        False  # requests were sampled: times, TTFT parts and objectives are weighted, sums are of the kept
+    )
 
 
 @dataclass(frozen=True)

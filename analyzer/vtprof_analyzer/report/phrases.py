@@ -76,8 +76,14 @@ def population(report: Report) -> str:
     """Return whose TTFT the bars show."""
     budget = report.ttft_budget
     if _tail_tells(budget):
-        return f"{counted(budget.tail_requests, 'request')} at or above p95"
-    return f"all {counted(budget.requests, 'request')} with a first token"
+        whose = f"{_kept_requests(budget.tail_requests, report)} at or above p95"
+    else:
+        whose = f"all {_kept_requests(budget.requests, report)} with a first token"
+    return whose + (", weighted" if is_sampled(report) else "")
+
+
+def _kept_requests(number: int, report: Report) -> str:
+    return counted(number, f"request{kept(report)}", f"requests{kept(report)}")
 
 
 def setting(deployment: Deployment) -> str:
@@ -106,6 +112,28 @@ def volume(report: Report) -> str:
     return " · ".join(parts)
 
 
+def is_sampled(report: Report) -> bool:
+    """Tell whether the requests are those that sampling kept."""
+    return report.summary.weighted and report.integrity.estimated_requests is not None
+
+
+def kept(report: Report) -> str:
+    """Return the word that tells requests that were kept from all: `` kept``, or nothing."""
+    return " kept" if is_sampled(report) else ""
+
+
+def sampling(report: Report) -> str:
+    """Return which numbers are estimates for all requests, and which are of the kept ones; empty where all were kept."""
+    if not is_sampled(report):
+        return ""
+    whole = count(report.integrity.estimated_requests or 0)
+    return (
+        f"{count(report.summary.requests)} of about {whole} requests kept, the slow ones over-represented; TTFT, TPOT, end"
+        " to end and goodput are estimated for all, each kept request counting for those it stands for; tokens, KV"
+        " written, energy, times of phases and findings are of the kept ones"
+    )
+
+
 def headline(text: str) -> tuple[str, str]:
     """Split the verdict into its lead and the rest, at the first colon or full stop that ends a short phrase."""
     text = safe(text, 600)
@@ -127,7 +155,8 @@ def goodput(report: Report) -> str:
     if slo.goodput_share is None:
         return f"{NOT_RECORDED} ({', '.join(objectives)})"
     rate = f", {plain(slo.goodput_per_s)} requests/s" if slo.goodput_per_s is not None else ""
-    return f"{percent(slo.goodput_share)} of requests{rate} ({', '.join(objectives)})"
+    whole = f"about {count(report.integrity.estimated_requests or 0)} " if is_sampled(report) else ""
+    return f"{percent(slo.goodput_share)} of {whole}requests{rate} ({', '.join(objectives)})"
 
 
 def kv_peak(report: Report) -> str:
@@ -160,6 +189,11 @@ def kv_peak_how(report: Report) -> str:
     return PEAKS.get(report.kv.peak_kind or "", "")
 
 
+def kv_title(report: Report) -> str:
+    """Return the heading of the KV by modality: whose it is."""
+    return f"KV written{' by the requests kept' if is_sampled(report) else ''}, by modality"
+
+
 def kv_rows(report: Report) -> list[KvByModality]:
     """Return the KV by modality, without video and audio where no request had any."""
     rare = ("video", "audio")
@@ -187,7 +221,9 @@ def input_tokens(report: Report) -> str:
     prompt = known(report.summary.input_tokens, tokens, f"tokens {NOT_RECORDED}")
     output = known(report.summary.output_tokens, tokens, f"tokens {NOT_RECORDED}")
     parts = modalities(report)
-    return f"prompt {prompt} ({parts}), output {output}" if parts else f"prompt {prompt}, output {output}"
+    whose = ", of the requests kept" if is_sampled(report) else ""
+    text = f"prompt {prompt} ({parts}), output {output}" if parts else f"prompt {prompt}, output {output}"
+    return text + whose
 
 
 def outcomes(report: Report) -> str:
@@ -257,7 +293,7 @@ _BOUNDS: tuple[tuple[str, str], ...] = (
 def footnotes(report: Report) -> list[str]:
     """Return what the phase table's columns and words mean, only of those that occur in it."""
     rows = report.phases
-    notes = ["time: share of all phases' time, summed over requests"]
+    notes = [f"time: share of all phases' time, summed over requests{kept(report)}"]
     if any(row.floor_ratio is not None for row in rows):
         notes.append("floor: the roofline's time for the work / measured time")
     notes += [meaning for bound, meaning in _BOUNDS if any(row.bound == bound for row in rows)]

@@ -103,6 +103,8 @@ def _numbers(report: Report) -> list[RenderableType]:
     grid.add_row("goodput", phrases.goodput(report))
     grid.add_row("KV", phrases.kv_peak(report))
     grid.add_row("tokens", phrases.input_tokens(report))
+    if sampled := phrases.sampling(report):
+        grid.add_row("sampled", sampled)
     return [grid]
 
 
@@ -199,7 +201,7 @@ def _energy(report: Report) -> list[RenderableType]:
     for head in energy_phrases.HEADS:
         table.add_column(head, justify="left" if head in ("phase", "label") else "right", no_wrap=True)
     for row in told.phases:
-        table.add_row(*energy_phrases.cells(row))
+        table.add_row(*energy_phrases.cells(row, told))
     return [
         _title(energy_phrases.title(told)),
         *([_indent(table)] if told.phases else []),
@@ -210,7 +212,7 @@ def _energy(report: Report) -> list[RenderableType]:
 def _kv(report: Report) -> list[RenderableType]:
     kv = report.kv
     known_rows = [row for row in kv.by_modality if row.share is not None or row.bytes is not None]
-    parts: list[RenderableType] = [_title(f"KV written, by modality ({safe(kv.how)})")]
+    parts: list[RenderableType] = [_title(f"{phrases.kv_title(report)} ({safe(kv.how)})")]
     if not known_rows:
         return [*parts, _indent(Text(absent_phrases.no_kv(report)))]
     grid = _grid()
@@ -248,7 +250,7 @@ def _engine(report: Report) -> list[RenderableType]:
 def _strata(report: Report) -> list[RenderableType]:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
     table.add_column("visual tokens", no_wrap=True)
-    for name in ("requests", "p50", "p95"):
+    for name in (f"requests{phrases.kept(report)}", "p50", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.strata:
         table.add_row(

@@ -10,6 +10,7 @@
 -- impossible_ttft    whether the recorded one was negative or later than the end
 -- tpot_ns            (end - first token) / (output tokens of a sequence - 1); NULL for fewer than two tokens
 -- sequences          how many spans of vLLM tell of it: the n answers to one request, which each count the prompt's KV; else 1
+-- weight             requests that it stands for: 1 / sampling ratio, 1 where all were kept or none was recorded
 -- *_tokens           tokens; visual_tokens is image + video; NULL is not recorded
 -- *_items            images, videos, audio clips in the prompt
 -- recorded_kv_bytes, recorded_kv_visual_bytes  bytes, as the probe read them from the engine
@@ -37,7 +38,7 @@ WITH broken AS (
         coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
         CASE WHEN s.end_ns >= s.start_ns THEN s.end_ns
              ELSE greatest(s.start_ns, last_child.last_ns, s.start_ns + s.ttft_ns) END AS end_ns,
-        s.ttft_ns,
+        s.ttft_ns, 1 / s.sampling_ratio AS weight,
         s.input_tokens, s.output_tokens,
         s.tokens_text AS text_tokens, s.tokens_image AS image_tokens, s.tokens_video AS video_tokens,
         s.tokens_audio AS audio_tokens, s.tokens_cached AS cached_tokens,
@@ -120,4 +121,4 @@ SELECT
     CASE WHEN output_tokens >= 2 * sequences AND NOT end_missing AND NOT negative_duration
               AND end_ns - arrival_ns >= ttft_ns
          THEN (end_ns - arrival_ns - ttft_ns) / (output_tokens / sequences - 1) END AS tpot_ns
-FROM (SELECT * REPLACE (coalesce(sequences, 1) AS sequences) FROM possible);
+FROM (SELECT * REPLACE (coalesce(sequences, 1) AS sequences, coalesce(weight, 1)::DOUBLE AS weight) FROM possible);

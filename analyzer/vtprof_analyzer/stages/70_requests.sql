@@ -12,6 +12,7 @@
 -- ttft_without_visual_ms     TTFT had no request of the run had visual tokens [ms]: less the time in which its process
 --                            encoded, its own items or its neighbours', less its preprocessing beyond the median of
 --                            text-only requests, less the visual part of its prefill; NULL when the parts are not known
+-- weight             requests that it stands for, as it was sampled: 1 / vtprof.sampling_ratio
 CREATE TABLE requests AS
 WITH sized AS (
     SELECT q.*, r.service_instance_id, k.token_bytes, k.fixed_bytes, k.recorded
@@ -64,7 +65,8 @@ SELECT
     q.recorded_kv_bytes IS NOT NULL OR coalesce(q.recorded, false) AS kv_recorded,
     q.token_bytes AS kv_bytes_per_token,
     CASE WHEN q.visual_tokens = 0 OR q.visual_tokens > 0 AND b.has_phases
-         THEN greatest(0, b.ttft_ns - v.encode_ns - v.preprocess_ns - v.prefill_ns) / 1e6 END AS ttft_without_visual_ms
+         THEN greatest(0, b.ttft_ns - v.encode_ns - v.preprocess_ns - v.prefill_ns) / 1e6 END AS ttft_without_visual_ms,
+    q.weight
 FROM sized AS q
 LEFT JOIN request_budget AS b USING (request_key)
 LEFT JOIN visual_parts AS v USING (request_key);

@@ -2,7 +2,11 @@
 -- hw_id              UUID of the GPU
 -- energy_mj          all of it, idle power included [mJ]
 -- attributed_mj      what was given to a phase of our requests [mJ]; the rest belongs to none
+-- used               whether a server of these spans names it as its own (hw.id, a list where it has several); NULL where
+--                    none names any
+-- covered_share      of the time from the first stretch with energy to the last, what was watched, 0..1; NULL without any
 -- observed_ns        how long it was watched [ns]: from the agent's start, or from its first reading, to its last
+-- named              how many GPUs the servers name, watched or not
 -- Every agent of a node tells of all its GPUs: where two watched one at a time its energy counts once, and what each of
 -- them gave to its own requests counts all.
 CREATE TABLE gpu_energy AS
@@ -39,11 +43,24 @@ WITH readings AS (
     ), first_ns))) AS fresh_ns
     FROM watches
     WHERE last_ns > first_ns
+), working AS (
+    SELECT min(start_ns) AS first_ns, max(end_ns) AS last_ns FROM phase_intervals WHERE energy_mj IS NOT NULL
+), named AS (
+    -- A resource that was exported before the model was loaded lacks what later ones of its process say.
+    SELECT DISTINCT trim(unnest(string_split(hw_id, ','))) AS hw_id FROM resources
+    WHERE hw_id <> '' AND coalesce(service_instance_id, resource_id::VARCHAR) IN (
+        SELECT coalesce(service_instance_id, resource_id::VARCHAR) FROM resources
+        WHERE resource_id IN (SELECT resource_id FROM spans WHERE dialect IS NOT NULL)
+    )
 )
 SELECT hw_id,
        -- Of a watch that overlaps an earlier one the part of its time that is new.
-       sum(energy_mj * (fresh_ns / (last_ns - first_ns)) ORDER BY first_ns, agent) AS energy_mj,
-       coalesce(sum(attributed_mj ORDER BY first_ns, agent), 0) AS attributed_mj,
-       sum(fresh_ns)::BIGINT AS observed_ns
-FROM fresh
+       sum(energy_mj * (fresh_ns / (fresh.last_ns - fresh.first_ns)) ORDER BY fresh.first_ns, agent) AS energy_mj,
+       coalesce(sum(attributed_mj ORDER BY fresh.first_ns, agent), 0) AS attributed_mj,
+       CASE WHEN EXISTS (FROM named) THEN hw_id IN (SELECT hw_id FROM named) END AS used,
+       sum(greatest(0, least(fresh.last_ns, working.last_ns) - greatest(fresh.last_ns - fresh_ns, working.first_ns)))
+           / nullif(any_value(working.last_ns - working.first_ns), 0) AS covered_share,
+       sum(fresh_ns)::BIGINT AS observed_ns,
+       (SELECT count(*) FROM named) AS named
+FROM fresh, working
 GROUP BY hw_id;

@@ -12,7 +12,9 @@ WITH known AS (
     FROM request_base
 ), measures AS (
     SELECT 'prompt_tokens' AS measure, prompt_tokens_threshold AS threshold,
-           (SELECT sum(visual_tokens) / nullif(sum(input_tokens), 0) FROM request_base
+           -- As of all requests, where they were sampled.
+           (SELECT sum(visual_tokens * weight ORDER BY request_key) / nullif(sum(input_tokens * weight ORDER BY request_key), 0)
+            FROM request_base
             WHERE visual_tokens IS NOT NULL AND input_tokens IS NOT NULL) AS share, known.tokens AS enough
     FROM settings, known
     UNION ALL

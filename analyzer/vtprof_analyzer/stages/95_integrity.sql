@@ -36,9 +36,9 @@ WITH ours AS (
     GROUP BY m.name, instance, r.ring_created_ns
 ), kept AS (
     -- Summed in one order, or the rounded sum could differ from run to run.
-    SELECT count(*) FILTER (s.sampling_ratio < 1) AS sampled_requests,
-           coalesce(round(sum(1 / coalesce(s.sampling_ratio, 1) ORDER BY request_key)), 0)::BIGINT AS estimated_requests
-    FROM request_base JOIN spans AS s USING (trace_id, span_id)
+    SELECT count(*) FILTER (weight > 1) AS sampled_requests,
+           coalesce(round(sum(weight ORDER BY request_key)), 0)::BIGINT AS estimated_requests
+    FROM request_base
 )
 SELECT
     ours.* REPLACE (ours.negative_duration

@@ -1,6 +1,7 @@
--- One row: one phase of which some stretch has energy. Steps and windows have the same energy once more: they are not read.
+-- One row: one phase of the requests whose energy is known in full (`request_energy.complete`): its rows add up to theirs.
+-- Steps and windows have the same energy once more: they are not read.
 -- phase              name of the phase
--- requests           requests with energy in it
+-- requests           of them, those with energy in it
 -- energy_mj          sum over their stretches [mJ]; low_mj, high_mj: sums of the ends of the intervals, as if all erred
 --                    alike; NULL where one has none
 -- estimated_mj       of which labelled estimated [mJ]
@@ -18,5 +19,5 @@ SELECT
     CASE WHEN bool_or(energy_quality = 'estimated') THEN 'estimated' WHEN bool_or(energy_quality = 'attributed') THEN 'attributed'
          WHEN bool_or(energy_quality = 'measured') THEN 'measured' END AS quality
 FROM phase_intervals
-WHERE energy_mj IS NOT NULL
+WHERE energy_mj IS NOT NULL AND request_key IN (SELECT request_key FROM request_energy WHERE complete)
 GROUP BY phase;
