@@ -181,6 +181,13 @@ def test_weights_that_are_not_quantised(section: Any) -> None:
             {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 99}}}},
             "num_bits",
         ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"g": {"targets": True, "weights": {"num_bits": 4}}},
+            },
+            "targets",
+        ),
     ],
 )
 def test_a_section_at_fault_is_one_line_with_the_field(section: Any, field: str) -> None:

@@ -123,6 +123,13 @@ def _float8(fields: Fields) -> Quantization:
     return Quantization("", 8, group, 32, tuple(kept), "float8")
 
 
+def _targets_linear(scheme: Fields) -> bool:
+    targets = scheme.first("targets")
+    if targets is not None and not isinstance(targets, (str, list, tuple)):
+        raise scheme.fault("targets", f"is {reprlib.repr(targets)} instead of a list of module names")
+    return "Linear" in (targets or ())
+
+
 def _compressed_tensors(fields: Fields) -> Quantization | None:
     """Read llm-compressor's groups: the one for all linear layers, else the first that has weights."""
     groups = fields.section("config_groups")
@@ -134,14 +141,8 @@ def _compressed_tensors(fields: Fields) -> Quantization | None:
     ]
     if not with_weights:
         return None
-    scheme, weights = next(
-        (
-            (scheme, weights)
-            for scheme, weights in with_weights
-            if "Linear" in (scheme.first("targets") or ())
-        ),
-        with_weights[0],
-    )
+    of_all = ((scheme, weights) for scheme, weights in with_weights if _targets_linear(scheme))
+    scheme, weights = next(of_all, with_weights[0])
     bits = _bits(weights, "num_bits", default=8)
     floating = weights.text("type", default="int") == "float"
     strategy = weights.text("strategy")
