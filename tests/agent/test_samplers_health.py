@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from agent_process import wait_for
 
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers import reader as reader_module
@@ -20,13 +21,6 @@ DEADLINE_S = 60.0
 GPUS = ("GPU-1", "GPU-2")
 UNIX_S = 1_000_000
 S = 1_000_000_000
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.005)
 
 
 class Fake:

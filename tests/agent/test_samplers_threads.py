@@ -1,10 +1,10 @@
 """Samplers in their threads: what they read reaches points and meter, and none that fails or hangs holds another."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from agent_process import wait_for
 
 from vtprof_agent import sampling as sampling_module
 from vtprof_agent.counters.meter import CounterWindow
@@ -19,14 +19,6 @@ from vtprof_schemas.errors import BackendError, ConfigError
 
 NODE = agent_resource("node")
 DEADLINE_S = 60.0
-
-
-def _wait(condition: Callable[[], object]) -> None:
-    """Wait for something that another thread does."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.005)
 
 
 class Fake:
@@ -123,7 +115,7 @@ def test_ratios_reach_the_meter_as_windows_and_the_points_as_means(start: Start)
 
     meter = Meter()
     sampling = start(meter, gpm=Fake(tell))
-    _wait(lambda: len(meter.windows) >= 3)
+    wait_for(lambda: len(meter.windows) >= 3)
     assert meter.expected == [("GPU-1", (names.GPU_DRAM_BANDWIDTH_RATIO,), 0.01)]
     assert meter.windows[0] == CounterWindow(
         "GPU-1", names.GPU_DRAM_BANDWIDTH_RATIO, 0, 10_000_000, 5_000_000.0
@@ -156,7 +148,7 @@ def test_a_sampler_that_fails_costs_no_other_and_is_said_once(
 
     failing, sound = Fake(fail), Fake(_power(7))
     sampling = start(nvml=sound, amd=failing)
-    _wait(lambda: failing.readings >= 3 and sound.readings >= 3 and sampling.faults >= 3)
+    wait_for(lambda: failing.readings >= 3 and sound.readings >= 3 and sampling.faults >= 3)
     assert [p.sample.value for p in sampling.sample([], NODE, 1)] == [7]
     assert [r.message for r in caplog.records] == [
         "amd failed and is left out while it does: OSError('the driver is confused')"
@@ -177,7 +169,7 @@ def test_a_sampler_that_hangs_holds_neither_the_loop_nor_its_stop(
     hanging, sound = Fake(hang), Fake(_power(7))
     sampling = start(nvml=sound, pcie=hanging)
     assert inside.wait(DEADLINE_S)
-    _wait(lambda: sound.readings >= 3)
+    wait_for(lambda: sound.readings >= 3)
     assert [p.sample.value for p in sampling.sample([], NODE, 1)] == [7]
     sampling.close()
     assert sound.closed.wait(DEADLINE_S)
@@ -201,7 +193,7 @@ def test_a_driver_that_does_not_answer_does_not_hold_the_start_and_is_taken_up_w
     assert "sampler nvml: it does not answer; it is taken up when it does" in caplog.messages
     assert _off(sampling, "nvml") == "it does not answer"
     release.set()
-    _wait(lambda: slow.readings >= 1)
+    wait_for(lambda: slow.readings >= 1)
     assert _off(sampling, "nvml") is None
 
 
@@ -212,7 +204,7 @@ def test_a_source_that_is_not_here_at_the_start_is_looked_for_again(
     reasons = iter(["no driver", "no driver"])
     late = Fake(_power(7), lambda: next(reasons, None))
     sampling = start(nvml=late)
-    _wait(lambda: late.readings >= 1)
+    wait_for(lambda: late.readings >= 1)
     assert [gpu.uuid for gpu in sampling.health().gpus] == ["GPU-1"]
 
 
@@ -228,7 +220,7 @@ def test_a_sampler_that_cannot_be_opened_is_said_once_with_the_reason(
             raise BackendError("no permission")
 
     sampling = start(nvml=Refusing())
-    _wait(lambda: len(tried) >= 3)
+    wait_for(lambda: len(tried) >= 3)
     assert caplog.messages == ["sampler nvml is off: no permission"]
     assert _off(sampling, "nvml") == "no permission"
 
