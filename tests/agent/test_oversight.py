@@ -15,6 +15,7 @@ from vtprof_agent.export.destination import Outcome
 from vtprof_agent.follower import Progress, RingFollower
 from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.observer import Observer
 from vtprof_agent.oversight import Account, Losses, Oversight
@@ -22,6 +23,7 @@ from vtprof_agent.processes import Processes
 from vtprof_agent.progress_store import ProgressStore
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.ring_totals import RingTotals
+from vtprof_agent.samplers.sampler import Sample
 from vtprof_probe.ring_writer import RingWriter
 from vtprof_schemas import names, records
 
@@ -76,6 +78,20 @@ def test_series_leave_each_period_and_with_the_last_flush(tmp_path: Path) -> Non
     told = [observer.data((), at * SECOND, 0) is not None for at in (0, 5, 10, 19)]
     assert told == [True, False, True, False]
     assert observer.data((), 19 * SECOND, 0, last=True) is not None
+
+
+def test_points_leave_together_each_period_and_once(tmp_path: Path) -> None:
+    observer = Observer(NODE, Metrics("test"), sample_s=0, series_s=10.0)
+    told = []
+    for at in (0, 3, 6, 11, 12):
+        point = Point(NODE, Sample(names.AGENT_RSS_BYTES, at), at)
+        data = observer.data([point], at * SECOND, 0, last=at == 12)
+        metrics = data.resource_metrics[0].scope_metrics[0].metrics if data else []
+        ours = [metric.data for metric in metrics if metric.name == names.AGENT_RSS_BYTES]
+        told.append(
+            [point.time_unix_nano for data in ours for point in data.data_points if point.time_unix_nano]
+        )
+    assert told == [[], [], [], [3, 6, 11], [12]]
 
 
 def test_points_of_the_agent_tell_its_losses_and_level(tmp_path: Path) -> None:

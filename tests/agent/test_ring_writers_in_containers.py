@@ -4,15 +4,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 from agent_process import wait_for
 from test_ring_discovery import BOOT, proc
 
+from vtprof_agent import sampling
 from vtprof_agent.inbox import discovery, pid_namespaces
 from vtprof_agent.inbox.discovery import Liveness, pid_here, process_alive, remove_ring
 from vtprof_agent.inbox.ring_header import RingIdentity
 from vtprof_agent.inbox.ring_reader import RingReader
+from vtprof_agent.resource import agent_resource
+from vtprof_agent.samplers.host import HostSampler
+from vtprof_agent.samplers.sampler import Sample
+from vtprof_schemas import names
+
+if TYPE_CHECKING:
+    from vtprof_agent.follower import RingFollower
 
 CONTAINER = 4_026_532_999
 INSIDE, OUTSIDE, TICKS = 7, 31_007, 700
@@ -28,6 +37,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here = (made / "self/ns/pid").stat().st_ino
     monkeypatch.setattr(pid_namespaces, "FIRST_NAMESPACE", here)
     return made
+
+
+class Reader(NamedTuple):
+    identity: RingIdentity
+
+
+class Ring(NamedTuple):
+    """What a sampler sees of a ring; its resource is the number that it tells."""
+
+    pid: int
+    reader: Reader
+    resource: int
 
 
 def writer(pid: int = INSIDE, ticks: int = TICKS) -> RingIdentity:
@@ -118,3 +139,21 @@ def test_a_sampler_reads_it_under_the_number_that_it_has_here_or_not_at_all(
     assert pid_here(writer(pid=8), root) is None
     monkeypatch.setattr(pid_namespaces, "FIRST_NAMESPACE", 1)
     assert pid_here(writer(), root) is None
+
+
+def test_the_host_sampler_is_given_the_number_here_and_its_samples_go_to_the_ring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[frozenset[int]] = []
+
+    class Host(HostSampler):
+        def sample(self, pids: frozenset[int]) -> list[Sample]:
+            asked.append(pids)
+            return [Sample(names.HOST_PROCESS_RSS_BYTES, 5, pid=OUTSIDE)]
+
+    here = {INSIDE: OUTSIDE, 8: None}
+    monkeypatch.setattr(sampling, "pid_here", lambda identity: here[identity.pid])
+    rings = [cast("RingFollower", Ring(pid, Reader(writer(pid)), pid)) for pid in here]
+    points = sampling.Sampling([Host()]).sample(rings, agent_resource("node"), 1)
+    assert asked == [frozenset({OUTSIDE})]
+    assert [point.resource for point in points] == [INSIDE]
