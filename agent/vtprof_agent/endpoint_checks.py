@@ -1,7 +1,7 @@
 """Looks at everything outside the agent that its settings name: endpoints, pages, ports, files, the spool; for `doctor`.
 
 What is missing is said with what it costs, and what `run` would refuse in its words, by the functions with which it
-does. Connections are opened and closed again, folders made and removed; nothing is sent.
+does. Connections are opened and closed again, folders made and removed; nothing is sent but a TLS client's greeting.
 """
 
 import os
@@ -16,16 +16,18 @@ from urllib.parse import urlsplit
 
 from vtprof_agent.config import Config, without_secrets
 from vtprof_agent.engine_metrics.scraper import page_url
-from vtprof_agent.export.otlp import connect
+from vtprof_agent.export.otlp import GRPC, connect
 from vtprof_agent.export.rotating import check_folder
 from vtprof_agent.export.spool import check_spool, default_folder
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.samplers.dcgm import exporter_url
+from vtprof_agent.tls_probe import speaks_tls
 from vtprof_schemas.errors import ConfigError
 
 CONNECT_S: Final = 2.0
 _NO_START: Final = "the agent does not start with it"
+_GRPC_PORT: Final = 4317
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -79,7 +81,10 @@ def _destinations(config: Config) -> Iterator[Check]:
     if refused is not None and blamed is None:
         yield Check("endpoint", without_secrets(endpoint), _cleaned(refused, endpoint), _NO_START)
         return
-    yield Check("endpoint", without_secrets(endpoint), connects(endpoint, 4318), costs)
+    port = _GRPC_PORT if config.otlp_protocol == GRPC else None
+    away = connects(endpoint, port)
+    problem, costs = (None if away else encryption(endpoint, port)) or (away, costs)
+    yield Check("endpoint", without_secrets(endpoint), problem, costs)
     for what, path in (("otlp_token_file", token), ("otlp_ca_file", trusted)):
         if path is not None:
             yield Check(what, str(path), refused if path == blamed else None, _NO_START)
@@ -115,7 +120,11 @@ def _page(what: str, url: str, costs: str, parse: Callable[[], object]) -> Check
     refused = _refusal(parse)
     if refused is not None:
         return Check(what, without_secrets(url), _cleaned(refused, url), _NO_START)
-    return Check(what, without_secrets(url), connects(url, None), costs)
+    problem = connects(url, None)
+    # Over http:// an engine would log the greeting as a fault.
+    if problem is None and urlsplit(url).scheme == "https":
+        problem, costs = encryption(url, None) or (None, costs)
+    return Check(what, without_secrets(url), problem, costs)
 
 
 def _listeners(config: Config, agent_runs: bool) -> Iterator[Check]:
@@ -143,16 +152,34 @@ def _listeners(config: Config, agent_runs: bool) -> Iterator[Check]:
 def connects(url: str, default_port: int | None) -> str | None:
     """Return why nobody answers at a URL's host and port, None when somebody does."""
     try:
-        parts = urlsplit(url if "://" in url else f"//{url}")
-        port = parts.port or default_port or _PORTS.get(parts.scheme)
-        if not parts.hostname or port is None:
+        host, port = _host_port(url, default_port)
+        if not host or port is None:
             return "no host and port"
-        socket.create_connection((parts.hostname, port), CONNECT_S).close()
+        socket.create_connection((host, port), CONNECT_S).close()
     except ValueError as error:
         return f"not a URL ({error})"
     except OSError as error:
         return f"nobody answers ({error.strerror or error})"
     return None
+
+
+def encryption(url: str, default_port: int | None) -> tuple[str, str] | None:
+    """Return in what a URL's scheme and the port that answers there differ, and what to do; None: they agree."""
+    host, port = _host_port(url, default_port)
+    if host is None or port is None:
+        return None
+    try:
+        spoken = speaks_tls(host, port, CONNECT_S)
+    except (OSError, ValueError):
+        return None  # gone since it was found there, or a name that no certificate has
+    match urlsplit(url).scheme, spoken:
+        case "https", None | False:
+            found, advice = "does not speak TLS, as https:// asks for", "give http://, or turn TLS on there"
+        case "http", True:
+            found, advice = "speaks TLS, which http:// does not", "give https://, or turn TLS off there"
+        case _:
+            return None
+    return found, f"nothing arrives: {advice}"
 
 
 def taken(host: str, port: int) -> str | None:
@@ -173,6 +200,12 @@ def room(folder: Path, wanted_bytes: int) -> str | None:
         return f"cannot be written to ({there})"
     free = shutil.disk_usage(there).free
     return None if free >= wanted_bytes else f"{free} bytes free, {wanted_bytes} may be wanted (spool_bytes)"
+
+
+def _host_port(url: str, default_port: int | None) -> tuple[str | None, int | None]:
+    """Return where a URL, with or without scheme, leads to; raises ValueError for what is none."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    return parts.hostname, parts.port or default_port or _PORTS.get(parts.scheme)
 
 
 def _bind(host: str, port: int) -> None:
