@@ -33,7 +33,7 @@ def never(over: threading.Event) -> Iterator[bytes]:
     yield b""
 
 
-@pytest.mark.parametrize("senders", [4, grpc_server.MAX_CALLS])
+@pytest.mark.parametrize("senders", [4, grpc_server.MAX_THREADS, grpc_server.MAX_CALLS])
 def test_an_export_is_taken_while_others_never_send_theirs(receiver: Receiver, senders: int) -> None:
     address, over = f"127.0.0.1:{receiver.ports[0]}", threading.Event()
     with ExitStack() as stack:
@@ -79,6 +79,31 @@ def test_an_export_is_taken_while_silent_senders_come_again_whenever_they_are_cu
         over.set()
         for thread in threads:
             thread.join(WAIT_S)
+
+
+def test_an_export_gets_in_at_once_while_more_are_silent_than_there_are_threads(receiver: Receiver) -> None:
+    """Each sender comes again whenever it is cut off; where calls were refused instead, it would be luck who gets in."""
+    address, senders = f"127.0.0.1:{receiver.ports[0]}", grpc_server.MAX_THREADS + 16
+    over = threading.Event()
+
+    def silent(stack: ExitStack) -> None:
+        channel = stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))
+
+        def again(_: object = None) -> None:
+            if not over.is_set():
+                with suppress(ValueError, RuntimeError):  # the channel is closed, as all is over
+                    channel.stream_unary(METHOD).future(never(over)).add_done_callback(again)
+
+        again()
+
+    with ExitStack() as stack:
+        stack.callback(over.set)
+        for _ in range(senders):
+            silent(stack)
+        wait_for(lambda: receiver.counts()[TURNED_AWAY] >= senders, 2 * WAIT_S)
+        with grpc.insecure_channel(address, OWN_CONNECTION) as mine:
+            for _ in range(3):
+                assert mine.unary_unary(METHOD)(b"", timeout=2 * WAIT_S) == b""
 
 
 def test_turns_are_given_in_the_order_of_coming() -> None:

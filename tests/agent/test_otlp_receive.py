@@ -403,3 +403,24 @@ def test_every_kind_of_value_can_be_written_to_files(tmp_path: Path) -> None:
     assert values["bytes"] == {"bytesValue": "/wA="}
     assert int(values["map"]["kvlistValue"]["values"][0]["value"]["intValue"]) == -5
     assert values["mixed"]["arrayValue"]["values"] == [{"boolValue": True}]
+
+
+def test_where_it_receives_is_said_like_other_starts_once_all_is_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError):
+            Receiver(
+                Config(
+                    otlp_receive_grpc="127.0.0.1:0", otlp_receive_http=f"127.0.0.1:{taken.getsockname()[1]}"
+                )
+            )
+        assert caplog.messages == [], "of what was opened nothing is left"
+        receiver = Receiver(Config(otlp_receive_grpc="127.0.0.1:0", otlp_receive_http="127.0.0.1:0"))
+        receiver.close()
+    over_grpc, over_http = receiver.ports
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"receiving OTLP traces at grpc://127.0.0.1:{over_grpc}"),
+        ("INFO", f"receiving OTLP traces at http://127.0.0.1:{over_http}"),
+    ]
+    assert over_grpc and over_http

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     import grpc
 
 SERVICE: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
-MAX_CALLS: Final = 64
-"""Under way at a time, each in a thread; more are refused and tried again by the sender. So many more than are read that
-who comes while others keep us waiting gets in, and has his turn after them."""
+MAX_CALLS: Final = 128
+"""Under way at a time; more are refused, and whether one that tries again finds a place is luck. So many more than are read
+that who comes while others keep us waiting gets in, and has his turn after them: within ``MAX_CALLS / MAX_READ`` times
+``LEAST_LINGER_S``, 3.2 s; exporters wait 10 s for an answer. Each that is not read yet costs some 0.1 MB."""
+MAX_THREADS: Final = 64
+"""For calls; the others wait for one in the order in which they came."""
 MAX_READ: Final = 4
 """Of them so many have their message read: each may grow to ``MAX_REQUEST_BYTES``."""
 MAX_PARSED: Final = 2
@@ -49,7 +52,7 @@ def serve_grpc(
         raise ConfigError(f"{flag} {shown(host, port)}: {MISSING}") from error
     _require_free(host, port, flag)
     guard, local = guard.at(host), is_loopback(host)
-    pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="vtprof-otlp-grpc")
+    pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="vtprof-otlp-grpc")
     server = grpc.server(
         pool,
         maximum_concurrent_rpcs=MAX_CALLS,

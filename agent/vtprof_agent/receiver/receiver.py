@@ -33,6 +33,7 @@ class Receiver:
         self._stops: list[Callable[[], None]] = []
         self.ports: list[int] = []
         """Where it listens, in the order gRPC, HTTP."""
+        opened: list[str] = []
         try:
             for text, flag, scheme, serve in self.wanted(config):
                 host, port = listen_address(text, flag, guard)
@@ -40,15 +41,12 @@ class Receiver:
                 self._stops.append(stop)
                 self.ports.append(int(address.rpartition(":")[2]))
                 guarded = guard.at(host).ssl_context() is not None
-                logger.warning(
-                    "receiving OTLP traces at %s%s%s",
-                    scheme,
-                    address,
-                    ", with TLS and token" if guarded else "",
-                )
+                opened.append(f"{scheme}{address}{', with TLS and token' if guarded else ''}")
         except BaseException:
             self.close()
             raise
+        for place in opened:  # only now: before, another might have failed to open
+            logger.info("receiving OTLP traces at %s", place)
 
     @staticmethod
     def asked_for(config: Config) -> bool:
