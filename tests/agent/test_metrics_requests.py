@@ -103,6 +103,57 @@ def test_preemptions_gpu_time_and_energy_of_phases_add_up() -> None:
     assert value(metrics, "vtprof_request_energy_joules_total", phase="prefill", visual_stratum="1k") is None
 
 
+GIVEN: dict[str, Value] = {names.DECODE_PREEMPTIONS: 0, names.GPU_ENERGY_MJ: 1.5}
+MISSING: dict[str, Value] = {names.DECODE_PREEMPTIONS: 0}
+HIT: dict[str, Value] = {names.ENCODE_ITEMS: 0, names.ENCODE_CACHE_HITS: 1}
+
+
+@pytest.mark.parametrize(
+    ("phases", "covered"),
+    [
+        ([(names.QUEUE, {}), (names.PREFILL, GIVEN), (names.DECODE, GIVEN)], "whole"),
+        ([(names.PREFILL, GIVEN), (names.DECODE, GIVEN), (names.DECODE, {names.PHASE: names.DECODE})], "whole"),
+        ([(names.ENCODE, HIT), (names.PREFILL, GIVEN)], "whole"),
+        ([(names.PREFILL, {**GIVEN, names.GPU_ENERGY_MJ: 0.0})], "whole"),
+        ([(names.ENCODE, MISSING), (names.PREFILL, GIVEN)], "part"),
+        ([(names.PREFILL, GIVEN), (names.DECODE, GIVEN), (names.DECODE, MISSING)], "part"),
+        ([(names.PREFILL, MISSING), (names.DECODE, MISSING)], "none"),
+        ([(names.QUEUE, {}), (names.PREPROCESS, MISSING)], None),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_requests_are_counted_by_how_much_of_their_energy_is_known(
+    phases: list[tuple[str, dict[str, Value]]], covered: str | None
+) -> None:
+    """A hit of the encoder cache ran nowhere, and what covers a phase in the middle cuts it into fragments."""
+    metrics = Metrics("1")
+    for _ in range(2):
+        metrics.observe(
+            request(*(PhaseSpan(name, at, at + 1, told) for at, (name, told) in enumerate(phases)))
+        )
+    found = {
+        one: value(metrics, "vtprof_requests_energy_coverage_total", coverage=one, visual_stratum="0")
+        for one in ("whole", "part", "none")
+    }
+    assert found == {one: 2 if one == covered else None for one in found}
+
+
+def test_an_assembled_request_is_known_once_all_of_its_phases_are() -> None:
+    done = assemble(SINGLE)[0]["1"]
+    assert {phase.phase for phase in done.phases} >= {names.ENCODE, names.PREFILL, names.DECODE}
+    known = tuple(
+        replace(phase, attributes={**phase.attributes, names.GPU_ENERGY_MJ: 1.0}) for phase in done.phases
+    )
+    metrics = Metrics("1")
+    metrics.observe(done)
+    metrics.observe(replace(done, phases=known))
+    for covered in ("none", "whole"):
+        assert (
+            value(metrics, "vtprof_requests_energy_coverage_total", coverage=covered, visual_stratum="256")
+            == 1
+        )
+
+
 def test_only_an_exported_request_is_an_exemplar() -> None:
     metrics = Metrics("1", unix_s=lambda: 1000.5)
     metrics.observe(single(), None)

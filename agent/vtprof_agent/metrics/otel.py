@@ -46,6 +46,7 @@ ATTRIBUTE_OF: Final = {
     MODALITY: "vtprof.modality",
     "status": names.REQUEST_STATUS,
     "cache": "vtprof.cache",
+    "coverage": "vtprof.coverage",
     "counter": "vtprof.counter",
     "quality": "vtprof.quality",
     "version": "service.version",

@@ -9,8 +9,11 @@ from vtprof_schemas import names
 from vtprof_schemas.units import seconds_from_ns
 
 MODALITY_OUTPUT = "output"
+COVERED_WHOLE, COVERED_PART, COVERED_NONE = ("whole",), ("part",), ("none",)
+"""How many of a request's phases on a GPU have an energy."""
 CACHE_PROCESSOR = "processor"
 CACHE_ENCODER = "encoder"
+_ON_GPU = frozenset((names.ENCODE, names.PREFILL, names.DECODE))
 _TOKENS = (
     (names.TOKENS_TEXT, ("text",)),
     (names.TOKENS_IMAGE, ("image",)),
@@ -46,6 +49,9 @@ def count(store: Store, finished: FinishedRequest, trace: tuple[int, int] | None
     _count_known(store, series.TOKENS, attributes, _TOKENS)
     _count_known(store, series.ITEMS, attributes, _ITEMS)
     _phases(store, finished.phases, stratum, seen)
+    covered = energy_coverage(finished.phases)
+    if covered is not None:
+        store.add(series.ENERGY_COVERAGE, (*covered, *stratum), 1)
     _caches(store, finished)
     if finished.first_token_ns is None:
         return
@@ -54,6 +60,21 @@ def count(store: Store, finished: FinishedRequest, trace: tuple[int, int] | None
     if output >= 2:
         rest_s = seconds_from_ns(finished.end_ns - finished.first_token_ns)
         store.observe(series.TPOT, stratum, rest_s / (output - 1), seen)
+
+
+def energy_coverage(phases: Iterable[PhaseSpan]) -> tuple[str] | None:
+    """Return whether a request's phases on a GPU have an energy: all, some or none; None: it had no such phase."""
+    known = [names.GPU_ENERGY_MJ in phase.attributes for phase in phases if _ran_on_gpu(phase)]
+    if not known:
+        return None
+    return COVERED_WHOLE if all(known) else COVERED_PART if any(known) else COVERED_NONE
+
+
+def _ran_on_gpu(phase: PhaseSpan) -> bool:
+    told = phase.attributes
+    if phase.phase not in _ON_GPU or told.keys() <= {names.PHASE}:
+        return False  # of a phase in several fragments the first alone is told of
+    return not (told.get(names.ENCODE_ITEMS) == 0 and _number(told, names.ENCODE_CACHE_HITS) > 0)
 
 
 def _number(attributes: Mapping[str, Value], key: str) -> float:

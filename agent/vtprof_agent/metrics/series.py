@@ -1,7 +1,7 @@
 """Every series of the agent, declared once: its Prometheus name, labels and meaning, its OpenTelemetry name and unit.
 
-Labels are closed sets (phase, modality, stratum, status, cache, counter, quality) or the node's GPUs, of which there
-is a limit. An OpenTelemetry name that stands in ``names.ATTRIBUTES`` is one that the loop's metric points carry anyway.
+Labels are closed sets (phase, modality, stratum, status, cache, coverage, counter, quality) or the node's GPUs, of which
+there is a limit. An OpenTelemetry name in ``names.ATTRIBUTES`` is one that the loop's metric points carry anyway.
 """
 
 from dataclasses import dataclass
@@ -117,6 +117,12 @@ REQUEST_GPU_TIME = _counter(
 REQUEST_ENERGY = _counter(
     "vtprof_request_energy_joules_total", "GPU energy given to finished requests.",
     "vtprof.request.energy", "J", PHASE, STRATUM,
+)  # fmt: skip
+ENERGY_COVERAGE = _counter(
+    "vtprof_requests_energy_coverage_total",
+    "Requests that ended and ran on a GPU, by whether all of their encodes, prefills and decodes there have an energy"
+    " (whole), some (part) or none.",
+    "vtprof.requests.energy_coverage", "{request}", "coverage", STRATUM,
 )  # fmt: skip
 KV_BYTES = _gauge(
     names.PROM_KV_BYTES, "KV cache held by running requests: visual tokens and all others.",
