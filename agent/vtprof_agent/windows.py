@@ -186,7 +186,8 @@ class Folding:
         self._skip_through = self._left_out_through = skip_through
         self._window: _Window | None = None
         self._linked: dict[RequestRef, None] = {}
-        self._full_links_ns: int | None = None
+        self._full_second: int | None = None
+        """Of the monotonic clock, in which a span named everybody."""
         self._done: list[StepSpan] = []
 
     @property
@@ -206,7 +207,7 @@ class Folding:
             return
         if self._detail < DETAIL_WINDOWS:
             self._left_out_through = max(self._left_out_through, fact.sequence)
-            self._full_links_ns = None  # the next span to come names everybody
+            self._full_second = None  # the next span to come names everybody
             return
         alone = fact.mixed and self._detail >= DETAIL_STEPS
         window = self._window
@@ -259,11 +260,14 @@ class Folding:
         return {} if self._window is None else self._window.all_needs()
 
     def _links(self, requests: tuple[RequestRef, ...], start_ns: int) -> tuple[RequestRef, ...]:
-        """Return who joined or left since the previous span; at most once a second everybody."""
+        """Return who joined or left since the previous span; for the first span of each second everybody.
+
+        Of the clock's seconds: with those since the agent's first span no repeat would be like what it repeats.
+        """
         now = dict.fromkeys(requests)
-        full = self._full_links_ns is None or not 0 <= start_ns - self._full_links_ns < FULL_LINKS_EVERY_NS
-        if full:
-            self._full_links_ns = start_ns
+        second = start_ns // FULL_LINKS_EVERY_NS
+        if second != self._full_second:
+            self._full_second = second
             links = tuple(now)
         else:
             joined = [ref for ref in now if ref not in self._linked]

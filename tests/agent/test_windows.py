@@ -1,5 +1,10 @@
 """Folding steps into spans: sums, time means, links; integers a reader can check by hand."""
 
+from dataclasses import replace
+from random import Random
+
+import pytest
+
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan
 from vtprof_agent.windows import Folding
 from vtprof_schemas import names
@@ -118,6 +123,27 @@ def test_links_name_who_joined_or_left_and_everybody_once_a_second() -> None:
         ]
     )
     assert [tuple(ref.sequence for ref in span.links) for span in found] == [(1, 2), (), (3, 1), (2, 3)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_agent_that_goes_on_differs_in_the_links_of_its_first_second_alone(seed: int) -> None:
+    chance, at, facts = Random(seed), 0, []
+    for number in range(1, 21):
+        at += chance.randrange(1, SECOND // 2)
+        who = _refs(*chance.sample(range(1, 6), chance.randint(1, 5)))
+        facts.append(_fact(number, at, at + 1, who, mixed=True))
+    exported = chance.randint(1, 10)
+    again = Folding(skip_through=exported)
+    for fact in facts:
+        again.add(fact)
+    repeated, original = again.take(), _fold(facts)[exported:]
+    assert [replace(span, links=()) for span in repeated] == [replace(span, links=()) for span in original]
+    assert repeated[0].links == facts[exported].requests, "the first names everybody"
+    whole_s = original[0].start_ns // SECOND + 1
+    alike = [
+        (mine, its) for mine, its in zip(repeated, original, strict=True) if its.start_ns >= whole_s * SECOND
+    ]
+    assert alike and all(mine == its for mine, its in alike)
 
 
 def test_more_than_64_links_go_on_in_continuations_without_length_or_iterations() -> None:
