@@ -291,7 +291,7 @@ class Assembly:
             twin.join(part)
             return
         self._add(state, piece)
-        parts.encodes.append(part)
+        parts.encodes += (part,)
         if step is not None and state not in (*step.decoders, *(part.state for part in parts.prefills)):
             state.unsettled_steps += sum(other.state is state for other in parts.encodes) == 1
 
@@ -305,7 +305,7 @@ class Assembly:
         if self.joined and state.counts.get(names.TOKENS_CACHED, records.UNKNOWN) < 0:
             state.counts[names.TOKENS_CACHED] = cached
         part = PrefillPart(number, state, counts, pairs, visual_pairs, last)
-        self._parts_of(index).prefills.append(part)
+        self._parts_of(index).prefills += (part,)
 
     def _drop_parts(self, index: int) -> None:
         """Give up the parts of a step whose record never came; their requests decode if the prompt was complete."""
@@ -317,7 +317,9 @@ class Assembly:
                 self._decode_from(line, part.number, part.state, part.state.first_token_ns)
 
     def _decode_from(self, line: Line, number: int, state: RequestState, from_ns: int | None) -> None:
-        if self.requests.holds(state):
+        # It may have been let go of before the step of its prompt was told, or given up.
+        let_go = self.joined and number not in state.live
+        if self.requests.holds(state) and not let_go:
             line.decoding.join(number, state, from_ns)
 
     def _on_step(self, values: Sequence[Any]) -> None:
@@ -327,11 +329,14 @@ class Assembly:
             end_ns = start_ns
         self.requests.saw(self._ring, end_ns)
         line = self.steps.line(self._ring)
-        parts = self.steps.parts.pop(index, None) or StepParts(self._ring, self._sequence)
-        parts.needs.setdefault(self._ring, self._sequence)
+        parts = None
         if self.steps.parts:
+            parts = self.steps.parts.pop(index, None)
             for behind in self.steps.behind(index):
                 self._drop_parts(behind)
+        if parts is None:
+            parts = StepParts(self._ring, self._sequence)
+        parts.needs.setdefault(self._ring, self._sequence)
         count = values[_DECODE_REQUESTS]
         if line.recheck:
             self._recheck(line, count, start_ns, end_ns)

@@ -70,10 +70,10 @@ class Config:
     keep_bytes: int = 10 << 30
     """Delete the oldest finished files beyond so many bytes of each kind, traces and metrics; 0: keep all."""
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.25
+    poll_max_s: float = 0.5
     scan_s: float = 1.0
     """How often new rings and dead processes are looked for."""
-    flush_s: float = 1.0
+    flush_s: float = 2.0
     batch_spans: int = 512
     sample_s: float = 2.0
     """How often GPUs and processes are sampled; 0 never."""
@@ -93,7 +93,7 @@ class Config:
     """Share of ordinary requests whose spans are exported; slow and failed ones are all kept."""
     keep_ttft_above_s: float | None = None
     """A request is slow from this TTFT on; without it when it is among the slowest twentieth of its visual stratum."""
-    gpu_time_hold_s: float = 2.0
+    gpu_time_hold_s: float = 5.0
     max_open_requests: int = 8192
     """Per ring; beyond it the oldest is closed and counted."""
     otlp_timeout_s: float = 10.0

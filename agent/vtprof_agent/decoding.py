@@ -1,10 +1,14 @@
 """Who decodes: the sequences past their prompt, from which a step's decoders follow (a step record holds no list)."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from vtprof_agent.facts import RequestRef
 from vtprof_agent.request_state import RequestState
 from vtprof_schemas.records import UNKNOWN
+
+LET_GO_NS: Final = 1_000_000_000
+"""A scheduler may decode on for a step or two after a request ended elsewhere; so long after, its word was lost."""
 
 
 class Decoding:
@@ -66,10 +70,10 @@ class Decoding:
         """Return who decoded in a step that began at ``start_ns`` with so many decoders by the engine's count.
 
         A request that finished before the step is out. One that finished during it counts when the engine's number
-        says so: its own record may come before the step's. With ``by_left`` the finish counts only against the number.
+        says so: its own record may come before the step's. With ``by_left`` the finish counts only against the number, or
+        after ``LET_GO_NS``: else it would stand for one of whom nothing was told, and be given what is that one's.
         """
-        if not self.by_left:
-            self._drop_finished(start_ns)
+        self._drop_finished(start_ns - LET_GO_NS if self.by_left else start_ns)
         if decode_requests == 0:
             return ()
         everybody = self._everybody()

@@ -57,9 +57,9 @@ class LoopSettings:
     """Periods and sizes of the loop."""
 
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.25
+    poll_max_s: float = 0.5
     scan_s: float = 1.0
-    flush_s: float = 1.0
+    flush_s: float = 2.0
     batch_spans: int = 512
     stop_s: float = 5.0
     max_rings: int = 1024
@@ -120,6 +120,10 @@ class Agent:
         self._full = False
         self._filling = False
         """Whether a ring had filled far since the turn before."""
+        self._behind = False
+        """Whether a ring still holds what was written before the turn, or waits for others."""
+        self._told_ns = 0
+        """All that was written by then has been read and used."""
         self.living: list[int] = []
         """PIDs of the processes that still recorded at the stop."""
         self._spans: list[ReadableSpan] = []
@@ -158,11 +162,12 @@ class Agent:
         if now >= self._next_scan or any(ring.awaits_scan for ring in self._rings.values()):
             self._next_scan = now + int(self._settings.scan_s * NS_PER_S)
             self._faults.guard("looking for rings", self._scan)
-        read = 0
+        read, self._behind = 0, False
         share = min(READ_RECORDS, max(LEAST_RECORDS, TURN_RECORDS // max(1, len(self._rings))))
         for path, ring in self._in_order():
             read += self._read(path, ring, share)
-        self._points += self._observer.turn(now, self._unix_ns(), list(self._rings.values()))
+        self._told_ns = self._told_ns if self._behind else now
+        self._points += self._observer.turn(now, self._told_ns, self._unix_ns(), list(self._rings.values()))
         if now >= self._next_flush or len(self._spans) >= self._settings.batch_spans:
             self._next_flush = now + int(self._settings.flush_s * NS_PER_S)
             self._flush()
@@ -301,6 +306,7 @@ class Agent:
         except Exception as error:
             self._put_aside(path, ring, error)
             return 0
+        self._behind = self._behind or batch.passed >= most or not ring.at_end
         self._filling = self._filling or batch.passed * FAST_FILL >= ring.reader.capacity
         if batch.passed == 0 and path in self._ended and ring.at_end:
             self._end(path, ring, process_gone=True)

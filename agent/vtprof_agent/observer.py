@@ -8,6 +8,7 @@ from opentelemetry.sdk.metrics.export import MetricsData
 from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.faults import Faults
 from vtprof_agent.follower import RingFollower
+from vtprof_agent.idle_power_store import IdlePowerStore
 from vtprof_agent.metric_points import Point, metrics_data
 from vtprof_agent.metrics import series
 from vtprof_agent.metrics.metrics import Metrics
@@ -30,9 +31,10 @@ class Observer:
         *,
         sampling: Sampling | None = None,
         sample_s: float = 1.0,
-        series_s: float = 10.0,
+        series_s: float = 30.0,
         meter: RollingMeter | None = None,
         oversight: Oversight | None = None,
+        idle_power: IdlePowerStore | None = None,
         started_unix_ns: int = 0,
     ) -> None:
         """Sample each ``sample_s``; points and metrics leave each ``series_s``, or for 0 points at once and metrics never.
@@ -42,7 +44,7 @@ class Observer:
         self._node, self._metrics = node, metrics
         self._sampling, self._meter, self._oversight = sampling, meter, oversight
         self._sample_ns, self._series_ns = int(sample_s * NS_PER_S), int(series_s * NS_PER_S)
-        self._started_unix_ns = started_unix_ns
+        self._started_unix_ns, self._idle_power = started_unix_ns, idle_power
         self._next_sample_ns = self._next_series_ns = 0
         self._waiting: list[Point] = []
         self._account: Account | None = None
@@ -63,12 +65,17 @@ class Observer:
         for finished in ring.finished:
             self._metrics.observe(finished, ring.trace(finished))
 
-    def turn(self, now_ns: int, unix_ns: int, rings: Sequence[RingFollower]) -> list[Point]:
-        """Do what is due in a turn of the loop; return the points that it gave."""
+    def turn(self, now_ns: int, told_ns: int, unix_ns: int, rings: Sequence[RingFollower]) -> list[Point]:
+        """Do what is due in a turn of the loop; return the points that it gave.
+
+        ``told_ns``: all that the rings held by then has been used.
+        """
         if self._meter is not None:
-            self._faults.guard("attributing", partial(self._meter.advance, now_ns))
+            self._faults.guard("attributing", partial(self._meter.advance, told_ns))
         if self._oversight is not None:
             self._faults.guard("keeping the budget", partial(self._oversight.look, now_ns, rings))
+        if self._idle_power is not None:
+            self._faults.guard("storing idle power", partial(self._idle_power.look, now_ns))
         points: list[Point] = []
         if self._sample_ns and now_ns >= self._next_sample_ns:
             self._next_sample_ns = now_ns + self._sample_ns
@@ -111,11 +118,13 @@ class Observer:
             ring.set_detail(records.DETAIL_DEFAULT)
 
     def close(self) -> None:
-        """Stop the samplers, and tell `status` no more."""
+        """Stop the samplers, store what they told of idle power, and tell `status` no more."""
         if self._oversight is not None:
             self._oversight.close()
         if self._sampling is not None:
             self._sampling.close()
+        if self._idle_power is not None:
+            self._faults.guard("storing idle power", self._idle_power.close)
 
     @property
     def _sampler_faults(self) -> int:

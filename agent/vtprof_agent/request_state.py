@@ -164,8 +164,9 @@ class RequestState:
             self.preemptions = 0
             self.add(self.decode)
         piece = self.decode
-        if not again and piece.counts[names.DECODE_STEPS] >= 0:
-            piece.counts[names.DECODE_STEPS] += 1
+        counts = piece.counts
+        if not again and (steps := counts[names.DECODE_STEPS]) >= 0:
+            counts[names.DECODE_STEPS] = steps + 1
         if end_ns > piece.end_ns:
             piece.end_ns = end_ns
         return piece

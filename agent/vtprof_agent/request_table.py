@@ -17,7 +17,7 @@ ROUNDS_BEHIND = 2
 class AssemblySettings:
     """How long things are held, and how many."""
 
-    gpu_time_hold_ns: int = 2_000_000_000
+    gpu_time_hold_ns: int = 5_000_000_000
     finish_linger_ns: int = 200_000_000
     """Wait after a request finished: the record of its last step may come after its own."""
     max_open_requests: int = 8192

@@ -41,6 +41,9 @@ class WindowSink(Protocol):
     def add_window(self, window: CounterWindow) -> None:
         """Take a window; those of one counter of one GPU come in order."""
 
+    def limit_power(self, hw_id: str, limit_mw: float) -> None:
+        """Learn which power limit a GPU was made for."""
+
 
 class Sampling:
     """The open samplers of this node."""
@@ -56,6 +59,7 @@ class Sampling:
         self._own: tuple[SamplerState, ...] = ()
         """Of the samplers that have no reader."""
         self._missing: dict[tuple[str, str], str] = {}
+        self._limits: dict[str, int] = {}
         self.faults = 0
         """Readings that failed, over all samplers."""
 
@@ -117,6 +121,7 @@ class Sampling:
         with self._lock:
             samples += self._tally.take()
         self._watch()
+        self._tell_limits()
         return [Point(resource, one, unix_ns) for one in samples for resource in _owners(one, writers, node)]
 
     def close(self) -> None:
@@ -142,6 +147,14 @@ class Sampling:
             if ("", gpu) not in missing and (sampler, "") not in missing:  # else all the more is missing
                 logger.info("%s: read again", _called(sampler, gpu))
         self._missing = missing
+
+    def _tell_limits(self) -> None:
+        """Tell the meter of power limits that are new to it."""
+        for device in [device for reader in self._readers for device in reader.devices]:
+            limit_mw = device.power_limit_mw
+            if self._meter is not None and limit_mw is not None and self._limits.get(device.uuid) != limit_mw:
+                self._limits[device.uuid] = limit_mw
+                self._meter.limit_power(device.uuid, limit_mw)
 
     def _take(self, samples: list[Sample], period_s: float) -> None:
         """Take a reading of a GPU sampler, in its thread."""

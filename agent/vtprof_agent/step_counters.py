@@ -97,19 +97,23 @@ class Tally:
         """Return the span attributes; ratios are means over ``gpu_ns`` (wall time x GPUs), else over the steps' own."""
         values: dict[str, Value] = {}
         for key, row in self.rows.items():
-            over_ns = row[_GPU_NS] if gpu_ns is None else gpu_ns
-            scale = 1.0 if key == names.GPU_ENERGY_MJ else (1.0 / over_ns if over_ns > 0 else 0.0)
-            ends = [row[place] * scale for place in (_AMOUNT, _LOW, _HIGH)]
-            if key != names.GPU_ENERGY_MJ:  # a ratio is at most 1, whatever the sums of ends say
-                ends[2] = max(ends[0], min(ends[2], 1.0))
-            if scale == 0.0 or not all(map(isfinite, ends)):
+            amount, low, high, own_ns, steps, attributed, estimated = row
+            if key != names.GPU_ENERGY_MJ:
+                over_ns = own_ns if gpu_ns is None else gpu_ns
+                if over_ns <= 0:
+                    continue
+                scale = 1.0 / over_ns
+                amount, low = amount * scale, low * scale
+                # A ratio is at most 1, whatever the sums of ends say.
+                high = max(amount, min(high * scale, 1.0))
+            if not (isfinite(amount) and isfinite(low) and isfinite(high)):
                 continue
-            quality = names.QUALITY_MEASURED
-            if row[_ESTIMATED] or row[_STEPS] < self.steps:
+            quality = names.QUALITY_ATTRIBUTED if attributed else names.QUALITY_MEASURED
+            if estimated or steps < self.steps:
                 quality = names.QUALITY_ESTIMATED
-            elif row[_ATTRIBUTED]:
-                quality = names.QUALITY_ATTRIBUTED
-            values.update(zip(_KEYS.get(key, _KEYS[names.GPU_ENERGY_MJ]), (*ends, quality), strict=True))
+            told, told_low, told_high, told_quality = _KEYS[key]
+            values[told], values[told_low], values[told_high] = amount, low, high
+            values[told_quality] = quality
         return values
 
 

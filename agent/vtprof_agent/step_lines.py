@@ -2,14 +2,15 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 
 from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_agent.decoding import Decoding
 from vtprof_agent.facts import StepFact
 from vtprof_agent.request_state import RequestState
 from vtprof_agent.step_counters import DecodeAccount
-from vtprof_agent.step_work import Measures, StepTimes, give_counters, mixed, work_of
-from vtprof_agent.steps import OpenStep, StepParts
+from vtprof_agent.step_work import Measures, StepTimes, give_counters, mixed, runs, work_of
+from vtprof_agent.steps import OpenStep, StepParts, share_run
 from vtprof_schemas import records
 
 PIPELINE_STEPS = 8
@@ -30,11 +31,16 @@ ENCODER_TIME_WAIT_NS = 200_000_000
 """The meter is told of a step with encodes once the encoder's GPU time is known, but no later."""
 
 
+_numbers = count()
+
+
 class Line:
     """One scheduler: who decodes in it, and its steps in order."""
 
     def __init__(self, *, by_left: bool) -> None:
         """Start without steps."""
+        self.number = next(_numbers)
+        """What the meter knows it by."""
         self.decoding = Decoding(by_left=by_left)
         self.steps: deque[OpenStep] = deque()
         self.steps_seen = 0
@@ -176,31 +182,39 @@ class StepLines:
                 yield ready
 
     def settle(self, steps: Sequence[OpenStep], *, expects_gpu_time: bool) -> Iterable[StepFact]:
-        """Split GPU times and counters of steps of one line over their requests, and make their facts."""
+        """Split GPU times and counters of steps of one line over their requests, run by run, and make their facts."""
         line = self.lines[steps[0].ring]
         untold = [step for step in steps if step.gpus and step.work is None]
         if untold:
             self._tell_meter(line, untold[-1].seen_ns, through=untold[-1])
-        if self._measures.meter is not None:
-            give_counters(steps, self._measures.meter, line.account)
-        return [self._settle(line, step, expects_gpu_time=expects_gpu_time) for step in steps]
+        facts: list[StepFact] = []
+        for run in runs(steps):
+            if self._measures.meter is not None:
+                give_counters(run, self._measures.meter, line.account, line.number)
+            facts += self._settle(line, run, expects_gpu_time=expects_gpu_time)
+        return facts
 
-    def _settle(self, line: Line, step: OpenStep, *, expects_gpu_time: bool) -> StepFact:
-        if self.by_index.get(step.index) is step:
-            del self.by_index[step.index]
-        if step.gpu_ns is not None or expects_gpu_time:
-            step.place_encodes()
-            step.share_gpu_time(self._fractions(line, step))
-        if self._joined:
-            step.begin_with_encodes()
-        states = step.states()
-        if len(step.parts.needs) > 1:
-            for ring, sequence in step.parts.needs.items():
-                for state in states:
-                    state.need(ring, sequence)
-        for state in states:
-            state.unsettled_steps -= 1
-        return step.fact(joined=self._joined)
+    def _settle(self, line: Line, run: Sequence[OpenStep], *, expects_gpu_time: bool) -> list[StepFact]:
+        shared = run[0].gpu_ns is not None and share_run(run)
+        facts = []
+        for step in run:
+            if self.by_index.get(step.index) is step:
+                del self.by_index[step.index]
+            if step.gpu_ns is not None or expects_gpu_time:
+                step.place_encodes()
+                fractions = self._fractions(line, step)
+                if not shared:
+                    step.share_gpu_time(fractions)
+            if self._joined and step.parts.encodes:
+                step.begin_with_encodes()
+            if len(step.parts.needs) > 1:
+                for ring, sequence in step.parts.needs.items():
+                    for state in step.states():
+                        state.need(ring, sequence)
+            facts.append(step.fact(joined=self._joined))
+        for state in run[0].states():
+            state.unsettled_steps -= len(run)
+        return facts
 
     def _complete(self, step: OpenStep) -> bool:
         meter = self._measures.meter
@@ -217,7 +231,7 @@ class StepLines:
                 return
             line.unmetered.popleft()
             step.work = work_of(step)
-            meter.add(step.gpus, step.work)
+            meter.add(step.gpus, step.work, line.number)
             if step is through:
                 return
 
@@ -228,7 +242,7 @@ class StepLines:
         if line.times is None:
             line.times = self._measures.step_times()
         work = step.work or work_of(step)
-        if only_decodes(work) and step.index % _DECODING_LEARNT:
+        if step.index % _DECODING_LEARNT and only_decodes(work):
             return None
         line.times.add(work, step.gpu_ns)
         return line.times.parts(work) if mixed(work) else None

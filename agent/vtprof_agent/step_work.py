@@ -1,6 +1,6 @@
 """The work of a step as its records tell it, and the counters that the step is given for it, shared over its requests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from vtprof_agent.steps import CONTEXT_TOKENS, PREFILL_TOKENS, OpenStep
 from vtprof_schemas import names
 
 _ENCODE, _PREFILL = 0, 1
-RUN_NS = 750_000_000
+RUN_NS = 2_000_000_000
 """Over so much time what steps are given is not told apart."""
 
 
@@ -38,24 +38,25 @@ class Measures:
 def work_of(step: OpenStep) -> Work:
     """Return the work of a step; what is not told counts nothing."""
     values, parts = step.values, step.parts
+    start_ns, end_ns, encode_ns = step.start_ns, step.end_ns, step.encoder_ns
     decoding = step.decode_requests if step.decode_requests >= 0 else len(step.decoders)
     context, decode_tokens = max(values[CONTEXT_TOKENS], 0), max(step.decode_tokens, 0)
     if not parts.encodes and not parts.prefills and values[PREFILL_TOKENS] <= 0:
-        return Work(step.start_ns, step.end_ns, 0, 0, 0, 0, decoding, context, step.encoder_ns, decode_tokens)
+        return Work(start_ns, end_ns, 0, 0, 0, 0, decoding, context, encode_ns, decode_tokens)
     encodes = [part for part in parts.encodes if not part.only_hits]
     prefill_tokens = values[PREFILL_TOKENS]
     if prefill_tokens < 0:
         prefill_tokens = sum(max(part.counts[names.PREFILL_TOKENS], 0) for part in parts.prefills)
     return Work(
-        step.start_ns,
-        step.end_ns,
+        start_ns,
+        end_ns,
         patches=sum(max(part.patches, 0) for part in encodes),
         encode_pairs=sum(max(part.pairs, 0) for part in encodes),
         prefill_tokens=prefill_tokens,
         prefill_pairs=sum(max(part.pairs, 0) for part in parts.prefills),
         decode_requests=decoding,
         decode_context_tokens=context,
-        encode_ns=step.encoder_ns,
+        encode_ns=encode_ns,
         decode_tokens=decode_tokens,
     )
 
@@ -66,51 +67,53 @@ def mixed(work: Work) -> bool:
     return encodes + (work.prefill_tokens > 0) + (work.decode_requests > 0) > 1
 
 
-def give_counters(steps: Sequence[OpenStep], meter: Meter, account: DecodeAccount) -> None:
-    """Give steps of one scheduler their counters, in order, and the requests in them their shares.
+def give_counters(run: Sequence[OpenStep], meter: Meter, account: DecodeAccount, line: int) -> None:
+    """Give a run of steps of one scheduler, which the meter knows by its ``line``, counters, and their requests shares."""
+    step = run[0]
+    if len(run) > 1:
+        works = [one.work for one in run if one.work is not None]
+        counters = meter.of_run(step.gpus, works, line)
+        for one in run:
+            one.counters = counters
+        shared = max(len(step.decode_pieces), works[0].decode_requests) > 1
+        _share_decoding(step, works, counters, account, shared=shared)
+    elif step.work is not None:
+        step.counters = meter.of(step.gpus, step.work, line)
+        share_counters(step, step.work, step.counters, account)
 
-    Steps of decoding alone with the same requests are given theirs together: most are such, and one costs as much as many.
+
+def runs(steps: Sequence[OpenStep]) -> Iterator[Sequence[OpenStep]]:
+    """Take steps of decoding alone with the same requests together, any other by itself.
+
+    Most are such, and a run costs little more than a step. The meter must have been told of the steps.
     """
     place = 0
     while place < len(steps):
-        step, run = steps[place], _run(steps, place)
-        place += len(run) or 1
-        if len(run) > 1:
-            works = [one.work for one in run if one.work is not None]
-            counters = meter.of_run(step.gpus, works)
-            for one in run:
-                one.counters = counters
-            shared = max(len(step.decode_pieces), works[0].decode_requests) > 1
-            _share_decoding(step, works, counters, account, shared=shared)
-        elif step.work is not None:
-            step.counters = meter.of(step.gpus, step.work)
-            share_counters(step, step.work, step.counters, account)
+        first, end = steps[place], place + 1
+        if first.work is not None and _decodes_alone(first, first.work):
+            while end < len(steps) and _alike(steps[end], first, first.work):
+                end += 1
+        yield steps[place:end]
+        place = end
 
 
-def _run(steps: Sequence[OpenStep], place: int) -> Sequence[OpenStep]:
-    """Return the steps from a place on that are alike: none when the first has other work than decoding."""
-    first = steps[place]
-    end = place
-    while end < len(steps) and _alike(steps[end], first):
-        end += 1
-    return steps[place:end]
-
-
-def _alike(step: OpenStep, first: OpenStep) -> bool:
-    work, parts = step.work, step.parts
+def _alike(step: OpenStep, first: OpenStep, work: Work) -> bool:
+    """Tell whether a step belongs into the run that a first one of so much work begins."""
     return (
-        work is not None
-        and not parts.encodes
-        and not parts.prefills
-        and work.decode_requests > 0
-        and first.work is not None
-        and work.decode_requests == first.work.decode_requests
-        and only_decodes(work)
-        and work.encode_ns == 0
+        step.work is not None
+        and step.work.decode_requests == work.decode_requests
+        and _decodes_alone(step, step.work)
         and step.gpus == first.gpus
         and step.decode_pieces == first.decode_pieces
         and 0 <= step.start_ns - first.start_ns <= RUN_NS
     )
+
+
+def _decodes_alone(step: OpenStep, work: Work) -> bool:
+    parts = step.parts
+    if parts.encodes or parts.prefills or work.encode_ns:
+        return False
+    return work.decode_requests > 0 and only_decodes(work)
 
 
 def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, account: DecodeAccount) -> None:

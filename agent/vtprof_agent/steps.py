@@ -12,17 +12,20 @@ from vtprof_agent.request_state import Piece, RequestState
 from vtprof_schemas import names, records
 
 _FIELDS = {name: position for position, name in enumerate(records.STEP.field_names)}
-_SUMS = (
-    (names.STEP_PREFILL_TOKENS, _FIELDS["prefill_tokens"]),
-    (names.STEP_DECODE_REQUESTS, _FIELDS["decode_requests"]),
-    (names.STEP_DECODE_CONTEXT_TOKENS, _FIELDS["decode_context_tokens"]),
-    (names.STEP_DECODE_VISUAL_TOKENS, _FIELDS["decode_visual_tokens"]),
-    (names.STEP_ENCODE_NS, _FIELDS["encode_ns"]),
-    (names.STEP_PREEMPTIONS, _FIELDS["preemptions"]),
-)
 PREFILL_TOKENS = _FIELDS["prefill_tokens"]
 CONTEXT_TOKENS = _FIELDS["decode_context_tokens"]
 """Places in the payload of a STEP record."""
+_DECODE_REQUESTS = _FIELDS["decode_requests"]
+_DECODE_TOKENS = _FIELDS["decode_tokens"]
+_ENCODE_NS = _FIELDS["encode_ns"]
+_SUMS = (
+    (names.STEP_PREFILL_TOKENS, PREFILL_TOKENS),
+    (names.STEP_DECODE_REQUESTS, _DECODE_REQUESTS),
+    (names.STEP_DECODE_CONTEXT_TOKENS, CONTEXT_TOKENS),
+    (names.STEP_DECODE_VISUAL_TOKENS, _FIELDS["decode_visual_tokens"]),
+    (names.STEP_ENCODE_NS, _ENCODE_NS),
+    (names.STEP_PREEMPTIONS, _FIELDS["preemptions"]),
+)
 _LEVELS = (
     (names.STEP_KV_USED_TOKENS, _FIELDS["kv_used_tokens"]),
     (names.STEP_KV_VISUAL_TOKENS, _FIELDS["kv_visual_tokens"]),
@@ -96,8 +99,9 @@ class StepParts:
         self.ring = ring
         self.needs = {ring: sequence}
         """By ring the lowest sequence of the step's records."""
-        self.encodes: list[EncodePart] = []
-        self.prefills: list[PrefillPart] = []
+        self.encodes: tuple[EncodePart, ...] = ()
+        self.prefills: tuple[PrefillPart, ...] = ()
+        """Tuples, as most steps have neither, and an empty one costs nothing."""
         self.gpu: tuple[int, int, int, bool] | None = None
         """GPU time, the encoder's, whose word that is (a rank), and whether no lower rank will tell."""
 
@@ -119,7 +123,7 @@ class StepParts:
             if worked:
                 counts, hits = worked[0].piece.counts, max(part.piece.counts[names.ENCODE_CACHE_HITS], 0)
                 counts[names.ENCODE_CACHE_HITS] = max(counts[names.ENCODE_CACHE_HITS], 0) + hits
-                self.encodes.remove(part)
+                self.encodes = tuple(other for other in self.encodes if other is not part)
                 if part.piece in part.state.pieces:
                     part.state.pieces.remove(part.piece)
 
@@ -159,7 +163,7 @@ class OpenStep:
         self.values = values
         self.parts = parts
         self.decoding = decoding
-        self.decode_requests: int = values[_FIELDS["decode_requests"]]
+        self.decode_requests: int = values[_DECODE_REQUESTS]
         self.decoders = decoders
         if decoding.by_left:  # then one request may decode in several sequences
             self.decode_pieces = [
@@ -191,25 +195,26 @@ class OpenStep:
     @property
     def decode_tokens(self) -> int:
         """Return the tokens that the decoding requests computed, one each at least; -1 unknown, as in an older ring."""
-        if self.decode_requests == 0:
+        requests = self.decode_requests
+        if requests == 0:
             return 0
-        told: int = self.values[_FIELDS["decode_tokens"]]
-        return told if told >= max(self.decode_requests, 1) else records.UNKNOWN
+        told: int = self.values[_DECODE_TOKENS]
+        return told if told >= requests and told > 0 else records.UNKNOWN
 
     @property
     def encode_ns(self) -> int:
         """Return the encoder's wall time: what the record says, else what its parts cover; -1 unknown."""
-        told: int = self.values[_FIELDS["encode_ns"]]
-        worked = [part.run for part in self.parts.encodes if not part.only_hits]
-        if told >= 0 or not worked:
+        told: int = self.values[_ENCODE_NS]
+        if told >= 0 or not self.parts.encodes:
             return told
-        return union_ns(worked, self.start_ns, self.end_ns)
+        worked = [part.run for part in self.parts.encodes if not part.only_hits]
+        return union_ns(worked, self.start_ns, self.end_ns) if worked else told
 
     @property
     def encoder_ns(self) -> int:
         """Return the encoder's time within the step: the GPU's if known, else the wall's, 0 where neither is."""
         told = self.encode_ns if self.encode_gpu_ns is None else self.encode_gpu_ns
-        return min(max(told, 0), self.end_ns - self.start_ns)
+        return min(told, self.end_ns - self.start_ns) if told > 0 else 0
 
     def states(self) -> Sequence[RequestState]:
         """Return the requests in the step, each once."""
@@ -226,8 +231,10 @@ class OpenStep:
 
         With async scheduling the call may even come before the step before it has ended.
         """
+        if not self.encode_gpu_ns:
+            return
         worked = [part for part in self.parts.encodes if not part.only_hits]
-        if not worked or not self.encode_gpu_ns:
+        if not worked:
             return
         called_ns = min(part.run[0] for part in worked)
         returned_ns = max(part.run[1] for part in worked)
@@ -267,9 +274,6 @@ class OpenStep:
             for piece in [*holders, *(part.piece for part in encodes)]:
                 piece.miss_gpu_time()
             return
-        if not encodes and not prefills and self.decode_requests <= len(self.decode_pieces):
-            self._share_alike(self.gpu_ns)
-            return
         # Requests that decoded unknown to us (their records are lost) keep their share, in one sum.
         strangers = max(0, self.decode_requests - len(self.decode_pieces))
         tokens = [part.counts[names.PREFILL_TOKENS] for part in prefills if part.piece is not None]
@@ -293,21 +297,12 @@ class OpenStep:
         for piece, share in zip(holders, shares.token_ns[: len(holders)], strict=True):
             piece.add_gpu_time(share, shares.quality)
 
-    def _share_alike(self, gpu_ns: int) -> None:
-        """Share the GPU time of a step of decoding alone, as most are: as ``split_step`` does, at a fraction of the cost."""
-        pieces = self.decode_pieces
-        if not pieces:
-            return
-        quality = names.QUALITY_MEASURED if len(self.states()) == 1 else names.QUALITY_ATTRIBUTED
-        share, left = divmod(gpu_ns, len(pieces))
-        for place, piece in enumerate(pieces):
-            piece.add_gpu_time(share + (place < left), quality)
-
     def fact(self, *, joined: bool) -> StepFact:
         """Make the finished fact; ``joined``: with what has to be read again to make it anew."""
         decoding = self.decoding.refs(self.decoders)
-        encodes, prefills = self.parts.encodes, self.parts.prefills
-        sums = {key: self.values[position] for key, position in _SUMS if self.values[position] >= 0}
+        values, parts = self.values, self.parts
+        encodes, prefills = parts.encodes, parts.prefills
+        sums = {key: values[position] for key, position in _SUMS if values[position] >= 0}
         if (decode_tokens := self.decode_tokens) >= 0:
             sums[names.STEP_DECODE_TOKENS] = decode_tokens
         if encodes and (encode_ns := self.encode_ns) >= 0:
@@ -337,9 +332,7 @@ class OpenStep:
         return StepFact(
             sequence=self.sequence,
             ring=self.ring,
-            needs=lowest((self.parts.needs, self.decoding.needs(self.decoders)))
-            if joined
-            else self.parts.needs,
+            needs=lowest((parts.needs, self.decoding.needs(self.decoders))) if joined else parts.needs,
             index=self.index,
             start_ns=self.start_ns,
             end_ns=self.end_ns,
@@ -347,9 +340,32 @@ class OpenStep:
             requests=requests,
             decode_requests=self.decode_requests,
             sums=sums,
-            levels={key: self.values[position] for key, position in _LEVELS if self.values[position] >= 0},
+            levels={key: values[position] for key, position in _LEVELS if values[position] >= 0},
             counters=self.counters,
         )
+
+
+def share_run(steps: Sequence[OpenStep]) -> bool:
+    """Share the GPU times of a run of steps of decoding alone: as ``split_step`` does, at a fraction of the cost.
+
+    False, and nothing is done, when they are not that: the first does more, others decode, too, or a time is missing.
+    """
+    first = steps[0]
+    pieces, parts = first.decode_pieces, first.parts
+    times = [step.gpu_ns for step in steps if step.gpu_ns is not None]
+    if len(times) < len(steps) or parts.encodes or parts.prefills or first.decode_requests > len(pieces):
+        return False
+    whole, ends = 0, [0] * len(pieces)
+    for gpu_ns in times if pieces else ():
+        share, left = divmod(gpu_ns, len(pieces))
+        whole += share
+        if left:
+            ends[left - 1] += 1  # what is left over goes to the first ones, 1 ns each
+    quality = names.QUALITY_MEASURED if len(first.states()) == 1 else names.QUALITY_ATTRIBUTED
+    for piece, end in zip(reversed(pieces), reversed(ends), strict=True):
+        whole += end
+        piece.add_gpu_time(whole, quality)
+    return True
 
 
 def _add_known(sums: dict[str, int], key: str, counts: list[int]) -> None:

@@ -12,6 +12,8 @@ from vtprof_schemas import names
 DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
 START_NS = 5_000_000_000_000
 MS = 1_000_000
+HOLD_MS = 5_000
+"""So long a step waits for its windows, as in a running agent."""
 Beside = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -76,7 +78,7 @@ def run(
     meter: RollingMeter, day: Day, windows: Iterable[CounterWindow], gpus: tuple[str, ...] = ("GPU-0",),
     expected: Iterable[str] | None = None,
 ) -> list[StepCounters | None]:  # fmt: skip
-    """Feed a day as the agent does: a step is held until its windows are complete, 2 s at most."""
+    """Feed a day as the agent does: a step is held until its windows are complete, 5 s at most."""
     seen = list(windows)
     for hw_id in gpus:
         meter.expect(hw_id, {window.key for window in seen} if expected is None else expected, 0.1)
@@ -91,10 +93,10 @@ def run(
             meter.add(gpus, event)
             held.append(event)
         meter.advance(now_ns)
-        while held and (meter.complete(gpus, held[0].end_ns) or now_ns - held[0].end_ns > 2_000 * MS):
+        while held and (meter.complete(gpus, held[0].end_ns) or now_ns - held[0].end_ns > HOLD_MS * MS):
             given.append(meter.of(gpus, held.pop(0)))
     last_ns = day.steps[-1].end_ns
-    for later_ns in range(last_ns, last_ns + 4_000 * MS, 250 * MS):
+    for later_ns in range(last_ns, last_ns + 2 * HOLD_MS * MS, 250 * MS):
         meter.advance(later_ns)
     return given + [meter.of(gpus, step) for step in held]
 

@@ -8,10 +8,11 @@ from memory_outbox import Outbox
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.assembly import AssemblySettings
+from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.export.destination import Batch, Outcome
 from vtprof_agent.follower import Keep
 from vtprof_agent.inbox.discovery import Liveness
-from vtprof_agent.loop import Agent, LoopSettings
+from vtprof_agent.loop import READ_RECORDS, Agent, LoopSettings
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.observer import Observer
 from vtprof_agent.resource import agent_resource
@@ -50,13 +51,21 @@ class _Collecting:
 class _Bench:
     """An agent on a folder of rings; ``at`` is its time."""
 
-    def __init__(self, rings: Path, page: Metrics | None = None, keep: Keep | None = None) -> None:
+    def __init__(
+        self,
+        rings: Path,
+        page: Metrics | None = None,
+        keep: Keep | None = None,
+        meter: RollingMeter | None = None,
+    ) -> None:
         self.at = 0
         self.unix_s = 1e9
         self.destination = _Collecting()
         self.agent = Agent(
-            rings, [self.destination], LoopSettings(), AssemblySettings(), keep=keep,
-            observer=Observer(agent_resource("agent-test"), page or Metrics("test"), sample_s=0, series_s=0),
+            rings, [self.destination], LoopSettings(flush_s=1.0), AssemblySettings(), keep=keep,
+            observer=Observer(
+                agent_resource("agent-test"), page or Metrics("test"), sample_s=0, series_s=0, meter=meter
+            ),
             clock_ns=lambda: self.at, unix_ns=lambda: int(self.unix_s * SECOND),
         )  # fmt: skip
 
@@ -113,6 +122,29 @@ def test_what_the_process_said_before_it_finished_a_request_is_known_of_that_req
     # (30 input + 1 output - 1) x 8 bytes.
     assert bench.kv_bytes == [240]
     assert bench.resources() == {8}
+
+
+class _Told(RollingMeter):
+    """Notes up to when it was told that all work is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.through: list[int] = []
+
+    def advance(self, now_ns: int) -> None:
+        self.through.append(now_ns)
+
+
+def test_the_meter_is_told_of_no_time_of_which_records_are_left_to_read(tmp_path: Path) -> None:
+    """4,096 records are read of a ring in a turn: with one more the time of the turn before stands."""
+    meter, ring = _Told(), RingWriter.create(str(tmp_path), 8192, "all", 0, BASE)
+    bench = _Bench(tmp_path, meter=meter)
+    bench.turn(SECOND)
+    for number in range(READ_RECORDS + 1):
+        _step(ring, number)
+    bench.turn(2 * SECOND)
+    bench.turn(3 * SECOND)
+    assert meter.through == [SECOND, SECOND, 3 * SECOND]
 
 
 @pytest.mark.parametrize("then", [Liveness.ALIVE, Liveness.DEAD])

@@ -30,16 +30,16 @@ class Listener:
     def __init__(self) -> None:
         self.works: list[Work] = []
 
-    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.works.append(work)
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         return True
 
-    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
         return None
 
-    def of_run(self, gpus: tuple[str, ...], works: Any) -> StepCounters | None:
+    def of_run(self, gpus: tuple[str, ...], works: Any, line: int = 0) -> StepCounters | None:
         return None
 
 

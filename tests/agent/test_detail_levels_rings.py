@@ -177,19 +177,23 @@ class OneMeter:
 
     def __init__(self) -> None:
         self.added: list[tuple[tuple[str, ...], Work]] = []
+        self.lines: dict[int, list[Work]] = {}
 
-    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.added.append((gpus, work))
+        self.lines.setdefault(line, []).append(work)
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         return True
 
-    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
+        assert work in self.lines[line]
         prefilled, decoded = 2.0 * (work.prefill_tokens > 0), 6.0 * (work.decode_requests > 0)
         shares = tuple(Share(amount, amount, amount) for amount in (0.0, prefilled, decoded))
         return StepCounters({ENERGY: (shares[0], shares[1], shares[2])}, {ENERGY: "measured"}, len(gpus))
 
-    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work], line: int = 0) -> StepCounters | None:
+        assert all(work in self.lines[line] for work in works)
         decoded = Share(*(6.0 * len(works),) * 3)
         none = Share(0.0, 0.0, 0.0)
         return StepCounters({ENERGY: (none, none, decoded)}, {ENERGY: "measured"}, len(gpus), len(works))
@@ -212,6 +216,18 @@ def test_counters_come_from_the_gpus_that_the_process_names(tmp_path: Path) -> N
     spans = [*read(follower), *ended(follower)]
     assert {gpus for gpus, _ in meter.added} == {("GPU-0", "GPU-1")}
     assert energies(spans) == {"prefill": 2.0, "decode": 24.0}
+
+
+def test_steps_of_two_servers_on_one_gpu_are_told_apart(tmp_path: Path) -> None:
+    """And each server asks for its own, though both took the same steps at the same time."""
+    meter = OneMeter()
+    for _ in range(2):
+        ring = Ring(tmp_path, {names.HW_ID: "GPU-0", names.DEVICE_KIND: "cuda"})
+        follower = ring.follow(measures=Measures(meter))
+        follower.set_detail(1)
+        ring.write(request(1, 0))
+        assert energies([*read(follower), *ended(follower)]) == {"prefill": 2.0, "decode": 24.0}
+    assert [len(works) for works in meter.lines.values()] == [5, 5]
 
 
 def test_where_decode_steps_are_not_recorded_no_counters_are_given(tmp_path: Path) -> None:

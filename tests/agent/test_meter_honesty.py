@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from meter_day import DRAM, ENERGY, MS, START_NS, Day, errors, make_day, run, windows_of
 
+from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.idle_power import IdleBound, truncated
 from vtprof_agent.counters.meter import CounterWindow, StepCounters
 from vtprof_agent.counters.rolling import RollingMeter
@@ -85,7 +86,7 @@ def bounds(counters: StepCounters | None, end: str) -> list[float]:
 def test_uncertain_windows_of_any_length_stay_in_order_and_whole() -> None:
     """Lengths of 0.6 to 1.1 s: the long are taken as they come, the short added up, and none overtakes another."""
     rng = np.random.default_rng(5)
-    series = Series("GPU-0", DRAM, [], [], 300.0, 5.0, 10.0)
+    series = Series("GPU-0", DRAM, GpuWork(), [], 300.0, 5.0, 10.0)
     now, taken = START_NS, 0.0
     for length in rng.integers(600, 1101, 60):
         series.take(

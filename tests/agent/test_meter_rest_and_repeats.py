@@ -114,6 +114,7 @@ def test_windows_near_work_are_not_taken_for_rest() -> None:
 def test_what_is_left_of_a_counter_s_rest_survives_that_its_delay_turns_out() -> None:
     fit = RollingFit(300, 5, always_idle=True)
     times, work = np.full(20, 100.0 * MS), np.zeros((20, COLUMNS))
+    work[0] = 1.0
     fit.add(START_NS, work, times, np.full(20, 8.0))
     before = fit.amounts()
     fit.clear()

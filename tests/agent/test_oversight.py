@@ -61,11 +61,11 @@ def test_the_level_reaches_the_process_and_is_taken_back_when_the_agent_leaves(
     ring.refresh()
     oversight = Oversight(tmp_path, "test", budget)
     observer = Observer(NODE, Metrics("test"), oversight=oversight, sample_s=0, series_s=0)
-    observer.turn(SECOND, 0, [ring])
+    observer.turn(SECOND, SECOND, 0, [ring])
     assert budget.asked == [{Path(writer.path).name: 123}]
     assert (writer.control(), ring.detail) == ((2, False), 2)
     assert [record.getMessage() for record in caplog.records] == ["said once"]
-    observer.turn(SECOND + SECOND // 2, 0, [ring])
+    observer.turn(SECOND + SECOND // 2, SECOND, 0, [ring])
     assert len(budget.asked) == 1  # once a second
     observer.leave(ring)
     assert (writer.control(), ring.detail) == ((3, False), 3)

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from agent_process import wait_for
@@ -12,6 +14,7 @@ from vtprof_agent.metric_points import Point, metrics_data
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers import reader as reader_module
 from vtprof_agent.samplers.health import Health, SamplerState
+from vtprof_agent.samplers.reader import Reader
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler
 from vtprof_agent.sampling import Sampling
 from vtprof_schemas import names
@@ -62,12 +65,16 @@ class Meter:
     def __init__(self) -> None:
         self.expected: list[tuple[str, tuple[str, ...], float]] = []
         self.windows: list[CounterWindow] = []
+        self.limits: dict[str, float] = {}
 
     def expect(self, hw_id: str, keys: tuple[str, ...], period_s: float) -> None:
         self.expected.append((hw_id, keys, period_s))
 
     def add_window(self, window: CounterWindow) -> None:
         self.windows.append(window)
+
+    def limit_power(self, hw_id: str, limit_mw: float) -> None:
+        self.limits[hw_id] = limit_mw
 
 
 Start = Callable[..., Sampling]
@@ -234,3 +241,30 @@ def test_only_the_sources_wanted_are_started() -> None:
     sampling = Sampling.start(("host",))
     assert sampling.health() == Health((SamplerState("host"),))
     sampling.close()
+
+
+def test_the_meter_hears_a_power_limit_when_it_is_known_or_another() -> None:
+    """GPU-1 tells none at first, as a driver that does not offer it; nor does GPU-2 ever."""
+    told: list[tuple[str, float]] = []
+
+    class Listening(Meter):
+        def limit_power(self, hw_id: str, limit_mw: float) -> None:
+            told.append((hw_id, limit_mw))
+
+    sampling, alone = Sampling((), Listening()), Sampling()
+    for limit_mw in (None, 400_000, 400_000, 300_000):
+        devices = [Device("GPU-1", "Fake", {}, limit_mw), Device("GPU-2", "Fake")]
+        for one in (sampling, alone):
+            one._readers = [cast(Reader, SimpleNamespace(devices=devices))]
+            one._tell_limits()
+    assert told == [("GPU-1", 400_000), ("GPU-1", 300_000)]
+
+
+def test_the_power_limits_that_samplers_tell_reach_the_meter(start: Start) -> None:
+    class Limited(Fake):
+        def devices(self) -> list[Device]:
+            return [Device("GPU-1", "Fake", {}, 400_000)]
+
+    meter = Meter()
+    start(meter, nvml=Limited(_power(7))).sample([], NODE, 1)
+    assert meter.limits == {"GPU-1": 400_000}

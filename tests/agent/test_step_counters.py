@@ -42,14 +42,14 @@ class FakeMeter:
         self.added: list[tuple[tuple[str, ...], Work]] = []
         self.complete_through = 10**18
 
-    def add(self, gpus: tuple[str, ...], work: Work) -> None:
+    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.added.append((gpus, work))
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         assert gpus == GPUS
         return end_ns <= self.complete_through
 
-    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
         assert (gpus, work) in self.added
         given = self.table.get(work.start_ns)
         if given is None:
@@ -60,7 +60,7 @@ class FakeMeter:
             shares[key] = encoded, prefilled, decoded
         return StepCounters(shares, dict.fromkeys(given, self.quality), len(gpus))
 
-    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work], line: int = 0) -> StepCounters | None:
         """What the steps are given one by one, added up; nothing when one has nothing."""
         found = [self.of(gpus, work) for work in works]
         if not all(found):
@@ -182,8 +182,11 @@ def test_the_worst_quality_stands_on_a_window() -> None:
     assert counter(fold(facts)[1], ENERGY)[3] == names.QUALITY_ESTIMATED
 
 
-def test_steps_of_decoding_that_are_alike_are_given_their_counters_together() -> None:
+def test_steps_of_decoding_that_are_alike_are_given_their_counters_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Of all energy each request has its part by the tokens cached over all of them; a window its part of the steps."""
+    monkeypatch.setattr(step_work, "RUN_NS", 500)
     end = 120 + step_work.RUN_NS
     rows = [
         *TWO[:10], step(3, 120, 140, decoders=2, decode_context_tokens=42),
@@ -307,9 +310,9 @@ def test_a_step_whose_counters_never_come_goes_after_the_hold() -> None:
     meter.complete_through = 0
     made = machine(meter)
     feed(made, TWO)
-    made.advance(2 * SECOND - 1)
+    made.advance(5 * SECOND - 1)
     assert made.take_steps() == []
-    made.advance(2 * SECOND)
+    made.advance(5 * SECOND)
     assert [fact.index for fact in made.take_steps()] == [1, 2, 3]
 
 

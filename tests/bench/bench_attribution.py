@@ -37,7 +37,7 @@ TARGETS = {0.1: (0.05, 0.03, 0.01), 1.0: (0.10, 0.05, 0.01)}
 COVERAGE = 0.9
 LOWERED_SHARE = 0.9
 """So many of the steps beside a correlated co-tenant must be labelled as estimated."""
-HOLD_NS = 2 * NS_PER_S
+HOLD_NS = 5 * NS_PER_S
 LATE_NS = 60_000_000
 """From a step's end until its records are read."""
 

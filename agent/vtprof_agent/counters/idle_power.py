@@ -1,19 +1,49 @@
-"""How much flows without work of ours: what pauses show of it, within what the least windows leave possible."""
+"""How much flows without work of ours: what pauses show of it, within what is known from elsewhere.
 
-from math import erf, exp, inf, pi, sqrt
+That is the least that ever flowed, what an earlier agent saw of the GPU, and, of a GPU of which nothing was ever seen,
+what GPUs with such a power limit take.
+"""
+
+from dataclasses import dataclass
+from math import erf, exp, hypot, inf, pi, sqrt
 from typing import Final
 
 import numpy as np
 
 from vtprof_agent.counters.nonnegative import Array
 
+DRIFT: Final = 0.05
+"""Idle power moves with temperature and clocks: it is known no better than this from other times."""
 _FEW_NS: Final = 400_000_000
 """Less time shows no bound: a counter that is latched late would make it too low."""
 _AT_ONCE_NS: Final = 500_000_000
 _LATE: Final = 1.1
 """So much too low may a bound be by noise and by late latches."""
+_MUCH: Final = 1.5
+"""Idle power varies less than this over the least that was seen."""
 _CONTRADICTS: Final = 3.0
-"""Pauses that show so many standard errors more than the bound say that it is wrong."""
+"""Standard errors by which pauses must differ from what is known to say that it is wrong."""
+_OF_LIMIT: Final = (0.05, 0.4)
+"""Idle power of data-centre GPUs over their power limit. Of 300 W an A40 takes 30 W alone, 110 W once a process has a
+context (NVIDIA/open-gpu-kernel-modules issue 874), a V100 53 W with a model loaded; of 140 W an A4000 38 W
+(huggingface/text-generation-inference issue 946). A context adds 26 to 66 W on H100, A100 and L40S, whatever is loaded
+(arXiv 2605.23918)."""
+_ENOUGH_NS: Final = 2_000_000_000
+"""So much rest tells more than an earlier agent did."""
+_MOST_NS: Final = 60_000_000_000
+"""Rest of more than that counts half: the latest tells most."""
+_MW: Final = 1e9
+"""mW in a mJ a ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdleSeen:
+    """What was seen of a GPU's idle power while it was at work, or had just been."""
+
+    least_mw: float | None = None
+    """The least that flowed over half a second."""
+    rest_mw: float | None = None
+    """The mean while it surely rested."""
 
 
 class IdleBound:
@@ -34,28 +64,103 @@ class IdleBound:
                 self.rate, _LATE * float((np.bincount(groups, amounts)[enough] / durations[enough]).min())
             )
 
-    def within(self, rate: float, error: float) -> tuple[float, float]:
-        """Return the idle rate and its standard error, given what pauses show: all up to the bound may be until then."""
+    def doubt(self, rate: float, error: float) -> None:
+        """Forget the bound when pauses show more."""
         if rate - _CONTRADICTS * error > self.rate:
             self.rate = inf
-        if self.rate == inf:
+
+    def within(self, rate: float, error: float, least: float = 0.0, most: float = inf) -> tuple[float, float]:
+        """Return the idle rate and its standard error, given what pauses show: all up to the bound may be until then.
+
+        ``least`` and ``most`` are what is possible anyway.
+        """
+        self.doubt(rate, error)
+        most = min(most, self.rate)
+        if most == inf:
             return rate, error
-        return truncated(rate, error, self.rate)
+        return truncated(rate, error, most, min(least, most / 2))
 
 
-def truncated(mean: float, error: float, most: float) -> tuple[float, float]:
-    """Return mean and standard deviation of a normal distribution cut off below 0 and above ``most``."""
-    if most <= 0:
-        return 0.0, 0.0
+class IdlePower:
+    """What is known of one GPU's idle power beside what the windows of a fit show; rates are amounts for each ns."""
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._bound = IdleBound()
+        self._told: float | None = None
+        self._range = (0.0, inf)
+        self._near_work = IdleBound()
+        self._rest = self._rest_ns = 0.0
+
+    def tell(self, seen: IdleSeen) -> None:
+        """Take what an earlier agent saw."""
+        if seen.least_mw is not None:
+            self._near_work.rate = min(self._near_work.rate, _LATE * seen.least_mw / _MW)
+        if seen.rest_mw is not None:
+            self._told = seen.rest_mw / _MW
+
+    def limit(self, power_limit_mw: float) -> None:
+        """Take the power limit that the GPU was made for."""
+        low, high = _OF_LIMIT
+        self._range = low * power_limit_mw / _MW, high * power_limit_mw / _MW
+
+    @property
+    def most(self) -> float:
+        """Return the rate over which a GPU without work is not idle."""
+        return min(_MUCH * self._bound.rate, self._range[1])
+
+    def take(self, amounts: Array, durations_ns: Array, *, near_work: bool) -> None:
+        """Take what flowed in windows; ``near_work``: there was work in them, or had been shortly before."""
+        self._bound.take(amounts, durations_ns)
+        if near_work:
+            self._near_work.take(amounts, durations_ns)
+
+    def rested(self, amount: float, duration_ns: float) -> None:
+        """Take what flowed without work that had been there shortly before: a process has a context on the GPU."""
+        self._rest, self._rest_ns = self._rest + amount, self._rest_ns + duration_ns
+        if self._rest_ns > _MOST_NS:
+            self._rest, self._rest_ns = self._rest / 2, self._rest_ns / 2
+
+    def seen(self) -> IdleSeen:
+        """Return what the next agent is to be told: what was seen, by an earlier agent too as far as it holds."""
+        rest = self._rest / self._rest_ns if self._rest_ns >= _ENOUGH_NS else self._told
+        least = self._near_work.rate / _LATE
+        return IdleSeen(least * _MW if least < inf else None, rest * _MW if rest is not None else None)
+
+    def given(self, rate: float, error: float) -> tuple[float, float]:
+        """Return the idle rate and its standard error, given what pauses show: ``error`` is infinite without any.
+
+        What they contradict is known no more.
+        """
+        low, high = self._range
+        if rate - _CONTRADICTS * error > high or rate + _CONTRADICTS * error < low:
+            low, high = 0.0, inf
+        if self._told is not None:
+            drift = DRIFT * self._told
+            if abs(rate - self._told) > _CONTRADICTS * hypot(error, drift):
+                self._told = None
+            else:
+                share = drift**2 / (drift**2 + error**2)
+                rate, error = self._told + (rate - self._told) * share, drift * sqrt(1 - share)
+                low, high = 0.0, inf
+        self._near_work.doubt(rate, error)
+        return self._bound.within(rate, error, low, min(high, self._near_work.rate))
+
+
+def truncated(mean: float, error: float, most: float, least: float = 0.0) -> tuple[float, float]:
+    """Return mean and standard deviation of a normal distribution cut off below ``least`` and above ``most``."""
+    width = most - least
+    if width <= 0:
+        return max(most, 0.0), 0.0
     if error <= 1e-9 * most:
-        return min(max(mean, 0.0), most), error
-    if error > 30 * most:
-        return most / 2, most / sqrt(12)
-    low, high = -mean / error, (most - mean) / error
+        return min(max(mean, least), most), error
+    if error > 30 * width:
+        return (least + most) / 2, width / sqrt(12)
+    low, high = (least - mean) / error, (most - mean) / error
     inside = (erf(high / sqrt(2)) - erf(low / sqrt(2))) / 2
     if inside < 1e-12:
-        return min(max(mean, 0.0), most), error
+        return min(max(mean, least), most), error
     at_low, at_high = (exp(-(z**2) / 2) / sqrt(2 * pi) for z in (low, high))
     shift = (at_low - at_high) / inside
     variance = 1 + (low * at_low - high * at_high) / inside - shift**2
-    return min(max(mean + error * shift, 0.0), most), error * sqrt(max(variance, 1e-12))
+    return min(max(mean + error * shift, least), most), error * sqrt(max(variance, 1e-12))

@@ -1,12 +1,12 @@
 """Finds how much later than the work a counter's windows are, by which delay lets a fit explain them best."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from vtprof_agent.counters.nonnegative import Array, solve
-from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve, unknowns_of
+from vtprof_agent.counters.work_curve import COLUMNS, unknowns_of
 
 MOST_LAG_NS: Final = 200_000_000
 """Delays of more are not looked for."""
@@ -29,14 +29,15 @@ class Lag(NamedTuple):
 
 
 def find_lag(
-    curves: Sequence[WorkCurve], starts: Array, ends: Array, amounts: Array, now_ns: float,
+    done: Callable[[Array, Array], Array], starts: Array, ends: Array, amounts: Array, now_ns: float,
     *, wide: bool, told_ns: float | None = None,
 ) -> Lag:  # fmt: skip
     """Return the delay that explains the windows best.
 
-    ``now_ns``: what is assumed now, and stays when too few windows show anything (then with an error of 1) or when no other
-    delay is evidently better; ``wide``: look at all delays, not only near it; ``told_ns``: what a counter with the same
-    clock has found from better evidence: it holds here too unless another is evidently better.
+    ``done`` tells the work in windows; ``now_ns``: what is assumed now, and stays when too few windows show anything (then
+    with an error of 1) or when no other delay is evidently better; ``wide``: look at all delays, not only near it;
+    ``told_ns``: what a counter with the same clock has found from better evidence: it holds here too unless another is
+    evidently better.
     """
     if len(amounts) < FEWEST or not amounts.any():
         return Lag(now_ns, 1.0, 0.0)
@@ -45,7 +46,7 @@ def find_lag(
     likely: list[int] = []
 
     def misfit(lag_ns: float) -> float:
-        work = sum((curve.between(starts - lag_ns, ends - lag_ns) for curve in curves), np.zeros(()))
+        work = done(starts - lag_ns, ends - lag_ns)
         features = np.column_stack((unknowns_of(work[:, :COLUMNS]), ends - starts)) * weights[:, None]
         target = amounts * weights
         costs = solve(features.T @ features, features.T @ target, likely)

@@ -75,16 +75,16 @@ class StepCounters(NamedTuple):
 
 
 class Meter(Protocol):
-    """Gives counters to steps."""
+    """Gives counters to steps. ``line`` names the scheduler that ran them, among those on the same GPUs."""
 
-    def add(self, gpus: tuple[str, ...], work: Work) -> None:
-        """Take the work of a step that ran on these GPUs, soon after it ended and in order of time for each set."""
+    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
+        """Take the work of a step that ran on these GPUs, soon after it ended and in order of time for each line."""
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         """Tell whether nothing more is to come for steps that ended by then: their windows are closed, or never were."""
 
-    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
         """Return the shares of a step that was added; None when no counter covers it."""
 
-    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work], line: int = 0) -> StepCounters | None:
         """Return what steps of decoding alone that follow each other are given together, of which all were added."""

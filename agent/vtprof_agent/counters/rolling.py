@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
+from vtprof_agent.counters.gpu_work import GpuWork
+from vtprof_agent.counters.idle_power import IdlePower, IdleSeen
 from vtprof_agent.counters.meter import CLASSES, COUNTERS, CounterWindow, StepCounters, Work
 from vtprof_agent.counters.series import KEEP_NS, Series
 from vtprof_agent.counters.share_grid import ShareGrid
@@ -13,13 +15,17 @@ from vtprof_agent.counters.work_curve import WorkCurve
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
-_SETTLE_NS: Final = 750_000_000
+_SETTLE_NS: Final = 2_000_000_000
 """How often windows are settled: several at once, as each turn costs."""
+_SETTLE_STEPS: Final = 4096
+"""Sooner when so many steps were added: each is held until its windows are settled."""
+_UNTOLD_NS: Final = 10_000_000_000
+"""Windows wait no longer to hear that no work was done in them."""
 _SILENT_PERIODS: Final = 3
 _MOST_WAITING: Final = 100_000
 """Windows taken in but not seen to yet; more only pile up when the loop stands still."""
 _MOST_POINTS: Final = 16_000
-_MOST_SETS: Final = 256
+_MOST_CURVES: Final = 256
 _NOTHING_RATIO: Final = 1e-9
 _NOTHING_MW: Final = 1000.0
 """A GPU that works takes more than a watt for it."""
@@ -56,21 +62,24 @@ class RollingMeter:
     def __init__(self, *, window_s: float = 300.0, block_s: float = 5.0, refit_s: float = 10.0) -> None:
         """Fit over the last ``window_s``, in blocks that drop out one by one, every ``refit_s``.
 
-        Sooner at first, and three times more seldom while fits agree and predict what is measured.
+        Sooner at first, and six times more seldom while fits agree and predict what is measured.
         """
         self._lengths = (window_s, block_s, refit_s)
         self._inbox: deque[CounterWindow] = deque(maxlen=_MOST_WAITING)
         self._expected: dict[tuple[str, str], tuple[float, float]] = {}
         self._series: dict[tuple[str, str], Series] = {}
-        self._curves: dict[tuple[str, ...], WorkCurve] = {}
+        self._curves: dict[tuple[tuple[str, ...], int], WorkCurve] = {}
         self._grids: dict[tuple[str, ...], ShareGrid] = {}
-        self._of_gpu: dict[str, list[WorkCurve]] = {}
+        self._of_gpu: dict[str, GpuWork] = {}
         self._peers: dict[str, list[Series]] = {}
+        self._idle: dict[str, IdlePower] = {}
         self._counted: set[str] = set()
         """GPUs of which counters come, or will; the work of all others need not be kept."""
         self._lock = Lock()
-        self._now_ns = 0.0
+        self._now_ns = self._told_ns = 0.0
         self._due_ns = 0.0
+        self._added = 0
+        """Steps since windows were settled."""
 
     def expect(self, hw_id: str, keys: Iterable[str], period_s: float) -> None:
         """Say which counters of a GPU will come and how often; without it ``complete`` is always true."""
@@ -80,26 +89,39 @@ class RollingMeter:
                     self._expected[(hw_id, key)] = (period_s * 1e9, self._now_ns)
                     self._counted.add(hw_id)
 
+    def limit_power(self, hw_id: str, limit_mw: float) -> None:
+        """Say which power limit a GPU was made for, which bounds its idle power as long as that was not seen."""
+        with self._lock:
+            self._idle.setdefault(hw_id, IdlePower()).limit(limit_mw)
+
+    def tell_idle(self, hw_id: str, seen: IdleSeen) -> None:
+        """Say what an earlier agent saw of a GPU's idle power."""
+        with self._lock:
+            self._idle.setdefault(hw_id, IdlePower()).tell(seen)
+
+    def idle_seen(self) -> Mapping[str, IdleSeen]:
+        """Return by GPU what the next agent is to be told of its idle power."""
+        with self._lock:
+            return {hw_id: known.seen() for hw_id, known in self._idle.items()}
+
     def add_window(self, window: CounterWindow) -> None:
         """Take a window; one that is negative, not a number, repeated or out of order is refused and counted."""
         self._inbox.append(window)
 
-    def add(self, gpus: tuple[str, ...], work: Work) -> None:
-        """Take the work of a step that ran on these GPUs."""
-        curve = self._curves.get(gpus)
-        if curve is None:
-            if self._counted.isdisjoint(gpus) or len(self._curves) >= _MOST_SETS:
-                return
-            with self._lock:
-                curve = self._curves[gpus] = WorkCurve(KEEP_NS, _MOST_POINTS)
-                self._grids[gpus] = ShareGrid()
-                for gpu in gpus:
-                    self._of_gpu.setdefault(gpu, []).append(curve)
-        curve.add(work)
+    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
+        """Take the work of a step that ran on these GPUs; those of one line run one behind the other."""
+        curve = self._curves.get((gpus, line)) or self._begin(gpus, line)
+        if curve is not None:
+            curve.add(work)
+            self._added += 1
 
     def advance(self, now_ns: int) -> None:
-        """Tell the time (monotonic), so that windows and fits that are due are settled; cheap when none is."""
-        self._now_ns = max(self._now_ns, float(now_ns))
+        """Tell the time (monotonic) up to which every step that ended was added, so that what is due is settled.
+
+        Cheap when nothing is.
+        """
+        self._told_ns = max(self._told_ns, float(now_ns))
+        self._now_ns = max(self._now_ns, self._told_ns)
         self._turn()
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
@@ -110,22 +132,21 @@ class RollingMeter:
         self._turn()
         return grid.end_ns >= end_ns or not self._live(gpus)
 
-    def of(self, gpus: tuple[str, ...], work: Work) -> StepCounters | None:
+    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
         """Return the shares of a step that was added, up to half a minute ago; None when no counter covers it.
 
         A counter of which a class that worked would get nothing is left out: work costs something, the fit cannot tell.
         """
-        grid = self._grids.get(gpus)
-        found = grid.of(work, self._curves[gpus].where(work)) if grid is not None else None
+        curve = self._curves.get((gpus, line))
+        found = self._grids[gpus].of(work, curve.where(work)) if curve is not None else None
         return None if found is None else _known(found, work)
 
-    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work]) -> StepCounters | None:
+    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work], line: int = 0) -> StepCounters | None:
         """Return the shares of steps of decoding alone together: what ``of`` would add up to, at a fraction of the cost."""
-        grid = self._grids.get(gpus)
-        if grid is None:
+        curve = self._curves.get((gpus, line))
+        if curve is None:
             return None
-        curve = self._curves[gpus]
-        found = grid.of_run(works, [curve.where(work) for work in works])
+        found = self._grids[gpus].of_run(works, [curve.where(work) for work in works])
         if found is None:
             return None
         ran_ns = sum(work.end_ns - work.start_ns for work in works)
@@ -145,16 +166,45 @@ class RollingMeter:
         with self._lock:
             return tuple(_state(series) for series in self._series.values())
 
+    def _begin(self, gpus: tuple[str, ...], line: int) -> WorkCurve | None:
+        """Begin the curve of a line; None when nothing counts its GPUs, or there are too many."""
+        if self._counted.isdisjoint(gpus):
+            return None
+        with self._lock:
+            self._forget()
+            if len(self._curves) >= _MOST_CURVES:
+                return None
+            curve = self._curves[(gpus, line)] = WorkCurve(KEEP_NS, _MOST_POINTS)
+            self._grids.setdefault(gpus, ShareGrid())
+            for gpu in gpus:
+                self._of_gpu.setdefault(gpu, GpuWork()).join(curve)
+        return curve
+
+    def _forget(self) -> None:
+        """Forget lines that have done no work for as long as it is kept, but the last to work on a set of GPUs."""
+        newest: dict[tuple[str, ...], int] = {}
+        for (gpus, _), curve in self._curves.items():
+            newest[gpus] = max(newest.get(gpus, 0), curve.end_ns)
+        for (gpus, line), curve in list(self._curves.items()):
+            if curve.end_ns < min(self._heard_ns() - KEEP_NS, newest[gpus]):
+                del self._curves[(gpus, line)]
+                for gpu in gpus:
+                    self._of_gpu[gpu].leave(curve)
+
+    def _heard_ns(self) -> float:
+        """Return up to when all steps that ended were added, or are waited for no longer."""
+        return max(self._told_ns, self._now_ns - _UNTOLD_NS)
+
     def _turn(self) -> None:
-        """Take the windows in; settle each ``_SETTLE_NS``."""
+        """Take the windows in; settle them when that is due."""
         with self._lock:
             while self._inbox:
                 window = self._inbox.popleft()
                 self._series_of(window).take(window)
                 self._now_ns = max(self._now_ns, float(window.end_ns))
-            if self._now_ns < self._due_ns:
+            if self._now_ns < self._due_ns and self._added < _SETTLE_STEPS:
                 return
-            self._due_ns = self._now_ns + _SETTLE_NS
+            self._due_ns, self._added = self._now_ns + _SETTLE_NS, 0
             self._settle()
 
     def _series_of(self, window: CounterWindow) -> Series:
@@ -162,16 +212,19 @@ class RollingMeter:
         series = self._series.get(place)
         if series is None:
             self._counted.add(window.hw_id)
-            curves = self._of_gpu.setdefault(window.hw_id, [])
+            work = self._of_gpu.setdefault(window.hw_id, GpuWork())
             series = self._series[place] = Series(
-                window.hw_id, window.key, curves, self._peers.setdefault(window.hw_id, []), *self._lengths
-            )
+                window.hw_id, window.key, work, self._peers.setdefault(window.hw_id, []), *self._lengths,
+                self._idle.setdefault(window.hw_id, IdlePower()) if window.key == names.GPU_ENERGY_MJ else None,
+            )  # fmt: skip
         return series
 
     def _settle(self) -> None:
         touched: set[tuple[str, ...]] = set()
+        told_ns = self._heard_ns()
+        self._forget()
         for series in self._series.values():
-            settled = series.settle(self._now_ns)
+            settled = series.settle(told_ns)
             if settled is None:
                 continue
             for gpus, grid in self._grids.items():

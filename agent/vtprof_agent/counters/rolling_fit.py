@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vtprof_agent.counters.idle_power import IdleBound
+from vtprof_agent.counters.idle_power import DRIFT, IdlePower
 from vtprof_agent.counters.nonnegative import Array, solve
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, UNKNOWN_OF_COLUMN, UNKNOWNS, unknowns_of
 
@@ -34,9 +34,11 @@ _MOST_IDLE: Final = 600
 """Windows without work that are remembered, however old: idle power of a GPU that is always busy can only be known so."""
 _SURELY_NS: Final = 200_000_000
 """No work so long before and after: the window had none, however late it was latched."""
-_DRIFT: Final = 0.05
-"""Idle power moves with temperature and clocks: it is known no better than this from other times."""
+_NEAR_NS: Final = 60_000_000_000
+"""Rest so long after work is rest of a process that lives: its context on the GPU takes power too."""
 _NANO: Final = 1e9
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,12 @@ class _Block:
 class RollingFit:
     """Amounts of the last ``window_s``; what is not work of ours may flow too, always or only when it is evident."""
 
-    def __init__(self, window_s: float, block_s: float, *, always_idle: bool, small: float = SMALL) -> None:
+    def __init__(
+        self, window_s: float, block_s: float, *, always_idle: bool, small: float = SMALL, idle: IdlePower | None = None
+    ) -> None:  # fmt: skip
         """``always_idle``: there is an amount without work (idle power); else it has to be significant.
 
-        ``small``: down to which share of the mean amount errors grow with the amount.
+        ``small``: down to which share of the mean amount errors grow with the amount; ``idle``: what is known of it.
         """
         self._block_ns = block_s * _NANO
         self._blocks: deque[_Block] = deque()
@@ -114,7 +118,8 @@ class RollingFit:
         self._likely: list[int] = []
         """Costs above 0 in the last fit: where the next one begins, which saves time."""
         self._last_busy = np.zeros(0, dtype=bool)
-        self._bound = IdleBound()
+        self._known = idle or IdlePower()
+        self._worked_ns = -inf
 
     def add(
         self, time_ns: float, work: Array, duration_ns: Array, amounts: Array, *, again: bool = False
@@ -126,8 +131,6 @@ class RollingFit:
         """
         if not len(amounts):
             return
-        if self._always_idle:
-            self._bound.take(amounts, duration_ns)
         block = self._block(int(time_ns // self._block_ns))
         block.amounts, block.total = block.amounts + len(amounts), block.total + float(amounts.sum())
         mean = self._mean()
@@ -135,17 +138,37 @@ class RollingFit:
         ran_ns = work[:, COLUMNS] if work.shape[1] > COLUMNS else duration_ns
         work = work[:, :COLUMNS]
         features = np.column_stack((unknowns_of(work), duration_ns, np.maximum(duration_ns - ran_ns, 0.0)))
-        rest = self._surely_idle(np.asarray(work.any(axis=1), dtype=bool), duration_ns)
-        block.add(features[~rest], work[~rest], amounts[~rest], mean)
+        busy = np.asarray(work.any(axis=1), dtype=bool)
+        rest = self._surely_idle(busy, duration_ns)
+        usable = np.ones(len(busy), dtype=bool)
+        if self._always_idle and not again:
+            usable = self._usable(time_ns, busy, rest, duration_ns, amounts)
+        used, rest = usable & ~rest, usable & rest
+        block.add(features[used], work[used], amounts[used], mean)
         if rest.any() and not again:
             self._idle.add(features[rest], work[rest], amounts[rest], mean)
             self._idle.forget_beyond(_MOST_IDLE)
+
+    def _usable(self, time_ns: float, busy: Mask, rest: Mask, duration_ns: Array, amounts: Array) -> Mask:
+        """Take what windows tell of idle power; return which can be used for the fit.
+
+        A server that loads and warms up tells of no step: before the first one only what can be idle power can.
+        """
+        before = np.cumsum(busy) == 0 if self._worked_ns == -inf else np.zeros(len(busy), dtype=bool)
+        self._worked_ns = time_ns if busy.any() else self._worked_ns
+        near = time_ns - self._worked_ns < _NEAR_NS
+        self._known.take(amounts, duration_ns, near_work=near)
+        if near:
+            behind = rest & ~before
+            self._known.rested(float(amounts[behind].sum()), float(duration_ns[behind].sum()))
+        possible: Mask = ~before | (rest & (amounts <= self._known.most * duration_ns))
+        return possible
 
     def clear(self) -> None:
         """Forget all amounts, but those that surely flowed without work."""
         self._blocks.clear()
 
-    def _surely_idle(self, busy: NDArray[np.bool_], duration_ns: Array) -> NDArray[np.bool_]:
+    def _surely_idle(self, busy: Mask, duration_ns: Array) -> Mask:
         """Return which windows are so far from work that a wrong delay of the counter does not matter."""
         if not self._always_idle:
             return np.zeros(len(busy), dtype=bool)
@@ -153,7 +176,7 @@ class RollingFit:
         before = self._last_busy[-reach:]
         around = np.concatenate((np.ones(reach - len(before)), before, busy, np.ones(reach)))
         self._last_busy = np.concatenate((before, busy))[-reach:]
-        near: NDArray[np.bool_] = np.convolve(around, np.ones(2 * reach + 1), mode="valid") > 0.5
+        near: Mask = np.convolve(around, np.ones(2 * reach + 1), mode="valid") > 0.5
         return ~near
 
     def amounts(self) -> int:
@@ -219,12 +242,14 @@ class RollingFit:
         self._likely = np.flatnonzero(tried[:TIME]).tolist()
         shown = inf
         if gram[_PAUSE, _PAUSE] > 0:
-            used = np.union1d(np.flatnonzero(tried), [_PAUSE])
+            # Work that idle power left nothing for may have cost something: how sure it is follows from all of it.
+            there = np.diagonal(gram) > 0 if self._always_idle else tried > 0
+            used = np.append(np.flatnonzero(there[:TIME]), _PAUSE)
             _, covariance = _covariance(blocks, gram, moment, squares, tried, used)
             shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5
         if self._always_idle:
-            idle, error = self._bound.within(float(tried[_PAUSE]), shown)
-            error = max(error, _DRIFT * idle)
+            idle, error = self._known.given(float(tried[_PAUSE]), shown)
+            error = max(error, DRIFT * idle)
             return self._with_idle(gram, moment, idle), self._with_idle(gram, moment, max(idle - error, 0.0))
         without = self._with_idle(gram, moment, 0.0)
         least = squares * _EXACT**2

@@ -10,18 +10,18 @@ from zlib import crc32
 import numpy as np
 
 from vtprof_agent.counters.assessment import Assessment, assess
+from vtprof_agent.counters.gpu_work import GpuWork
+from vtprof_agent.counters.idle_power import IdlePower
 from vtprof_agent.counters.lag import FEWEST, MOST_LAG_NS, find_lag
 from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import SMALL, Fit, RollingFit
 from vtprof_agent.counters.trimmed import trimmed_fit
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, WorkCurve
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
 from vtprof_schemas import names
 
 KEEP_NS: Final = 120_000_000_000
 """For so long windows and work are kept as they came: to assess the fit, and to fit again when the lag turns out."""
-_IDLE_NS: Final = 700_000_000
-"""When no step came for so long behind a window, none runs: it would have to be longer."""
 _INEXACT_NS: Final = 1_000_000_000
 """Windows with uncertain edges are added up to so much, where an edge matters little."""
 _LONG_ENOUGH_NS: Final = 900_000_000
@@ -33,8 +33,12 @@ _MOST_SCALE: Final = 2.0
 """What is more than so many times the prediction is not ours."""
 _FAR: Final = 3.0
 """Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
-_LAG_EVERY: Final = ((6, 2.5e9), (11, 120e9), (inf, 300e9))
+_LAG_EVERY: Final = ((6, 2.5e9), (11, 120e9), (inf, 600e9))
 """Up to which search how long to the next: a source's delay hardly changes, and each search is dear."""
+_ALL_SEARCH: Final = 6
+"""So many searches each counter makes by itself; then one goes on for all that are read in the same sample."""
+_WIDE_EVERY: Final = 5
+"""Of later searches every so many looks at all delays."""
 _SPREAD_NS: Final = 1e9
 """Over so much time the first searches of many GPUs spread."""
 _LAG_MATTERS_NS: Final = 2e6
@@ -48,8 +52,9 @@ _MANY: Final = 300
 """Windows from which on a fit is made anew by time alone."""
 _LESS: Final = 2.0
 """So many times longer a fit is used as long as it predicts what is measured,"""
-_SELDOM: Final = 3.0
-"""So many times longer a fit is used that came out like the one before, as long as it predicts what is measured."""
+_SELDOM: Final = 6.0
+"""So many times longer a fit is used that came out like the one before, as long as it predicts what is measured; but
+for no longer than it was made from."""
 _LIKE: Final = 0.02
 _UNLIKE: Final = 0.03
 """Relative difference of what two fits give a class; of what is measured from what is predicted."""
@@ -74,11 +79,11 @@ class Series:
     """Windows of one counter of one GPU, in order."""
 
     def __init__(
-        self, hw_id: str, key: str, curves: list[WorkCurve], peers: "list[Series]",
-        window_s: float, block_s: float, refit_s: float,
+        self, hw_id: str, key: str, work: GpuWork, peers: "list[Series]",
+        window_s: float, block_s: float, refit_s: float, idle: IdlePower | None = None,
     ) -> None:  # fmt: skip
-        """``curves``: the work of all sets of GPUs that this one is in; ``peers``: its counters; both may grow."""
-        self.hw_id, self.key, self._curves = hw_id, key, curves
+        """``work``: all work on the GPU; ``peers``: its counters; both may grow. ``idle``: what is known of idle power."""
+        self.hw_id, self.key, self._gpu = hw_id, key, work
         self._block_ns = block_s * 1e9
         self._countable = key == names.GPU_DRAM_BANDWIDTH_RATIO
         self._always_idle = key == names.GPU_ENERGY_MJ
@@ -87,7 +92,9 @@ class Series:
             block_s,
             always_idle=self._always_idle,
             small=_SMALL_COUNTABLE if self._countable else SMALL,
+            idle=idle,
         )
+        self._idle = idle
         self._refit_ns = refit_s * 1e9
         self._phase = crc32(hw_id.encode()) / 2**32
         """Its place in the time between fits, and in that between searches, so that those of many GPUs spread."""
@@ -95,11 +102,15 @@ class Series:
         self._open: tuple[float, float, float] | None = None
         self._fine: deque[tuple[float, float, float]] = deque(maxlen=_MOST_FINE)
         self._edges_known = False
+        self._exact = False
+        """Whether the last window's edges were exact: it comes from a sample that holds other counters too."""
         self._unfitted: list[tuple[Array, Array, Array, Array]] = []
         self._kept: deque[tuple[Array, Array, Array, Array]] = deque()
         self._due_ns, self._soon_ns, self._due_amounts = 0.0, 0.0, 0
         self._lag_due_ns, self._lag_searches = 0.0, 0
-        self.lag_ns, self.lag_gain = 0.0, 0.0
+        self.lag_ns, self.lag_gain, self._lag_error = 0.0, 0.0, 1.0
+        self._leader: Series | None = None
+        """The counter whose delay is this one's too."""
         self._peers = peers
         peers.append(self)
         self.end_ns = 0
@@ -134,7 +145,7 @@ class Series:
             self.refused += 1
             return
         start = float(max(window.start_ns, self.end_ns))
-        self.end_ns, self.period_ns = window.end_ns, length
+        self.end_ns, self.period_ns, self._exact = window.end_ns, length, window.exact_edges
         if not window.exact_edges and length < _LONG_ENOUGH_NS:
             self._fine.append((start, float(window.end_ns), window.amount))
         alone = window.exact_edges or self._edges_known or length >= _LONG_ENOUGH_NS
@@ -150,10 +161,12 @@ class Series:
             self._pending.append(self._open)
             self._open = None
 
-    def settle(self, now_ns: float) -> Settled | None:
-        """Give away the windows that no work is to come for any more; None when there are none."""
-        idle_ns = now_ns - _IDLE_NS
-        covered_ns = min((max(curve.end_ns, idle_ns) for curve in self._curves), default=now_ns) + self.lag_ns
+    def settle(self, told_ns: float) -> Settled | None:
+        """Give away the windows that no work is to come for any more; None when there are none.
+
+        ``told_ns``: every step that ended by then was added.
+        """
+        covered_ns = self._gpu.covered_ns(told_ns) + self.lag_ns
         due: list[tuple[float, float, float]] = []
         while self._pending and self._pending[0][1] <= covered_ns:
             due.append(self._pending.popleft())
@@ -162,12 +175,21 @@ class Series:
         starts, ends, amounts = np.array(due).T
         self._guarded(lambda: self._search_lag(ends[-1], covered_ns - self.lag_ns))
         work = self._work(starts, ends)
+        self._learn(starts, ends, amounts, work)
+        return self._give(starts, ends, amounts, work)
+
+    def _learn(self, *batch: Array) -> None:
+        """Take windows into the fit, but not those across the begin of what is known: work without a record is in them."""
+        begin_ns = self._gpu.begin_ns + self.lag_ns
+        known = (batch[0] >= begin_ns) | (batch[1] <= begin_ns)
+        starts, ends, amounts, work = (array[known] for array in batch)
+        if not len(starts):
+            return
         self._keep(starts, ends, amounts, work)
         if self._unfitted and ends[-1] // self._block_ns != self._unfitted[0][1][-1] // self._block_ns:
             self._fold()
         self._unfitted.append((starts, ends, amounts, work))
         self._guarded(lambda: self._refit(ends[-1]))
-        return self._give(starts, ends, amounts, work)
 
     def _guarded(self, compute: Callable[[], None]) -> None:
         """Go on with the last fit where numbers defy computing; counted."""
@@ -177,12 +199,7 @@ class Series:
             self.failures += 1
 
     def _work(self, starts: Array, ends: Array) -> Array:
-        if len(self._curves) == 1:
-            return self._curves[0].between(starts - self.lag_ns, ends - self.lag_ns)
-        work = np.zeros((len(starts), COLUMNS + 1))
-        for curve in self._curves:
-            work += curve.between(starts - self.lag_ns, ends - self.lag_ns)
-        return work
+        return self._gpu.between(starts - self.lag_ns, ends - self.lag_ns)
 
     def _fold(self) -> None:
         """Add to the fit what came since the last time: a block at once, as each turn costs."""
@@ -206,8 +223,7 @@ class Series:
         if many:
             self._due_ns = now_ns + _LESS * self._refit_ns
         self._fold()
-        kinds = np.concatenate([curve.kinds() for curve in self._curves]) if self._curves else None
-        self.fit = self._rolling.fit(kinds)
+        self.fit = self._rolling.fit(self._gpu.kinds())
         if self.fit is not None:
             starts, ends, kept, work = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
             self.assessment = assess(
@@ -220,11 +236,13 @@ class Series:
                     (one.costs * work[:, :COLUMNS].sum(axis=0)) @ _TO_CLASS for one in (self.fit, before)
                 )
                 if bool((np.abs(given - given_before) <= _LIKE * given).all()):
-                    self._due_ns = now_ns + _SELDOM * self._refit_ns
+                    self._due_ns = now_ns + min(_SELDOM * self._refit_ns, now_ns - starts[0])
             if self.assessment.co_tenant:
                 self._beside_ns = now_ns + KEEP_NS  # its windows are in the fit for longer than it shows
             if self.assessment.co_tenant and self._memory_shows_it(otherwise=True):
-                trimmed = trimmed_fit(starts, ends, kept, work, always_idle=self._always_idle)
+                trimmed = trimmed_fit(
+                    starts, ends, kept, work, always_idle=self._always_idle, idle=self._idle
+                )
                 if trimmed is not None:
                     self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
 
@@ -241,7 +259,7 @@ class Series:
         """Find out whether a lag alone is wrong with uncertain edges: then the windows are used as they come."""
         starts, ends, amounts = np.array(self._fine).T
         known = ends < covered_ns - MOST_LAG_NS
-        found = find_lag(self._curves, starts[known], ends[known], amounts[known], self.lag_ns, wide=True)
+        found = find_lag(self._gpu.done, starts[known], ends[known], amounts[known], self.lag_ns, wide=True)
         if found.error < _EXACT_ENOUGH:
             self._edges_known, self.lag_ns, self._due_ns = True, found.lag_ns, 0.0
             self._fold()
@@ -252,7 +270,9 @@ class Series:
     def _search_lag(self, now_ns: float, covered_ns: float) -> None:
         if not self._lag_due_ns:
             self._lag_due_ns = now_ns + _LAG_EVERY[0][1] + _SPREAD_NS * self._phase
-        if now_ns < self._lag_due_ns or not self._curves or not (self._kept or self._fine):
+        if self._leader is not None:
+            self._assume(self._leader.lag_ns)
+        if now_ns < self._lag_due_ns or not self._gpu or not (self._kept or self._fine):
             return
         self._lag_searches += 1
         if self._fine and not self._edges_known:
@@ -260,31 +280,53 @@ class Series:
         if not self._kept:
             return
         self._lag_due_ns = now_ns + next(every for most, every in _LAG_EVERY if self._lag_searches < most)
+        if self._lag_searches > _ALL_SEARCH:
+            self._leader = self._find_leader()
+            if self._leader is not None:
+                return
         starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
-        begun_ns = max(curve.begin_ns for curve in self._curves) + MOST_LAG_NS
+        begun_ns = self._gpu.begin_ns + MOST_LAG_NS
         known = (ends < covered_ns - MOST_LAG_NS) & (starts > begun_ns)
         starts, ends, amounts = starts[known], ends[known], amounts[known]
         if len(amounts) < FEWEST:
             self._lag_searches -= 1
             self._lag_due_ns = now_ns + _LAG_EVERY[0][1]
             return
-        wide = self._lag_searches <= 6 or self._lag_searches % 10 == 0
+        wide = self._lag_searches <= _ALL_SEARCH or self._lag_searches % _WIDE_EVERY == 0
         found = find_lag(
-            self._curves, starts, ends, amounts, self.lag_ns, wide=wide, told_ns=self._told_lag_ns()
+            self._gpu.done, starts, ends, amounts, self.lag_ns, wide=wide, told_ns=self._told_lag_ns()
         )
-        self.lag_gain = found.gain
-        if abs(found.lag_ns - self.lag_ns) < _LAG_MATTERS_NS:
+        self.lag_gain, self._lag_error = found.gain, found.error
+        self._assume(found.lag_ns)
+
+    def _assume(self, lag_ns: float) -> None:
+        """Take a delay for true, also of what came so far where that matters."""
+        moved_ns, self.lag_ns = abs(lag_ns - self.lag_ns), lag_ns
+        if moved_ns < _LAG_MATTERS_NS:
             return
-        self.lag_ns = found.lag_ns
         self._fold()
         self._rolling.clear()
         self._due_ns = 0.0
+        begun_ns = self._gpu.begin_ns + MOST_LAG_NS
         while self._kept and self._kept[0][0][0] < begun_ns:
             self._kept.popleft()
         for place, (begins, finishes, kept, _) in enumerate(self._kept):
             work = self._work(begins, finishes)
             self._kept[place] = (begins, finishes, kept, work)
             self._rolling.add(finishes[-1], work, finishes - begins, kept, again=True)
+
+    def _find_leader(self) -> "Series | None":
+        """Return the counter that is read in the same sample and tells most of its delay, if this one is not it."""
+        if self._leader is not None and self._read_with(self._leader):
+            return self._leader
+        leading = [
+            one for one in self._peers if one is self or (one._leader is None and self._read_with(one))
+        ]
+        best = max(leading, key=lambda one: (one.lag_gain, -one._lag_error))
+        return None if best is self else best
+
+    def _read_with(self, other: "Series") -> bool:
+        return self._exact and other._exact and self._ends_with(other)
 
     def _told_lag_ns(self) -> float | None:
         """Return the lag of the counter of this GPU that is read by the same clock and has most evidence."""

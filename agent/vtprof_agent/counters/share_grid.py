@@ -134,23 +134,26 @@ class ShareGrid:
         starts, ends = np.array([(start, end) for start, _, end in where], dtype=float).T
         times = self._times
         costs = None
-        first, last, ran_ns = starts.min(), ends.max(), float((ends - starts).sum())
+        first, last, ran_ns = float(starts.min()), float(ends.max()), float((ends - starts).sum())
         if times and times[0] <= first and last <= times[-1]:
             begin, behind = bisect_right(times, first) - 1, bisect_left(times, last) + 1
-            values = np.stack(self._values[begin:behind])
+            values = np.concatenate(self._values[begin:behind])[:, _DECODE.start :]
             read = read_curve(
-                np.array(times[begin:behind]), values.reshape(len(values), -1), np.concatenate((starts, ends))
-            ).reshape(2, len(works), *values.shape[1:])
-            stretches = read[1] - read[0]
+                np.array(times[begin:behind]),
+                values.reshape(behind - begin, -1),
+                np.concatenate((starts, ends)),
+            )
+            stretches = (read[len(works) :] - read[: len(works)]).reshape(
+                len(works), len(COUNTERS), values.shape[1]
+            )
             costs = self._read(first, first, last)
         if costs is None:
             return self._predicted.run(len(works), ran_ns, work) if self._predicted is not None else None
-        covered = stretches[:, :, COVERED]
-        units = np.divide(
-            stretches[:, :, _DECODE], covered[:, :, None], out=np.zeros_like(stretches[:, :, _DECODE]),
-            where=covered[:, :, None] > 0,
-        )  # fmt: skip
-        amounts = np.einsum("sck,sk->c", units, rows) * costs.gpus
+        covered = stretches[:, :, COVERED - _DECODE.start]
+        given = np.einsum("sck,sk->sc", stretches[:, :, : rows.shape[1]], rows)
+        amounts = (
+            np.divide(given, covered, out=np.zeros_like(given), where=covered > 0).sum(axis=0) * costs.gpus
+        )
         return costs.run(len(works), ran_ns, work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
 
     def _read(self, start: float, middle: float, end: float) -> UnitCosts | None:

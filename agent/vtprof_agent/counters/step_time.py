@@ -15,7 +15,7 @@ _MOST_ERROR = 0.15
 class StepTimeFit:
     """What encode, prefill and decode cost in GPU time, as the last minutes show."""
 
-    def __init__(self, *, window_s: float = 120.0, block_s: float = 2.0, refit_s: float = 10.0) -> None:
+    def __init__(self, *, window_s: float = 120.0, block_s: float = 2.0, refit_s: float = 30.0) -> None:
         """Fit over the last ``window_s`` of steps, every ``refit_s``, sooner at first."""
         self._rolling = RollingFit(window_s, block_s, always_idle=False)
         self._refit_ns = refit_s * 1e9

@@ -1,11 +1,13 @@
 """A fit beside a co-tenant that comes and goes: on the seconds in which it seems to be away."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtprof_agent.counters.idle_power import IdlePower
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit, RollingFit
 from vtprof_agent.counters.work_curve import COLUMNS
@@ -28,9 +30,12 @@ class Trimmed:
 
 
 def trimmed_fit(
-    starts: Array, ends: Array, amounts: Array, work: Array, *, always_idle: bool
-) -> Trimmed | None:
-    """Fit by least trimmed squares over whole seconds, beginning with those that have least for their work."""
+    starts: Array, ends: Array, amounts: Array, work: Array, *, always_idle: bool, idle: IdlePower | None = None
+) -> Trimmed | None:  # fmt: skip
+    """Fit by least trimmed squares over whole seconds, beginning with those that have least for their work.
+
+    ``idle``: what is known of idle power, which is left as it is.
+    """
     _, second = np.unique(ends // _BIN_NS, return_inverse=True)
     whole = np.bincount(second, amounts)
     if not whole.any():
@@ -40,7 +45,7 @@ def trimmed_fit(
     spread, fit = 1.0, None
     for turn in range(_ROUNDS):
         chosen = use[second]
-        rolling = RollingFit(_FOREVER_S, 1.0, always_idle=always_idle)
+        rolling = RollingFit(_FOREVER_S, 1.0, always_idle=always_idle, idle=deepcopy(idle))
         for one in _groups(second, chosen, apart=turn == _ROUNDS - 1):
             rolling.add(float(ends[one][-1]), work[one], (ends - starts)[one], amounts[one])
         fit = rolling.fit()

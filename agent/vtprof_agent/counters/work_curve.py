@@ -109,7 +109,7 @@ def read_curve(times: Array, values: Array, at: Array) -> Array:
 
 
 class WorkCurve:
-    """Work done up to each moment by one set of GPUs over the last ``keep_ns``."""
+    """Work done up to each moment by one scheduler over the last ``keep_ns``."""
 
     def __init__(self, keep_ns: int, most_points: int) -> None:
         """Keep so much time, and so many points of the curve at most."""
@@ -123,6 +123,10 @@ class WorkCurve:
         self._placed: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.end_ns = 0
         """End of the last step; no work is known beyond it."""
+        self.points = 0
+        """Points that it ever had: it is as it was while there are no more."""
+        self.whole = True
+        """Whether nothing was left behind: all work of the scheduler is known."""
 
     def add(self, work: Work) -> bool:
         """Put a step behind the one before; False when it lies so far back that its windows are gone."""
@@ -149,6 +153,7 @@ class WorkCurve:
     @property
     def begin_ns(self) -> float:
         """Return from when on the work is known."""
+        self._flush()
         return float(self._all_times[self._first]) if self._size > self._first else 0.0
 
     def where(self, work: Work) -> tuple[int, int, int]:
@@ -170,6 +175,19 @@ class WorkCurve:
                 self._remembered.clear()
             known = self._remembered[asked] = self._read(starts, ends)
         return known
+
+    def times(self, start_ns: float, end_ns: float) -> Array:
+        """Return at which times in between a step begins, ends, or goes on without its encoder."""
+        self._flush()
+        times = self._all_times[self._first : self._size]
+        return times[np.searchsorted(times, start_ns) : np.searchsorted(times, end_ns)]
+
+    def ran_ns(self, at: Array) -> Array:
+        """Return how long steps had run up to each of the times, ns."""
+        self._flush()
+        kept = slice(self._first, self._size)
+        ran: Array = np.interp(at, self._all_times[kept], self._all_values[kept, COLUMNS])
+        return ran
 
     def kinds(self) -> Array:
         """Return the work done lately and, last, the time it took, ns: encoders, steps with prefill, other steps."""
@@ -193,6 +211,7 @@ class WorkCurve:
     def _point(self, time_ns: int, row: Row) -> None:
         self._new_times.append(time_ns)
         self._new_rows.append(row)
+        self.points += 1
 
     def _flush(self) -> None:
         count = len(self._new_times)
@@ -213,7 +232,8 @@ class WorkCurve:
         self._kinds.append((float(times[-1]), _kinds_of(rows)))
         kept = self._all_times[: self._size]
         old = self.end_ns - self._keep_ns
-        self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, 0)
+        self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, self._first)
+        self.whole = self.whole and self._first == 0
         while self._kinds and self._kinds[0][0] <= kept[self._first]:
             self._kinds.popleft()
         if self._placed:

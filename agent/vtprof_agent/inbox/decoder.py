@@ -18,13 +18,14 @@ class Record(NamedTuple):
     values: tuple[Any, ...]
 
 
-def decode(record: bytes) -> Record | None:
-    """Decode the 128 bytes of a record; None for a kind that this version does not know and for absurd values."""
-    code = records.RECORD_PREFIX.unpack_from(record, records.CRC.size)[0]
+def decode(raw: bytes, start: int = 0) -> Record | None:
+    """Decode the record of 128 bytes at a place; None for a kind that this version does not know and for absurd values."""
+    start += records.CRC.size
+    code = records.RECORD_PREFIX.unpack_from(raw, start)[0]
     kind = records.KINDS.get(code)
     if kind is None:
         return None
-    unpacked = kind.packer.unpack_from(record, records.CRC.size)
+    unpacked = kind.packer.unpack_from(raw, start)
     values = unpacked[_VALUES_START:]
     check = _CHECKS.get(code)
     if check is not None and not check(values):

@@ -178,7 +178,7 @@ class RingReader:
                 continue
             slot = slots[good : good + 1]
             found = self._later_in_slot(slot)
-            if found > self._reachable():
+            if found and found > self._reachable():
                 if parts or self.cursor > first:
                     break  # what came before it is good
                 raise BackendError(
@@ -202,9 +202,9 @@ class RingReader:
 
     def decoded(self, batch: Batch) -> Iterator[Record]:
         """Decode the records of a batch; those that cannot be are counted in ``undecoded``."""
-        size = records.RECORD_BYTES
-        for start in range(0, len(batch.raw), size):
-            record = decode(batch.raw[start : start + size])
+        raw = batch.raw
+        for start in range(0, len(raw), records.RECORD_BYTES):
+            record = decode(raw, start)
             if record is None:
                 self.undecoded += 1
             else:
@@ -268,9 +268,12 @@ class RingReader:
         """Tell whether one of the next records is complete: threads take their numbers one after the other."""
         count = min(_SMALLEST_CHUNK, self.capacity - 1)
         slots = self._copy(self.cursor + 1, count)
-        numbers = np.arange(self.cursor + 1, self.cursor + 1 + count, dtype=np.uint64)
-        candidates = np.flatnonzero(slots["sequence"] == numbers)
-        return any(_valid_prefix(slots[place : place + 1], int(numbers[place])) for place in candidates)
+        first = self.cursor + 1
+        at_home = slots["sequence"] == np.arange(first, first + count, dtype=np.uint64)
+        if not at_home.any():
+            return False
+        places = np.flatnonzero(at_home).tolist()
+        return any(_valid_prefix(slots[place : place + 1], first + place) for place in places)
 
     def _newest(self) -> int:
         """Return the highest number of a complete record, 0 when there is none; reads the whole ring in chunks."""
@@ -301,7 +304,7 @@ def _valid_prefix(slots: np.ndarray, sequence: int) -> int:
     count = len(slots)
     if sequence > _HIGHEST_SEQUENCE:
         return 0
-    wrong = slots["sequence"] != np.arange(count, dtype=np.uint64) + np.uint64(sequence)
+    wrong = slots["sequence"] != np.arange(sequence, sequence + count, dtype=np.uint64)
     good = int(wrong.argmax()) if wrong.any() else count
     if not good:
         return 0

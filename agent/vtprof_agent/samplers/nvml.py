@@ -78,6 +78,7 @@ class NvmlSampler:
                     "gpm": gpm_offered(self._session, gpu),
                     **({"mig_of": gpu.parent.uuid} if gpu.parent else {}),
                 },
+                power_limit(self._session, gpu),
             )
             for gpu in self._session.gpus
         ]
@@ -188,6 +189,21 @@ def gpm_offered(session: NvmlSession, gpu: Gpu) -> bool:
         return not gpu.mig and bool(session.nvml.nvmlGpmQueryDeviceSupport(whole.handle).isSupportedDevice)
     except (session.nvml.NVMLError, AttributeError):
         return False
+
+
+def power_limit(session: NvmlSession, gpu: Gpu) -> int | None:
+    """Return the power limit in mW that a GPU was made for, else the one in force; None where neither is offered.
+
+    Not the one in force first: that one is lowered takes nothing off its idle power.
+    """
+    for call in ("nvmlDeviceGetPowerManagementDefaultLimit", "nvmlDeviceGetEnforcedPowerLimit"):
+        try:
+            limit_mw = int(getattr(session.nvml, call)(gpu.handle))
+        except (session.nvml.NVMLError, AttributeError):
+            continue
+        if limit_mw > 0:
+            return limit_mw
+    return None
 
 
 def _memory_values(memory: Any) -> Values:

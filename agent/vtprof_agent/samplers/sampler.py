@@ -37,6 +37,8 @@ class Device:
     uuid: str
     name: str
     details: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+    power_limit_mw: int | None = None
+    """The power that it was made for; None where that is not told."""
 
 
 ALL: Final = ""

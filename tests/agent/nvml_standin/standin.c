@@ -25,7 +25,7 @@
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, DRIVER_NOT_LOADED = 9,
        GPU_IS_LOST = 15 };
 enum call { UUID, NAME, MEMORY, UTILIZATION, POWER_USAGE, ENERGY, CLOCK, PCIE, FIELD_VALUES, MIG_MODE, GPM_SUPPORT,
-            GPM_SAMPLE, GPM_METRICS, HANDLE };
+            GPM_SAMPLE, GPM_METRICS, HANDLE, POWER_DEFAULT_LIMIT, POWER_ENFORCED_LIMIT };
 
 struct segment { int64_t until_ns; double level[SERIES]; };
 struct script { uint32_t segments; uint32_t pad; int64_t period_ns; struct segment segment[SEGMENTS]; };
@@ -36,7 +36,7 @@ struct gpu {
     int32_t lost;        /* result of every call while not 0 */
     uint32_t generation; /* handles of an older one stay lost */
     uint32_t gpm, busy_percent, memory_busy_percent, sm_clock_mhz, memory_clock_mhz, pcie_kb_per_s[2], mig, instances;
-    uint32_t pad;
+    uint32_t power_default_limit_mw, power_enforced_limit_mw, pad;
     uint64_t memory_total, memory_used, energy_base_mj;
     int64_t energy_from_ns;
     double throttle_power, throttle_thermal; /* ns per ns */
@@ -235,6 +235,18 @@ int nvmlDeviceGetPowerUsage(void *device, unsigned *mw) {
     FIND(POWER_USAGE);
     if (h->instance < INSTANCES) return NOT_SUPPORTED;
     *mw = (unsigned)level(&g->script, POWER, now_ns());
+    return SUCCESS;
+}
+int nvmlDeviceGetPowerManagementDefaultLimit(void *device, unsigned *mw) {
+    FIND(POWER_DEFAULT_LIMIT);
+    if (h->instance < INSTANCES) return NOT_SUPPORTED;
+    *mw = g->power_default_limit_mw;
+    return SUCCESS;
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned *mw) {
+    FIND(POWER_ENFORCED_LIMIT);
+    if (h->instance < INSTANCES) return NOT_SUPPORTED;
+    *mw = g->power_enforced_limit_mw;
     return SUCCESS;
 }
 int nvmlDeviceGetTotalEnergyConsumption(void *device, uint64_t *mj) {

@@ -20,7 +20,7 @@ NS_PER_S: Final = 1_000_000_000
 SERIES: Final = ("dram", "tensor", "sm", "occupancy", "power_mw")
 CALLS: Final = (
     "uuid", "name", "memory", "utilization", "power_usage", "energy", "clock", "pcie", "field_values", "mig_mode",
-    "gpm_support", "gpm_sample", "gpm_metrics", "handle",
+    "gpm_support", "gpm_sample", "gpm_metrics", "handle", "power_default_limit", "power_enforced_limit",
 )  # fmt: skip
 """What can fail and is counted, in the order of the C enum."""
 NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, VERSION_MISMATCH = 3, 4, 15, 18
@@ -52,8 +52,9 @@ class _Gpu(ctypes.Structure):
     _fields_ = (
         ("uuid", ctypes.c_char * 96), ("name", ctypes.c_char * 96), ("lost", _I32), ("generation", _U32),
         ("gpm", _U32), ("busy_percent", _U32), ("memory_busy_percent", _U32), ("sm_clock_mhz", _U32),
-        ("memory_clock_mhz", _U32), ("pcie_kb_per_s", _U32 * 2), ("mig", _U32), ("instances", _U32), ("pad", _U32),
-        ("memory_total", _U64), ("memory_used", _U64), ("energy_base_mj", _U64), ("energy_from_ns", _I64),
+        ("memory_clock_mhz", _U32), ("pcie_kb_per_s", _U32 * 2), ("mig", _U32), ("instances", _U32),
+        ("power_default_limit_mw", _U32), ("power_enforced_limit_mw", _U32), ("pad", _U32), ("memory_total", _U64),
+        ("memory_used", _U64), ("energy_base_mj", _U64), ("energy_from_ns", _I64),
         ("throttle_power", _F64), ("throttle_thermal", _F64), ("result", _I32 * _CALLS),
         ("metric", _Fault * _METRICS), ("metric_value", _F64 * _METRICS), ("field", _Fault * _FIELDS),
         ("instance", _Instance * _INSTANCES), ("script", _Script),
@@ -132,6 +133,7 @@ class Control:
             gpu = self._raw.gpu[index]
             gpu.uuid, gpu.name = uuid(index).encode(), b"NVIDIA Stand-in"
             gpu.gpm, gpu.sm_clock_mhz, gpu.memory_clock_mhz = int(gpm), 1980, 2619
+            gpu.power_default_limit_mw, gpu.power_enforced_limit_mw = 700_000, 700_000
             gpu.memory_total, gpu.memory_used = 150 << 30, 70 << 30
             self.activity(index, Activity())
         self._raw.magic = MAGIC
