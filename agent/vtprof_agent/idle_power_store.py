@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 IDLE_POWER_FILE: Final = "agent.idle_power.json"
 KEPT_S: Final = 30 * 86400.0
 """Idle power hardly changes, but the driver, or what else runs on the node, may."""
-LOOK_S: Final = 60.0
+LOOK_S: Final = 15.0
 _FORMAT_VERSION: Final = 1
 _MOST_GPUS: Final = 256
 _MOST_BYTES: Final = 256 << 10
@@ -75,7 +75,7 @@ class IdlePowerStore:
             meter.tell_idle(uuid, IdleSeen(**{what: one.mw for what, one in of_gpu.items()}))
 
     def look(self, now_ns: int) -> None:
-        """Store what is worth it, once a minute. Cheap in between."""
+        """Store what is worth it, each ``LOOK_S``. Cheap in between."""
         if self._next_ns is None or now_ns >= self._next_ns:
             first, self._next_ns = self._next_ns is None, now_ns + int(LOOK_S * NS_PER_S)
             if not first:

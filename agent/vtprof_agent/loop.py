@@ -26,6 +26,7 @@ from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.observer import Observer
 from vtprof_agent.oversight import Account, Losses
+from vtprof_agent.pace import ROOMY_RECORDS, next_pause_s
 from vtprof_agent.processes import Processes
 from vtprof_agent.progress_store import ProgressStore
 from vtprof_agent.resource import agent_resource
@@ -37,10 +38,8 @@ from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
 READ_RECORDS = 4096
-FAST_RECORDS = 512
-"""So many records in one turn, and the next turn comes as early as it may."""
 FAST_FILL = 16
-"""The same when a ring was filled to this part since the last turn."""
+"""The next turn comes as early as it may when a ring was filled to this part since the last turn."""
 TURN_RECORDS = 8 * READ_RECORDS
 """Of all rings together in one turn, so that with many rings none waits long, nor does a stop."""
 LEAST_RECORDS = 64
@@ -120,9 +119,9 @@ class Agent:
         self._full = False
         self._filling = False
         """Whether a ring had filled far since the turn before."""
-        self._behind = False
-        """Whether a ring still holds what was written before the turn, or waits for others."""
-        self._told_ns = 0
+        self._behind = self._holding = False
+        """Whether a ring still holds what was written before the turn; whether records wait for other rings."""
+        self._told_ns = self._turned_ns = 0
         """All that was written by then has been read and used."""
         self.living: list[int] = []
         """PIDs of the processes that still recorded at the stop."""
@@ -147,12 +146,11 @@ class Agent:
         pause_s = self._settings.poll_min_s
         while not stopped():
             busy = self.turn()
-            # A turn costs the same for one record as for fifty: wait longer unless they come fast.
-            pause_s = (
-                self._settings.poll_min_s
-                if busy >= FAST_RECORDS or self._filling
-                else min(pause_s * 2, self._settings.poll_max_s)
-            )
+            pause_s = next_pause_s(
+                pause_s, busy, filling=self._filling, least_s=self._settings.poll_min_s,
+                most_s=self._settings.poll_max_s,
+                capacity=min((ring.reader.capacity for ring in self._rings.values()), default=ROOMY_RECORDS),
+            )  # fmt: skip
             if busy < READ_RECORDS:
                 wait(pause_s)
 
@@ -162,11 +160,14 @@ class Agent:
         if now >= self._next_scan or any(ring.awaits_scan for ring in self._rings.values()):
             self._next_scan = now + int(self._settings.scan_s * NS_PER_S)
             self._faults.guard("looking for rings", self._scan)
-        read, self._behind = 0, False
+        read, self._behind, self._holding = 0, False, False
         share = min(READ_RECORDS, max(LEAST_RECORDS, TURN_RECORDS // max(1, len(self._rings))))
         for path, ring in self._in_order():
             read += self._read(path, ring, share)
-        self._told_ns = self._told_ns if self._behind else now
+        if not self._behind:
+            # What rings of a server hold for each other is used in the next turn.
+            self._told_ns = self._turned_ns if self._holding else now
+        self._turned_ns = now
         self._points += self._observer.turn(now, self._told_ns, self._unix_ns(), list(self._rings.values()))
         if now >= self._next_flush or len(self._spans) >= self._settings.batch_spans:
             self._next_flush = now + int(self._settings.flush_s * NS_PER_S)
@@ -306,7 +307,8 @@ class Agent:
         except Exception as error:
             self._put_aside(path, ring, error)
             return 0
-        self._behind = self._behind or batch.passed >= most or not ring.at_end
+        self._behind = self._behind or batch.passed >= most
+        self._holding = self._holding or not ring.at_end
         self._filling = self._filling or batch.passed * FAST_FILL >= ring.reader.capacity
         if batch.passed == 0 and path in self._ended and ring.at_end:
             self._end(path, ring, process_gone=True)

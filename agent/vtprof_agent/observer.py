@@ -31,7 +31,7 @@ class Observer:
         *,
         sampling: Sampling | None = None,
         sample_s: float = 1.0,
-        series_s: float = 30.0,
+        series_s: float = 15.0,
         meter: RollingMeter | None = None,
         oversight: Oversight | None = None,
         idle_power: IdlePowerStore | None = None,

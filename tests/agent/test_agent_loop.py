@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from vtprof_agent.assembly import AssemblySettings
 from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.export.destination import Batch, Outcome
-from vtprof_agent.follower import Keep
+from vtprof_agent.follower import Keep, RingFollower
 from vtprof_agent.inbox.discovery import Liveness
 from vtprof_agent.loop import READ_RECORDS, Agent, LoopSettings
 from vtprof_agent.metrics.metrics import Metrics
@@ -145,6 +145,28 @@ def test_the_meter_is_told_of_no_time_of_which_records_are_left_to_read(tmp_path
     bench.turn(2 * SECOND)
     bench.turn(3 * SECOND)
     assert meter.through == [SECOND, SECOND, 3 * SECOND]
+
+
+def test_what_rings_hold_for_each_other_is_told_of_a_turn_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = _Told()
+    assert RingWriter.create(str(tmp_path), 64, "all", 0, BASE).path
+    bench = _Bench(tmp_path, meter=meter)
+    monkeypatch.setattr(RingFollower, "at_end", False)
+    for second in (1, 2, 3):
+        bench.turn(second * SECOND)
+    assert meter.through == [0, SECOND, 2 * SECOND]
+
+
+@pytest.mark.parametrize(("capacity", "longest_s"), [(1024, 0.5 / 16), (65_536, 0.5)])
+def test_small_rings_are_read_more_often(tmp_path: Path, capacity: int, longest_s: float) -> None:
+    """One that holds 16,384 records or more is left alone for half a second, one of 1,024 for a sixteenth of it."""
+    assert RingWriter.create(str(tmp_path), capacity, "all", 0, BASE).path
+    bench = _Bench(tmp_path)
+    pauses: list[float] = []
+    bench.agent.follow(lambda: len(pauses) >= 10, pauses.append)
+    assert max(pauses) == longest_s
 
 
 @pytest.mark.parametrize("then", [Liveness.ALIVE, Liveness.DEAD])

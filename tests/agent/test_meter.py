@@ -263,6 +263,19 @@ def test_gap_in_the_windows_lowers_the_label_and_fills_in_the_step() -> None:
             assert counters.quality[DRAM] == names.QUALITY_MEASURED
 
 
+def test_steps_of_decoding_in_a_gap_are_given_together_what_each_is_given() -> None:
+    """Of a second without windows the fit tells, of single steps and of runs alike."""
+    day = make_day(7, 20, classes="d")
+    hole = (START_NS + 15_000 * MS, START_NS + 16_000 * MS)
+    meter = RollingMeter()
+    run(meter, day, [one for one in windows_of(day, 7) if not hole[0] <= one.start_ns < hole[1]])
+    works = [one for one in day.steps if hole[0] - 300 * MS < one.start_ns < hole[1] + 300 * MS]
+    together = meter.of_run(GPUS, works)
+    each = [one.shares[DRAM][2].amount for work in works if (one := meter.of(GPUS, work))]
+    assert together is not None
+    assert together.shares[DRAM][2].amount == pytest.approx(sum(each), rel=0.02)
+
+
 def test_counter_that_one_of_two_gpus_lacks_is_scaled_up_and_estimated() -> None:
     """GPU-1 has no energy: its half is put in as the other's, and the label says so; bandwidth is whole."""
     day = make_day(8, 20, classes="d")

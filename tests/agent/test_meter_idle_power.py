@@ -244,3 +244,35 @@ def test_pauses_that_always_come_with_an_encode_tell_little_of_idle_power() -> N
     found = fit.fit()
     assert found is not None
     assert 0.05 * 700 * WATT <= found.idle <= 0.4 * 700 * WATT
+
+
+def test_a_counter_that_stands_still_bounds_nothing() -> None:
+    """A GPU never takes 0 W: 1.2 s without a joule are a counter that was not renewed."""
+    known = IdlePower()
+    known.take(np.append(np.zeros(12), np.full(20, 9000.0)), np.full(32, 100.0 * MS), near_work=True)
+    rate, _ = known.given(200 * WATT, inf)
+    assert rate == pytest.approx(49.5 * WATT), "uniform below 1.1 x 90 W"
+
+
+@pytest.mark.parametrize("told_watts", [0.05, 9000.0])
+def test_what_no_such_gpu_takes_is_not_believed_of_an_earlier_agent(told_watts: float) -> None:
+    """Of 700 W 35 to 280 are possible, give or take half."""
+    known = IdlePower()
+    known.tell(IdleSeen(told_watts * 1000, told_watts * 1000))
+    known.limit(700_000)
+    assert known.given(0.0, inf) == pytest.approx((157.5 * WATT, 245 * WATT / 12**0.5))
+
+
+def test_a_step_longer_than_is_waited_for_is_no_rest_to_remember() -> None:
+    """Behind a step of 50 ms come ten seconds at 650 of 700 W of which nothing is told yet, and then 90 W."""
+    meter = RollingMeter()
+    meter.limit_power(GPU, 700_000)
+    meter.expect(GPU, [ENERGY], 0.1)
+    for number, window in enumerate(
+        [*rest_of(START_NS, 10, 650 * WATT), *rest_of(START_NS + 10_000 * MS, 10, 90 * WATT)]
+    ):
+        if not number:
+            meter.add((GPU,), Work(START_NS, START_NS + 50 * MS, prefill_tokens=100, prefill_pairs=5000))
+        meter.add_window(window)
+        meter.advance(window.end_ns)
+    assert meter.idle_seen()[GPU].rest_mw == pytest.approx(90_000)

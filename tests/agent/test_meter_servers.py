@@ -9,7 +9,10 @@ from meter_day import DRAM, ENERGY, MS, START_NS
 from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.meter import CounterWindow, Work
 from vtprof_agent.counters.rolling import RollingMeter
-from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve
+from vtprof_agent.counters.rolling_fit import Fit
+from vtprof_agent.counters.series import Series
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, WorkCurve
+from vtprof_schemas import names
 
 GPUS = ("GPU-0",)
 WINDOW_MS = 100
@@ -168,3 +171,30 @@ def test_a_server_that_restarts_three_hundred_times_goes_on_being_given_its_own(
     assert np.mean(given[600:]) == pytest.approx(40.0, rel=0.02)
     assert most < 50
     assert meter.state()[0].lag_ns == 0
+
+
+def test_counters_of_servers_that_share_a_gpu_are_estimated() -> None:
+    """A unit of work is held to cost the same for both, which of two models is not so."""
+    both = [server(seed, 40, gap_ms=5, prompts=0.1) for seed in (1, 2)]
+    meter = RollingMeter()
+    read(meter, both, windows(both, 40, DRAM, noise=0.005), [250, 250], first_s=20)
+    assert [state.quality for state in meter.state()] == [names.QUALITY_ESTIMATED]
+    alone = RollingMeter()
+    read(alone, both[:1], windows(both[:1], 40, DRAM, noise=0.005), [250], first_s=20)
+    assert [state.quality for state in alone.state()] == [names.QUALITY_ATTRIBUTED]
+
+
+def test_a_window_in_which_a_server_is_first_heard_of_gives_steps_no_more_than_the_fit() -> None:
+    """Both windows hold 1.5 times what the fit says of the work known: in the first other work may have been."""
+    gpu, curve = GpuWork(), WorkCurve(60_000 * MS, 1000)
+    gpu.join(curve)
+    for begin_ms in (50, 100, 150):
+        curve.add(Work(begin_ms * MS, (begin_ms + 50) * MS, decode_requests=1, decode_context_tokens=1000))
+    series = Series("GPU-0", DRAM, gpu, [], 300, 5, 10)
+    costs = np.zeros(COLUMNS)
+    costs[CLASS_COLUMNS[2].start] = 1.0
+    series.fit = Fit(costs, 0.0, 1.0, (0.0, 0.0, 0.1), 100, 0.0)
+    starts, ends = np.array([0.0, 100.0]) * MS, np.array([100.0, 200.0]) * MS
+    settled = series._give(starts, ends, np.array([1500.0, 3000.0]), gpu.between(starts, ends))
+    assert settled.given[:, 2].tolist() == [1000.0, 3000.0]
+    assert settled.given[:, 3].tolist() == [500.0, 0.0]

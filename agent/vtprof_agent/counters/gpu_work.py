@@ -4,6 +4,7 @@ from math import inf
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve
@@ -36,6 +37,11 @@ class GpuWork:
     def __bool__(self) -> bool:
         """Tell whether anything ever ran."""
         return bool(self._curves)
+
+    @property
+    def shared(self) -> bool:
+        """Tell whether several schedulers did work lately."""
+        return len(self._curves) > 1
 
     @property
     def begin_ns(self) -> float:
@@ -78,6 +84,14 @@ class GpuWork:
             work[:, COLUMNS] = _ran_any(curves, starts, ends)
             self._remembered = asked, work
         return self._remembered[1]
+
+    def begun_in(self, starts: Array, ends: Array) -> NDArray[np.bool_]:
+        """Return in which of the windows a scheduler was first heard of: more may have run than is known."""
+        begun: NDArray[np.bool_] = np.zeros(len(starts), dtype=bool)
+        for curve in self._curves:
+            if curve.whole:
+                begun |= (starts < curve.begin_ns) & (curve.begin_ns < ends)
+        return begun
 
     def kinds(self) -> Array | None:
         """Return what was done lately, as ``WorkCurve.kinds``; None when nothing ever ran."""

@@ -28,6 +28,8 @@ _OF_LIMIT: Final = (0.05, 0.4)
 context (NVIDIA/open-gpu-kernel-modules issue 874), a V100 53 W with a model loaded; of 140 W an A4000 38 W
 (huggingface/text-generation-inference issue 946). A context adds 26 to 66 W on H100, A100 and L40S, whatever is loaded
 (arXiv 2605.23918)."""
+_BEYOND: Final = (0.5, 1.5)
+"""A stored value may lie so far beyond that range."""
 _ENOUGH_NS: Final = 2_000_000_000
 """So much rest tells more than an earlier agent did."""
 _MOST_NS: Final = 60_000_000_000
@@ -58,7 +60,8 @@ class IdleBound:
         """Take what flowed in windows, which are looked at some at a time."""
         groups = ((np.cumsum(durations_ns) - durations_ns / 2) // _AT_ONCE_NS).astype(np.intp)
         durations = np.bincount(groups, durations_ns)
-        enough = durations >= _FEW_NS
+        # A counter that stands still tells nothing: no GPU takes 0 W.
+        enough = (durations >= _FEW_NS) & (np.bincount(groups, amounts <= 0) == 0)
         if enough.any():
             self.rate = min(
                 self.rate, _LATE * float((np.bincount(groups, amounts)[enough] / durations[enough]).min())
@@ -104,10 +107,9 @@ class IdlePower:
         low, high = _OF_LIMIT
         self._range = low * power_limit_mw / _MW, high * power_limit_mw / _MW
 
-    @property
-    def most(self) -> float:
-        """Return the rate over which a GPU without work is not idle."""
-        return min(_MUCH * self._bound.rate, self._range[1])
+    def most(self, *, near_work: bool) -> float:
+        """Return the rate over which a GPU without work is not idle, shortly after work or before any."""
+        return min(_MUCH * (self._near_work if near_work else self._bound).rate, self._range[1])
 
     def take(self, amounts: Array, durations_ns: Array, *, near_work: bool) -> None:
         """Take what flowed in windows; ``near_work``: there was work in them, or had been shortly before."""
@@ -133,6 +135,7 @@ class IdlePower:
         What they contradict is known no more.
         """
         low, high = self._range
+        self._disbelieve(low, high)
         if rate - _CONTRADICTS * error > high or rate + _CONTRADICTS * error < low:
             low, high = 0.0, inf
         if self._told is not None:
@@ -145,6 +148,13 @@ class IdlePower:
                 low, high = 0.0, inf
         self._near_work.doubt(rate, error)
         return self._bound.within(rate, error, low, min(high, self._near_work.rate))
+
+    def _disbelieve(self, low: float, high: float) -> None:
+        """Forget what an earlier agent cannot have seen of a GPU with this power limit."""
+        if self._told is not None and not low * _BEYOND[0] <= self._told <= high * _BEYOND[1]:
+            self._told = None
+        if self._near_work.rate < low * _BEYOND[0]:
+            self._near_work.rate = inf
 
 
 def truncated(mean: float, error: float, most: float, least: float = 0.0) -> tuple[float, float]:

@@ -279,7 +279,7 @@ def _known(found: StepCounters, work: Work) -> StepCounters | None:
 def _state(series: Series) -> CounterState:
     fit, seen = series.fit, series.assessment
     nobodys = series.totals[-1] / sum(series.totals) if any(series.totals) else None
-    sound = seen is not None and all(seen.sound) and not series.co_tenant
+    sound = seen is not None and all(seen.sound) and not (series.co_tenant or series.shared)
     return CounterState(
         series.hw_id, series.key, names.QUALITY_ATTRIBUTED if sound else names.QUALITY_ESTIMATED,
         fit.condition_number if fit else None, series.windows, series.refused,

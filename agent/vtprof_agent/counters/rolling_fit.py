@@ -152,17 +152,20 @@ class RollingFit:
     def _usable(self, time_ns: float, busy: Mask, rest: Mask, duration_ns: Array, amounts: Array) -> Mask:
         """Take what windows tell of idle power; return which can be used for the fit.
 
-        A server that loads and warms up tells of no step: before the first one only what can be idle power can.
+        Who tells of no step may be a server that warms up, or one whose step is longer than is waited for: without a
+        step only what can be idle power can.
         """
         before = np.cumsum(busy) == 0 if self._worked_ns == -inf else np.zeros(len(busy), dtype=bool)
         self._worked_ns = time_ns if busy.any() else self._worked_ns
         near = time_ns - self._worked_ns < _NEAR_NS
         self._known.take(amounts, duration_ns, near_work=near)
+        most = np.where(before, self._known.most(near_work=False), self._known.most(near_work=True))
+        resting = rest & (amounts <= most * duration_ns)
         if near:
-            behind = rest & ~before
+            behind = resting & ~before
             self._known.rested(float(amounts[behind].sum()), float(duration_ns[behind].sum()))
-        possible: Mask = ~before | (rest & (amounts <= self._known.most * duration_ns))
-        return possible
+        usable: Mask = resting | ~(rest | before)
+        return usable
 
     def clear(self) -> None:
         """Forget all amounts, but those that surely flowed without work."""

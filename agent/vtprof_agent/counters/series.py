@@ -132,6 +132,11 @@ class Series:
         return bool(self.end_ns < self._beside_ns) or self._memory_shows_it(otherwise=False)
 
     @property
+    def shared(self) -> bool:
+        """Return whether several schedulers use the GPU: a unit of work is held to cost the same for all of them."""
+        return self._gpu.shared
+
+    @property
     def windows(self) -> int:
         """Return how many windows the next fit has."""
         return self._rolling.amounts() + sum(len(batch[2]) for batch in self._unfitted)
@@ -353,7 +358,8 @@ class Series:
         if self._due_ns > self._soon_ns and abs(float(amounts.sum()) - whole) > _UNLIKE * whole:
             self._due_ns = self._soon_ns
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
-        scale = np.minimum(scale, _MOST_SCALE)
+        begun = self._gpu.begun_in(starts - self.lag_ns, ends - self.lag_ns)
+        scale = np.minimum(scale, np.where(begun, 1.0, _MOST_SCALE))
         if self._apart:
             scale = np.where(scale > 1.0 + self._apart, 1.0, scale)
         given = np.empty((len(amounts), len(self.totals)))

@@ -99,7 +99,9 @@ class ShareGrid:
             seen = [one.assessment for one in mine if one.assessment]
             if not mine:
                 continue
-            sound = np.all([one.sound for one in seen], axis=0) & (not any(one.co_tenant for one in mine))
+            sound = np.all([one.sound for one in seen], axis=0) & (
+                not any(one.co_tenant or one.shared for one in mine)
+            )
             self._trust[place] = Trust.of(
                 np.mean([fit.class_error for fit in fits], axis=0).tolist(),
                 np.mean([one.spread for one in seen], axis=0).tolist(),
@@ -151,9 +153,9 @@ class ShareGrid:
             return self._predicted.run(len(works), ran_ns, work) if self._predicted is not None else None
         covered = stretches[:, :, COVERED - _DECODE.start]
         given = np.einsum("sck,sk->sc", stretches[:, :, : rows.shape[1]], rows)
-        amounts = (
-            np.divide(given, covered, out=np.zeros_like(given), where=covered > 0).sum(axis=0) * costs.gpus
-        )
+        # Where windows are missing the fit alone tells, as of a single step.
+        fitted = rows @ np.array([trust.costs[_DECODE] for trust in self._trust]).T / costs.gpus
+        amounts = np.divide(given, covered, out=fitted, where=covered > 0).sum(axis=0) * costs.gpus
         return costs.run(len(works), ran_ns, work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
 
     def _read(self, start: float, middle: float, end: float) -> UnitCosts | None:

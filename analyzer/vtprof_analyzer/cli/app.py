@@ -30,6 +30,7 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="vtprof",
         help="Profiler for vision-language model inference: what visual tokens cost, phase by phase.",
+        context_settings={"help_option_names": ["-h", "--help"]},
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
