@@ -109,3 +109,16 @@ def errors(day: Day, given: list[StepCounters | None], key: str = DRAM, skip_s: 
             true += used
             got += [share.amount for share in counters.shares[key]]
     return np.abs(got - true) / np.maximum(true, 1e-9)
+
+
+def window(
+    start_ms: float, end_ms: float, amount: float, key: str = DRAM, hw_id: str = "GPU-0"
+) -> CounterWindow:
+    """Make a window, ms after the start."""
+    return CounterWindow(hw_id, key, START_NS + int(start_ms * MS), START_NS + int(end_ms * MS), amount)
+
+
+def decode(start_ms: float, end_ms: float, requests: int = 4) -> Work:
+    """Make a step that only decodes."""
+    begin, end = START_NS + int(start_ms * MS), START_NS + int(end_ms * MS)
+    return Work(begin, end, decode_requests=requests, decode_context_tokens=1000 * requests)
