@@ -76,6 +76,7 @@ class Assembly:
     def advance(self, now_ns: int) -> None:
         """Settle steps whose GPU time and counters came or are overdue, then close requests that wait for nothing more."""
         hold_ns = self._settings.gpu_time_hold_ns
+        self.steps.await_steps(self.requests.any_running)
         for steps in self.steps.due(now_ns, hold_ns, expects_gpu_time=self.expects_gpu_time):
             self._settle(steps)
         self.requests.advance(now_ns)

@@ -224,6 +224,8 @@ class Family:
         """Read a ring no further."""
         member.ended, self._cursors = True, None
         self.assembly.ranks.pop(member.index, None)
+        if not self.living:
+            self.assembly.steps.await_steps(False)
         if member.index in self._unread:
             self._read_to_end(member)
 

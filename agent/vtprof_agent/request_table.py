@@ -198,6 +198,11 @@ class RequestTable:
         """Return how many requests with an arrival (told by a ring) are open."""
         return sum(s.arrival_ns is not None and ring in (None, s.ring) for s in self._states.values())
 
+    @property
+    def any_running(self) -> bool:
+        """Tell whether there are requests that did not finish, as far as is known."""
+        return len(self._states) > len(self._leaving)
+
     def __len__(self) -> int:
         """Return how many are open, those of unknown arrival too."""
         return len(self._states)

@@ -154,6 +154,14 @@ class StepLines:
         self.by_index[step.index] = step
         return over
 
+    def await_steps(self, awaited: bool) -> None:
+        """Tell the meter whether there are requests for which a step may be under way."""
+        meter = self._measures.meter
+        if meter is not None:
+            for ring, line in self.lines.items():
+                if gpus := self.gpus.get(ring):
+                    meter.await_step(gpus, line.number, awaited)
+
     def due(self, now_ns: int, hold_ns: int, *, expects_gpu_time: bool) -> Iterable[list[OpenStep]]:
         """Take out, line by line in order, the steps for which nothing more comes, and those first seen ``hold_ns`` ago."""
         overdue_ns = now_ns - hold_ns

@@ -33,6 +33,9 @@ class Listener:
     def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.works.append(work)
 
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        pass
+
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         return True
 

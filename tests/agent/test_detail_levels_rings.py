@@ -178,10 +178,15 @@ class OneMeter:
     def __init__(self) -> None:
         self.added: list[tuple[tuple[str, ...], Work]] = []
         self.lines: dict[int, list[Work]] = {}
+        self.awaited: list[bool] = []
+        """What was told last, and before."""
 
     def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.added.append((gpus, work))
         self.lines.setdefault(line, []).append(work)
+
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        self.awaited.append(awaited)
 
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         return True
@@ -228,6 +233,25 @@ def test_steps_of_two_servers_on_one_gpu_are_told_apart(tmp_path: Path) -> None:
         ring.write(request(1, 0))
         assert energies([*read(follower), *ended(follower)]) == {"prefill": 2.0, "decode": 24.0}
     assert [len(works) for works in meter.lines.values()] == [5, 5]
+
+
+@pytest.mark.parametrize("ends", ["finished", "gone"])
+def test_the_meter_is_told_while_requests_are_open(tmp_path: Path, ends: str) -> None:
+    """A step of one of them may be under way, but not when all finished, or their process is gone."""
+    ring = Ring(tmp_path, {names.HW_ID: "GPU-0", names.DEVICE_KIND: "cuda"})
+    meter = OneMeter()
+    follower = ring.follow(measures=Measures(meter))
+    rows = request(1, 0)
+    ring.write(rows[:-1])
+    read(follower)
+    read(follower)
+    assert meter.awaited[-1]
+    if ends == "finished":
+        ring.write(rows[-1:])
+        read(follower)
+    else:
+        ended(follower)
+    assert not meter.awaited[-1]
 
 
 def test_where_decode_steps_are_not_recorded_no_counters_are_given(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_windows_without_work_of_ours_are_nobodys() -> None:
     meter = RollingMeter()
     for place in range(10):
         meter.add_window(window(place * 100, place * 100 + 100, 5.0))
-    meter.advance(START_NS + 3000 * MS)
+    meter.advance(START_NS + 12_000 * MS)
     assert meter.totals()[("GPU-0", DRAM, names.UNATTRIBUTED)] == pytest.approx(50.0)
     assert total(meter) == pytest.approx(50.0)
 
@@ -122,7 +122,7 @@ def test_amounts_that_cannot_be_are_refused_and_counted(amount: float) -> None:
     meter = RollingMeter()
     meter.add_window(window(0, 100, 7.0))
     meter.add_window(window(100, 200, amount))
-    meter.advance(START_NS + 3000 * MS)
+    meter.advance(START_NS + 12_000 * MS)
     assert total(meter) == 7.0
     assert [state.refused for state in meter.state()] == [1]
 
@@ -143,7 +143,7 @@ def test_repeated_and_late_windows_change_nothing() -> None:
     # All windows lie in the box before the first turn: the order among them is the order in which they came.
     for step in day.steps:
         noisy.add(GPUS, step)
-    noisy.advance(day.steps[-1].end_ns + 3000 * MS)
+    noisy.advance(day.steps[-1].end_ns + 12_000 * MS)
     assert total(noisy) == pytest.approx(total(plain), rel=1e-9)
     assert noisy.state()[0].refused == len(again) - len(windows)
 

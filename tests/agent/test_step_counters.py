@@ -45,6 +45,9 @@ class FakeMeter:
     def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         self.added.append((gpus, work))
 
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        pass
+
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         assert gpus == GPUS
         return end_ns <= self.complete_through

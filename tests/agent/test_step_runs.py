@@ -26,6 +26,9 @@ class Runs:
     def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         pass
 
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        pass
+
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         return True
 

@@ -11,6 +11,10 @@ from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve
 
 _IDLE_NS: Final = 700_000_000
 """When no step came for so long behind a window, none runs: it would have to be longer."""
+_AWAITED_NS: Final = 2_500_000_000
+"""The same while requests are open, of which one may be in a long step: others on the GPU are held up meanwhile."""
+_AWAITED_ALONE_NS: Final = 9_000_000_000
+"""The same where there are no others."""
 
 
 class GpuWork:
@@ -54,8 +58,15 @@ class GpuWork:
 
     def covered_ns(self, told_ns: float) -> float:
         """Return up to where no more work is to come when all steps that ended by ``told_ns`` are known."""
-        idle_ns = told_ns - _IDLE_NS
-        return min((max(float(curve.end_ns), idle_ns) for curve in self._curves), default=told_ns)
+        awaited_ns = _AWAITED_NS if self.shared else _AWAITED_ALONE_NS
+        return min(
+            (
+                max(float(curve.end_ns), told_ns - (awaited_ns if curve.awaited else _IDLE_NS))
+                for curve in self._curves
+            ),
+            # Nobody waits yet, and a server's first step may be its longest.
+            default=told_ns - _AWAITED_ALONE_NS,
+        )
 
     def done(self, starts: Array, ends: Array) -> Array:
         """Return the work in each of the windows, which are in order, and, last, the sum of the times that steps ran."""

@@ -80,6 +80,9 @@ class Meter(Protocol):
     def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
         """Take the work of a step that ran on these GPUs, soon after it ended and in order of time for each line."""
 
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        """Tell whether a scheduler has requests, so that a step may be under way that is told once it ended."""
+
     def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
         """Tell whether nothing more is to come for steps that ended by then: their windows are closed, or never were."""
 

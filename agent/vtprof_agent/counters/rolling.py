@@ -115,6 +115,12 @@ class RollingMeter:
             curve.add(work)
             self._added += 1
 
+    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
+        """Tell whether a scheduler has requests, so that a step may be under way that is told once it ended."""
+        curve = self._curves.get((gpus, line))
+        if curve is not None:
+            curve.awaited = awaited
+
     def advance(self, now_ns: int) -> None:
         """Tell the time (monotonic) up to which every step that ended was added, so that what is due is settled.
 

@@ -127,6 +127,8 @@ class WorkCurve:
         """Points that it ever had: it is as it was while there are no more."""
         self.whole = True
         """Whether nothing was left behind: all work of the scheduler is known."""
+        self.awaited = False
+        """Whether the scheduler has requests, of which one may be in a step that did not end yet."""
 
     def add(self, work: Work) -> bool:
         """Put a step behind the one before; False when it lies so far back that its windows are gone."""
