@@ -149,8 +149,13 @@ def _worst(fits: Iterable[State]) -> str:
     if not found:
         return "nothing of it is attributed yet"
     worst = found[0]
-    tenant = "; others may use this GPU" if any(fit["co_tenant"] for fit in found) else ""
-    return f"at worst {worst['quality']} ({_counter(worst)}, {_condition(worst)}){tenant}"
+    why = worst.get("why") or _condition(worst)
+    tenant = (
+        "; others may use this GPU"
+        if any(fit["co_tenant"] and fit.get("why") != why for fit in found)
+        else ""
+    )
+    return f"at worst {worst['quality']} ({_counter(worst)}: {why}){tenant}"
 
 
 def _badness(fit: State) -> float:
@@ -170,10 +175,12 @@ def _condition(fit: State) -> str:
 def _fit(fit: State) -> str:
     idle, refused, failures = fit["unattributed_ratio"], fit["refused"], fit["failures"]
     return ", ".join(
-        [f"{_counter(fit)}: {fit['quality']}", _condition(fit), f"{fit['windows']} windows"]
+        [f"{_counter(fit)}: {fit['quality']}"]
+        + ([fit["why"]] if fit.get("why") else [])
+        + [_condition(fit), f"{fit['windows']} windows"]
         + ([] if idle is None else [f"{100 * idle:.1f} % unattributed"])
         + ([f"{fit['lag_ns'] / 1e6:.0f} ms late"] if fit["lag_ns"] else [])
         + ([f"windows refused: {refused}"] if refused else [])
         + ([f"fits failed: {failures}"] if failures else [])
-        + (["others may use this GPU"] if fit["co_tenant"] else [])
+        + (["others may use this GPU"] if fit["co_tenant"] and not fit.get("why") else [])
     )

@@ -55,7 +55,8 @@ def test_idle_power_of_a_gpu_that_never_pauses_is_open_and_intervals_say_so() ->
     day, idle = busy_day(4)
     meter = RollingMeter()
     given = run(meter, day, windows_of(day, 4, key=ENERGY, idle=idle))
-    assert meter.state()[0].quality == names.QUALITY_ESTIMATED
+    state = meter.state()[0]
+    assert (state.quality, state.why) == (names.QUALITY_ESTIMATED, "its idle power was not seen")
     late = [place for place, step in enumerate(day.steps) if step.start_ns > START_NS + 15e9]
     low, high = (np.sum([bounds(given[place], end) for place in late], axis=0) for end in ("low", "high"))
     assert (low <= day.truth[late].sum(axis=0)).all()

@@ -124,7 +124,8 @@ def test_a_restart_on_a_gpu_that_never_pauses_does_not_lose_its_idle_power(off: 
     meter = RollingMeter()
     meter.tell_idle(GPU, IdleSeen(off * idle * MW, off * idle * MW))
     given = run(meter, day, windows_of(day, 4, key=ENERGY, idle=idle))
-    assert meter.state()[0].quality == names.QUALITY_ATTRIBUTED
+    state = meter.state()[0]
+    assert (state.quality, state.why) == (names.QUALITY_ATTRIBUTED, None)
     assert (errors(day, given, ENERGY) < 0.05).all()
     _, low, high, true = totals(day, given)
     assert (low <= true).all() and (true <= high).all()

@@ -76,6 +76,7 @@ def test_co_tenant_that_follows_our_load_lowers_the_label() -> None:
         given = run(meter, day, windows_of(day, seed, beside=correlated))
         assert meter.state()[0].co_tenant
         assert meter.state()[0].quality == names.QUALITY_ESTIMATED
+        assert meter.state()[0].why == "others may use this GPU"
         late = [one for step, one in zip(day.steps, given, strict=True) if step.start_ns > START_NS + 15e9]
         assert labels(late)[names.QUALITY_ESTIMATED] > 0.95
 

@@ -179,6 +179,7 @@ def test_counters_of_servers_that_share_a_gpu_are_estimated() -> None:
     meter = RollingMeter()
     read(meter, both, windows(both, 40, DRAM, noise=0.005), [250, 250], first_s=20)
     assert [state.quality for state in meter.state()] == [names.QUALITY_ESTIMATED]
+    assert [state.why for state in meter.state()] == ["several servers use this GPU"]
     alone = RollingMeter()
     read(alone, both[:1], windows(both[:1], 40, DRAM, noise=0.005), [250], first_s=20)
     assert [state.quality for state in alone.state()] == [names.QUALITY_ATTRIBUTED]

@@ -30,7 +30,7 @@ def test_status_tells_all_that_the_live_agent_wrote(tmp_path: Path) -> None:
         "  0.1 of ordinary requests are kept, all slow and failed ones; 880 were left out",
         "  to http://collector:4318/v1: 1234 spans delivered, 6.8 MB wait on disk",
         "  samplers: host, nvml; off: amd (--verbose says why)",
-        "  GPU-1 (NVIDIA H200): at worst attributed (energy, no fit yet); others may use this GPU",
+        "  GPU-1 (NVIDIA H200): at worst attributed (energy: no fit yet); others may use this GPU",
     ]
     assert seen.problems() == [line.removeprefix("  problem: ") for line in seen.lines()[1:3]]
     document = json.loads(json.dumps(seen.document(), allow_nan=False))
@@ -108,7 +108,7 @@ def test_samplers_and_gpus_that_are_lost_say_why_and_since_when(tmp_path: Path) 
         "problem: GPU-2: sampler pcie tells nothing of it since 2030-03-17T17:45:40Z (60 s)",
     ]
     assert (
-        "GPU-1 (H200): not read (it fell off the bus); at worst attributed (energy, no fit yet);" in lines[-2]
+        "GPU-1 (H200): not read (it fell off the bus); at worst attributed (energy: no fit yet);" in lines[-2]
     )
     assert "samplers: host, nvml; off: gpm (--verbose says why)" in lines
 
@@ -143,14 +143,14 @@ def test_eight_gpus_are_eight_lines_with_the_worst_counter_and_all_counters_when
         CounterState(
             f"GPU-{gpu}", key, names.QUALITY_ESTIMATED if key == keys[1] else names.QUALITY_ATTRIBUTED,
             100.0 if key == keys[1] else 2000.0, 600, 7 if key == keys[0] else 0, gpu == 3 and key == keys[2], 0.125,
-            40_000_000, 1 if key == keys[3] else 0,
+            40_000_000, 1 if key == keys[3] else 0, "its idle power was not seen" if key == keys[1] else None,
         )
         for gpu in range(8)
         for key in keys
     )  # fmt: skip
     state = replace(HEALTHY, gpus=tuple(GpuState(f"GPU-{gpu}", "H200") for gpu in range(8)), attribution=fits)
     lines = [line for line in told(tmp_path, state) if line.startswith("GPU-")]
-    worst = "at worst estimated (dram_bandwidth, condition number 100)"
+    worst = "at worst estimated (dram_bandwidth: its idle power was not seen)"
     assert lines == [
         f"GPU-{gpu} (H200): {worst}{'; others may use this GPU' if gpu == 3 else ''}" for gpu in range(8)
     ]
@@ -159,7 +159,7 @@ def test_eight_gpus_are_eight_lines_with_the_worst_counter_and_all_counters_when
     usual = "attributed, condition number 2e+03, 600 windows, 12.5 % unattributed, 40 ms late"
     assert verbose[at + 1 : at + 5] == [
         f"  energy: {usual}, windows refused: 7",
-        "  dram_bandwidth: estimated, condition number 100, 600 windows, 12.5 % unattributed, 40 ms late",
+        "  dram_bandwidth: estimated, its idle power was not seen, condition number 100, 600 windows, 12.5 % unattributed, 40 ms late",
         f"  sm_active: {usual}, others may use this GPU",
         f"  tensor_active: {usual}, fits failed: 1",
     ]

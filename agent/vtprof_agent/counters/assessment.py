@@ -12,8 +12,8 @@ from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
 
 Three = tuple[float, float, float]
 
-_FEWEST: Final = 20
-_MOST_ERROR: Final = 0.1
+FEWEST: Final = 20
+MOST_ERROR: Final = 0.1
 """Relative standard error of a class beyond which the fit does not tell it from the others."""
 _LEAST_SPREAD: Final = 0.01
 _SLOW: Final = 0.04
@@ -61,8 +61,8 @@ def assess(
     residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
     spread = _spread(classes, residual, float(amounts.mean()))
     slow, noise = _slow_residual(ends, residual, amounts)
-    enough = fit.amounts >= _FEWEST
-    sound = tuple(enough and error < _MOST_ERROR for error in fit.class_error)
+    enough = fit.amounts >= FEWEST
+    sound = tuple(enough and error < MOST_ERROR for error in fit.class_error)
     stays = slow > (_SLOW_COUNTABLE if countable else _SLOW) or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
     stays = stays and slow * float(amounts.mean()) > least_rate * float((ends - starts).mean())
     steps = np.maximum(work[:, _STEPS].sum(axis=0), 1e-300)

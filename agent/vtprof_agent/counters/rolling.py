@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
+from vtprof_agent.counters.assessment import FEWEST, MOST_ERROR
 from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.idle_power import IdlePower, IdleSeen
 from vtprof_agent.counters.meter import CLASSES, COUNTERS, CounterWindow, StepCounters, Work
@@ -54,6 +55,8 @@ class CounterState:
     """How much later than the work its windows are, as estimated, and corrected."""
     failures: int = 0
     """Fits that could not be computed; the one before went on to hold."""
+    why: str | None = None
+    """What keeps its values estimated; None where nothing does."""
 
 
 class RollingMeter:
@@ -285,9 +288,22 @@ def _known(found: StepCounters, work: Work) -> StepCounters | None:
 def _state(series: Series) -> CounterState:
     fit, seen = series.fit, series.assessment
     nobodys = series.totals[-1] / sum(series.totals) if any(series.totals) else None
-    sound = seen is not None and all(seen.sound) and not (series.co_tenant or series.shared)
+    sound = seen is not None and all(seen.sound)
+    why = None
+    if series.shared:
+        why = "several servers use this GPU"
+    elif series.co_tenant:
+        why = "others may use this GPU"
+    elif fit is None or seen is None or fit.amounts < FEWEST:
+        why = "no fit yet"
+    elif not sound:
+        why = (
+            "its idle power was not seen"
+            if fit.idle_error > MOST_ERROR
+            else "too much alike to be told apart"
+        )
     return CounterState(
-        series.hw_id, series.key, names.QUALITY_ATTRIBUTED if sound else names.QUALITY_ESTIMATED,
+        series.hw_id, series.key, names.QUALITY_ESTIMATED if why else names.QUALITY_ATTRIBUTED,
         fit.condition_number if fit else None, series.windows, series.refused,
-        series.co_tenant, nobodys, round(series.lag_ns), series.failures,
+        series.co_tenant, nobodys, round(series.lag_ns), series.failures, why,
     )  # fmt: skip

@@ -57,6 +57,8 @@ class Fit:
     """How many amounts are in it."""
     idle_ratio: float
     """Share of all that goes to no work of ours."""
+    idle_error: float = 0.0
+    """Relative error of all that work is given, from not knowing idle power better."""
 
 
 class _Block:
@@ -218,6 +220,7 @@ class RollingFit:
         return Fit(
             costs[UNKNOWN_OF_COLUMN], float(costs[TIME]), condition, (errors[0], errors[1], errors[2]), amounts,
             idle / whole if whole > 0 else 0.0,
+            abs(float(differ.sum())) / float(given.sum()) if given.any() else 0.0,
         )  # fmt: skip
 
     def _mean(self) -> float:
