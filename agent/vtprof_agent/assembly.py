@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vtprof_agent.facts import FinishedRequest, StepFact
+from vtprof_agent.facts import FinishedRequest
 from vtprof_agent.request_state import Piece, RequestState
 from vtprof_agent.request_table import AssemblyCounts, AssemblySettings, RequestTable
 from vtprof_agent.request_told import TOLD, tell
+from vtprof_agent.step_facts import StepRun
 from vtprof_agent.step_lines import IN_FLIGHT, Line, StepLines
 from vtprof_agent.step_work import Measures
 from vtprof_agent.steps import EncodePart, OpenStep, PrefillPart, StepParts
@@ -45,7 +46,7 @@ class Assembly:
         self.requests = RequestTable(settings, joined=joined, on_leave=leave)
         self.counts = self.requests.counts
         self._ring = self._sequence = self._now_ns = 0
-        self._steps_done: list[StepFact] = []
+        self._runs_done: list[StepRun] = []
         self._handlers: dict[int, Callable[[Sequence[Any]], None]] = {
             records.REQUEST_ARRIVED.code: self._on_arrived,
             records.PREPROCESS.code: self._on_preprocess,
@@ -93,9 +94,9 @@ class Assembly:
         """Hand over the requests finished since the last call."""
         return self.requests.take()
 
-    def take_steps(self) -> list[StepFact]:
+    def take_runs(self) -> list[StepRun]:
         """Hand over the steps settled since the last call, those of one ring in order."""
-        done, self._steps_done = self._steps_done, []
+        done, self._runs_done = self._runs_done, []
         return done
 
     def settle_steps(self) -> None:
@@ -388,7 +389,7 @@ class Assembly:
                 parts.gpu = (gpu_ns, encode_gpu_ns, rank, lowest)
 
     def _settle(self, steps: Sequence[OpenStep]) -> None:
-        self._steps_done += self.steps.settle(steps, expects_gpu_time=self.expects_gpu_time)
+        self._runs_done += self.steps.settle(steps, expects_gpu_time=self.expects_gpu_time)
 
 
 _DECODE_REQUESTS = records.STEP.field_names.index("decode_requests")

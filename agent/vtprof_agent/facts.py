@@ -55,11 +55,16 @@ class FinishedRequest:
 
 @dataclass(slots=True)
 class StepFact:
-    """One engine iteration of one rank; not frozen because that takes three times as long to make."""
+    """Engine iterations of one rank: one, or several of decoding alone by the same requests.
+
+    Not frozen because that takes three times as long to make.
+    """
 
     sequence: int
-    """Ring sequence of its STEP record."""
+    """Ring sequence of the first one's STEP record."""
+    last_sequence: int
     index: int
+    """Of the first one."""
     start_ns: int
     end_ns: int
     mixed: bool
@@ -67,15 +72,19 @@ class StepFact:
     requests: tuple[RequestRef, ...]
     """Who took part, as far as known; decode-only steps of one composition share the very same tuple."""
     decode_requests: int
+    """In each."""
     sums: dict[str, int]
     """Step attributes that add up over iterations."""
-    levels: dict[str, int]
-    """Step attributes of which a span states the time mean."""
+    levels: dict[str, tuple[int, int]]
+    """Step attributes of which a span states the time mean: the integral over those that tell it, and their time, ns."""
+    kv_peak: tuple[int, int] | None = None
+    """Tokens held and the visual part (UNKNOWN when not told) after the one that held the most."""
+    count: int = 1
     ring: int = 0
     needs: Mapping[int, int] = field(default_factory=dict)
     """By ring the lowest sequence from which this fact can be made again."""
     counters: StepCounters | None = None
-    """What it was given of its GPUs' counters."""
+    """What each was given of its GPUs' counters: the same, as it is of all of them."""
 
 
 @dataclass(frozen=True, slots=True)

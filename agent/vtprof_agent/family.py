@@ -250,10 +250,10 @@ class Family:
         return cursors
 
     def _fold(self) -> None:
-        for fact in self.assembly.take_steps():
-            member = self.members[fact.ring]
-            member.levels = fact.levels
-            member.folding.add(fact)
+        for run in self.assembly.take_runs():
+            member = self.members[run.ring]
+            member.levels = run.levels
+            member.folding.add_run(run)
 
     def _ahead(self, member: Member) -> bool:
         """Tell whether a ring must wait: the requests or parts that it would open have no room before their steps."""

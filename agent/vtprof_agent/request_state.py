@@ -155,27 +155,20 @@ class RequestState:
         self.pieces.append(piece)
         return True
 
-    def decode_step(self, start_ns: int, end_ns: int, *, again: bool = False) -> Piece:
-        """Count one decode iteration and return the stretch it belongs to; ``again``: for a further sequence."""
-        if self.decode is None:
-            begin = start_ns if self.decode_from_ns is None else min(self.decode_from_ns, start_ns)
-            counts = {names.DECODE_STEPS: 0, names.DECODE_PREEMPTIONS: self.preemptions}
-            self.decode = Piece(names.DECODE, begin, max(begin, end_ns), counts)
-            self.preemptions = 0
-            self.add(self.decode)
-        piece = self.decode
-        counts = piece.counts
-        if not again and (steps := counts[names.DECODE_STEPS]) >= 0:
-            counts[names.DECODE_STEPS] = steps + 1
-        if end_ns > piece.end_ns:
-            piece.end_ns = end_ns
-        return piece
+    def begin_decode(self, start_ns: int) -> Piece:
+        """Begin a stretch of decoding, of no step yet, with the step that began then."""
+        begin = start_ns if self.decode_from_ns is None else min(self.decode_from_ns, start_ns)
+        counts = {names.DECODE_STEPS: 0, names.DECODE_PREEMPTIONS: self.preemptions}
+        self.decode = Piece(names.DECODE, begin, begin, counts)
+        self.preemptions = 0
+        self.add(self.decode)
+        return self.decode
 
     def decode_untold(self, end_ns: int) -> None:
         """Let it have decoded until a time in steps that were not recorded: how many they were is not known."""
         if self.decode is None and (self.decode_from_ns is None or end_ns <= self.decode_from_ns):
             return
-        self.decode_step(end_ns, end_ns).counts[names.DECODE_STEPS] = UNKNOWN
+        decode_step((self,), end_ns, end_ns)[0].counts[names.DECODE_STEPS] = UNKNOWN
 
     def pause_decode(self, resume_ns: int | None) -> None:
         """End the stretch of decoding: the request waits, or starts over; a new one begins at ``resume_ns``."""
@@ -264,6 +257,18 @@ class RequestState:
         return sum(
             max(p.counts.get(names.DECODE_STEPS, 0), 0) for p in self.pieces if p.phase == names.DECODE
         )
+
+
+def decode_step(states: Sequence[RequestState], start_ns: int, end_ns: int) -> list[Piece]:
+    """Count a decode iteration of requests, one of several sequences once; return the stretch that each is in."""
+    pieces = [state.decode or state.begin_decode(start_ns) for state in states]
+    for piece in set(pieces):
+        counts = piece.counts
+        if (steps := counts[names.DECODE_STEPS]) >= 0:
+            counts[names.DECODE_STEPS] = steps + 1
+        if end_ns > piece.end_ns:
+            piece.end_ns = end_ns
+    return pieces
 
 
 def finish(state: RequestState, end_ns: int, status: str, kv: KvCosts, model: str | None) -> FinishedRequest:

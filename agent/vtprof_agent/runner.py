@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 LEAST_RINGS, MOST_RINGS = 8, 1024
 SPARE_FILES = 64
 """Open files for destinations, the metrics page, /proc and the libraries."""
-_GC_THRESHOLDS = (5_000, 10, 10)
-"""Spans and steps come and go by the thousand, and hardly ever in cycles."""
+_GC_THRESHOLDS = (20_000, 10, 10)
+"""Spans and steps come and go by the thousand, and hardly ever in cycles: more than are held at a time."""
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
 from vtprof_agent.counters.work_curve import only_decodes
-from vtprof_agent.decoding import Decoding
-from vtprof_agent.facts import StepFact
+from vtprof_agent.decoding import Decoding, lowest
 from vtprof_agent.request_state import RequestState
 from vtprof_agent.step_counters import DecodeAccount
+from vtprof_agent.step_facts import StepRun
 from vtprof_agent.step_work import Measures, StepTimes, give_counters, mixed, runs, work_of
 from vtprof_agent.steps import OpenStep, StepParts, share_run
 from vtprof_schemas import records
@@ -189,40 +189,36 @@ class StepLines:
             if ready:
                 yield ready
 
-    def settle(self, steps: Sequence[OpenStep], *, expects_gpu_time: bool) -> Iterable[StepFact]:
-        """Split GPU times and counters of steps of one line over their requests, run by run, and make their facts."""
+    def settle(self, steps: Sequence[OpenStep], *, expects_gpu_time: bool) -> Iterable[StepRun]:
+        """Split GPU times and counters of steps of one line over their requests, and hand them on, run by run."""
         line = self.lines[steps[0].ring]
         untold = [step for step in steps if step.gpus and step.work is None]
         if untold:
             self._tell_meter(line, untold[-1].seen_ns, through=untold[-1])
-        facts: list[StepFact] = []
         for run in runs(steps):
             if self._measures.meter is not None:
                 give_counters(run, self._measures.meter, line.account, line.number)
-            facts += self._settle(line, run, expects_gpu_time=expects_gpu_time)
-        return facts
+            self._settle(line, run, expects_gpu_time=expects_gpu_time)
+            yield StepRun(run, joined=self._joined)
 
-    def _settle(self, line: Line, run: Sequence[OpenStep], *, expects_gpu_time: bool) -> list[StepFact]:
+    def _settle(self, line: Line, run: Sequence[OpenStep], *, expects_gpu_time: bool) -> None:
         shared = run[0].gpu_ns is not None and share_run(run)
-        facts = []
         for step in run:
             if self.by_index.get(step.index) is step:
                 del self.by_index[step.index]
             if step.gpu_ns is not None or expects_gpu_time:
-                step.place_encodes()
+                if step.parts.encodes:
+                    step.place_encodes()
                 fractions = self._fractions(line, step)
                 if not shared:
                     step.share_gpu_time(fractions)
             if self._joined and step.parts.encodes:
                 step.begin_with_encodes()
-            if len(step.parts.needs) > 1:
-                for ring, sequence in step.parts.needs.items():
-                    for state in step.states():
-                        state.need(ring, sequence)
-            facts.append(step.fact(joined=self._joined))
+        needs = lowest(step.parts.needs for step in run) if self._joined else {}
         for state in run[0].states():
             state.unsettled_steps -= len(run)
-        return facts
+            for ring, sequence in needs.items() if len(needs) > 1 else ():
+                state.need(ring, sequence)
 
     def _complete(self, step: OpenStep) -> bool:
         meter = self._measures.meter

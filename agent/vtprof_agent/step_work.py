@@ -8,10 +8,11 @@ from vtprof_agent.counters.meter import Meter, Share, StepCounters, Work
 from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_agent.request_state import Piece, RequestState
 from vtprof_agent.step_counters import Counted, DecodeAccount, plus, share_by_weight
-from vtprof_agent.steps import CONTEXT_TOKENS, PREFILL_TOKENS, OpenStep
+from vtprof_agent.steps import FIELDS, PREFILL_TOKENS, OpenStep
 from vtprof_schemas import names
 
 _ENCODE, _PREFILL = 0, 1
+_CONTEXT_TOKENS = FIELDS["decode_context_tokens"]
 RUN_NS = 2_000_000_000
 """Over so much time what steps are given is not told apart."""
 
@@ -40,7 +41,7 @@ def work_of(step: OpenStep) -> Work:
     values, parts = step.values, step.parts
     start_ns, end_ns, encode_ns = step.start_ns, step.end_ns, step.encoder_ns
     decoding = step.decode_requests if step.decode_requests >= 0 else len(step.decoders)
-    context, decode_tokens = max(values[CONTEXT_TOKENS], 0), max(step.decode_tokens, 0)
+    context, decode_tokens = max(values[_CONTEXT_TOKENS], 0), max(step.decode_tokens, 0)
     if not parts.encodes and not parts.prefills and values[PREFILL_TOKENS] <= 0:
         return Work(start_ns, end_ns, 0, 0, 0, 0, decoding, context, encode_ns, decode_tokens)
     encodes = [part for part in parts.encodes if not part.only_hits]
@@ -70,6 +71,8 @@ def mixed(work: Work) -> bool:
 def give_counters(run: Sequence[OpenStep], meter: Meter, account: DecodeAccount, line: int) -> None:
     """Give a run of steps of one scheduler, which the meter knows by its ``line``, counters, and their requests shares."""
     step = run[0]
+    if step.work is None:
+        return
     if len(run) > 1:
         works = [one.work for one in run if one.work is not None]
         counters = meter.of_run(step.gpus, works, line)
@@ -77,7 +80,7 @@ def give_counters(run: Sequence[OpenStep], meter: Meter, account: DecodeAccount,
             one.counters = counters
         shared = max(len(step.decode_pieces), works[0].decode_requests) > 1
         _share_decoding(step, works, counters, account, shared=shared)
-    elif step.work is not None:
+    else:
         step.counters = meter.of(step.gpus, step.work, line)
         share_counters(step, step.work, step.counters, account)
 
@@ -90,29 +93,30 @@ def runs(steps: Sequence[OpenStep]) -> Iterator[Sequence[OpenStep]]:
     place = 0
     while place < len(steps):
         first, end = steps[place], place + 1
-        if first.work is not None and _decodes_alone(first, first.work):
-            while end < len(steps) and _alike(steps[end], first, first.work):
+        if _decodes_alone(first):
+            while end < len(steps) and _alike(steps[end], first):
                 end += 1
         yield steps[place:end]
         place = end
 
 
-def _alike(step: OpenStep, first: OpenStep, work: Work) -> bool:
-    """Tell whether a step belongs into the run that a first one of so much work begins."""
+def _alike(step: OpenStep, first: OpenStep) -> bool:
+    """Tell whether a step belongs into the run that a first one begins."""
     return (
-        step.work is not None
-        and step.work.decode_requests == work.decode_requests
-        and _decodes_alone(step, step.work)
+        step.decode_requests == first.decode_requests
+        and _decodes_alone(step)
         and step.gpus == first.gpus
         and step.decode_pieces == first.decode_pieces
         and 0 <= step.start_ns - first.start_ns <= RUN_NS
     )
 
 
-def _decodes_alone(step: OpenStep, work: Work) -> bool:
-    parts = step.parts
-    if parts.encodes or parts.prefills or work.encode_ns:
+def _decodes_alone(step: OpenStep) -> bool:
+    if step.mixed or step.encode_gpu_ns:
         return False
+    work = step.work
+    if work is None:
+        return 0 < step.decode_requests >= step.decode_tokens
     return work.decode_requests > 0 and only_decodes(work)
 
 

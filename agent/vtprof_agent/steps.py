@@ -1,38 +1,21 @@
-"""One engine iteration while it is held: its parts, who decoded in it, its GPU time, and the fact made of it."""
+"""One engine iteration while it is held: its parts, who decoded in it, and its GPU time."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from vtprof_agent.attribution import split_step
 from vtprof_agent.counters.meter import StepCounters, Work
-from vtprof_agent.decoding import Decoding, lowest
-from vtprof_agent.facts import StepFact
+from vtprof_agent.decoding import Decoding
 from vtprof_agent.intervals import union_ns
-from vtprof_agent.request_state import Piece, RequestState
+from vtprof_agent.request_state import Piece, RequestState, decode_step
 from vtprof_schemas import names, records
 
-_FIELDS = {name: position for position, name in enumerate(records.STEP.field_names)}
-PREFILL_TOKENS = _FIELDS["prefill_tokens"]
-CONTEXT_TOKENS = _FIELDS["decode_context_tokens"]
+FIELDS = {name: position for position, name in enumerate(records.STEP.field_names)}
 """Places in the payload of a STEP record."""
-_DECODE_REQUESTS = _FIELDS["decode_requests"]
-_DECODE_TOKENS = _FIELDS["decode_tokens"]
-_ENCODE_NS = _FIELDS["encode_ns"]
-_SUMS = (
-    (names.STEP_PREFILL_TOKENS, PREFILL_TOKENS),
-    (names.STEP_DECODE_REQUESTS, _DECODE_REQUESTS),
-    (names.STEP_DECODE_CONTEXT_TOKENS, CONTEXT_TOKENS),
-    (names.STEP_DECODE_VISUAL_TOKENS, _FIELDS["decode_visual_tokens"]),
-    (names.STEP_ENCODE_NS, _ENCODE_NS),
-    (names.STEP_PREEMPTIONS, _FIELDS["preemptions"]),
-)
-_LEVELS = (
-    (names.STEP_KV_USED_TOKENS, _FIELDS["kv_used_tokens"]),
-    (names.STEP_KV_VISUAL_TOKENS, _FIELDS["kv_visual_tokens"]),
-    (names.STEP_KV_USED_BLOCKS, _FIELDS["kv_used_blocks"]),
-    (names.STEP_RUNNING, _FIELDS["running"]),
-    (names.STEP_WAITING, _FIELDS["waiting"]),
-)
+PREFILL_TOKENS = FIELDS["prefill_tokens"]
+DECODE_REQUESTS = FIELDS["decode_requests"]
+ENCODE_NS = FIELDS["encode_ns"]
+_DECODE_TOKENS = FIELDS["decode_tokens"]
 
 
 class EncodePart:
@@ -163,17 +146,9 @@ class OpenStep:
         self.values = values
         self.parts = parts
         self.decoding = decoding
-        self.decode_requests: int = values[_DECODE_REQUESTS]
+        self.decode_requests: int = values[DECODE_REQUESTS]
         self.decoders = decoders
-        if decoding.by_left:  # then one request may decode in several sequences
-            self.decode_pieces = [
-                state.decode_step(
-                    self.start_ns, end_ns, again=bool(state.children) and state in decoders[:place]
-                )
-                for place, state in enumerate(decoders)
-            ]
-        else:
-            self.decode_pieces = [state.decode_step(self.start_ns, end_ns) for state in decoders]
+        self.decode_pieces = decode_step(decoders, self.start_ns, end_ns)
         self.seen_ns = seen_ns
         self.gpu_ns: int | None = None
         self.encode_gpu_ns: int | None = None
@@ -193,6 +168,12 @@ class OpenStep:
             self.encode_gpu_ns = encode_gpu_ns if encode_gpu_ns >= 0 else None
 
     @property
+    def mixed(self) -> bool:
+        """Tell whether it held prefill or encode work."""
+        parts, values = self.parts, self.values
+        return bool(parts.encodes or parts.prefills) or values[PREFILL_TOKENS] > 0 or values[ENCODE_NS] > 0
+
+    @property
     def decode_tokens(self) -> int:
         """Return the tokens that the decoding requests computed, one each at least; -1 unknown, as in an older ring."""
         requests = self.decode_requests
@@ -204,7 +185,7 @@ class OpenStep:
     @property
     def encode_ns(self) -> int:
         """Return the encoder's wall time: what the record says, else what its parts cover; -1 unknown."""
-        told: int = self.values[_ENCODE_NS]
+        told: int = self.values[ENCODE_NS]
         if told >= 0 or not self.parts.encodes:
             return told
         worked = [part.run for part in self.parts.encodes if not part.only_hits]
@@ -297,53 +278,6 @@ class OpenStep:
         for piece, share in zip(holders, shares.token_ns[: len(holders)], strict=True):
             piece.add_gpu_time(share, shares.quality)
 
-    def fact(self, *, joined: bool) -> StepFact:
-        """Make the finished fact; ``joined``: with what has to be read again to make it anew."""
-        decoding = self.decoding.refs(self.decoders)
-        values, parts = self.values, self.parts
-        encodes, prefills = parts.encodes, parts.prefills
-        sums = {key: values[position] for key, position in _SUMS if values[position] >= 0}
-        if (decode_tokens := self.decode_tokens) >= 0:
-            sums[names.STEP_DECODE_TOKENS] = decode_tokens
-        if encodes and (encode_ns := self.encode_ns) >= 0:
-            sums[names.STEP_ENCODE_NS] = encode_ns
-        mixed = bool(encodes or prefills) or sums.get(names.STEP_PREFILL_TOKENS, 0) > 0
-        mixed = mixed or sums.get(names.STEP_ENCODE_NS, 0) > 0
-        requests = decoding
-        if mixed:
-            _add_known(
-                sums,
-                names.STEP_PREFILL_VISUAL_TOKENS,
-                [p.counts[names.PREFILL_VISUAL_TOKENS] for p in prefills],
-            )
-            _add_known(sums, names.STEP_PREFILL_ATTENTION_PAIRS, [p.pairs for p in prefills])
-            _add_known(sums, names.STEP_PREFILL_VISUAL_ATTENTION_PAIRS, [p.visual_pairs for p in prefills])
-            _add_known(sums, names.STEP_ENCODE_ITEMS, [e.piece.counts[names.ENCODE_ITEMS] for e in encodes])
-            _add_known(sums, names.STEP_ENCODE_PATCHES, [e.patches for e in encodes])
-            _add_known(sums, names.STEP_ENCODE_ATTENTION_PAIRS, [e.pairs for e in encodes])
-            sums[names.STEP_PREFILL_REQUESTS] = len({part.number for part in prefills})
-            at_work = [part.state for part in encodes] + [part.state for part in prefills]
-            refs = [state.ref for state in at_work if state.arrival_ns is not None]
-            requests = tuple(dict.fromkeys([*refs, *decoding]))
-        if self.gpu_ns is not None:
-            sums[names.GPU_TIME_NS] = self.gpu_ns
-            if self.encode_gpu_ns is not None:
-                sums[names.STEP_ENCODE_GPU_TIME_NS] = self.encode_gpu_ns
-        return StepFact(
-            sequence=self.sequence,
-            ring=self.ring,
-            needs=lowest((parts.needs, self.decoding.needs(self.decoders))) if joined else parts.needs,
-            index=self.index,
-            start_ns=self.start_ns,
-            end_ns=self.end_ns,
-            mixed=mixed,
-            requests=requests,
-            decode_requests=self.decode_requests,
-            sums=sums,
-            levels={key: values[position] for key, position in _LEVELS if values[position] >= 0},
-            counters=self.counters,
-        )
-
 
 def share_run(steps: Sequence[OpenStep]) -> bool:
     """Share the GPU times of a run of steps of decoding alone: as ``split_step`` does, at a fraction of the cost.
@@ -366,9 +300,3 @@ def share_run(steps: Sequence[OpenStep]) -> bool:
         whole += end
         piece.add_gpu_time(whole, quality)
     return True
-
-
-def _add_known(sums: dict[str, int], key: str, counts: list[int]) -> None:
-    known = [count for count in counts if count >= 0]
-    if known:
-        sums[key] = sum(known)

@@ -11,6 +11,7 @@ from vtprof_agent.counters.meter import StepCounters
 from vtprof_agent.decoding import lowest
 from vtprof_agent.facts import RequestRef, StepFact, StepSpan, Value
 from vtprof_agent.step_counters import Tally
+from vtprof_agent.step_facts import StepRun
 from vtprof_schemas import names
 from vtprof_schemas.records import DETAIL_DEFAULT, STEP_COUNT_MASK, UNKNOWN
 
@@ -24,14 +25,6 @@ WINDOW_NS = 1_000_000_000
 FULL_LINKS_EVERY_NS = 1_000_000_000
 MAX_LINKS = 64
 INT64_MAX = 2**63 - 1
-LEVELS = (
-    names.STEP_KV_USED_TOKENS,
-    names.STEP_KV_VISUAL_TOKENS,
-    names.STEP_KV_USED_BLOCKS,
-    names.STEP_RUNNING,
-    names.STEP_WAITING,
-)
-"""The levels of a step that spans state the time means of."""
 _DOUBLE_LEVELS = frozenset((names.STEP_RUNNING, names.STEP_WAITING))
 _KV_PEAK = (names.STEP_KV_USED_TOKENS_MAX, names.STEP_KV_VISUAL_TOKENS_MAX)
 _PREFILL_SUMS = (
@@ -54,18 +47,15 @@ class _Window:
 
     def __init__(self, fact: StepFact) -> None:
         self.first = fact
-        self.last = fact
+        self.last_sequence = fact.last_sequence
         self.end_ns = fact.end_ns
-        self.needs = dict(fact.needs)
+        self.needs = fact.needs
         self.count = 0
         self.sums: dict[str, int] = {}
         self.short: set[str] = set()
         """Sums that miss what a step did not tell."""
-        self.weight = 0
-        self.level_sums: dict[str, int] = {}
-        """Weighed by the steps' time."""
-        self.untold: dict[str, int] = {}
-        """By level the weight of steps that did not tell it."""
+        self.levels: dict[str, tuple[int, int]] = {}
+        """Integrals over the steps that tell a level, and their time, ns."""
         self.kv_peak: tuple[int, int] | None = None
         """Tokens held and the visual part (UNKNOWN when not told) after the step that held the most."""
         self.requests = fact.requests
@@ -79,36 +69,23 @@ class _Window:
         self.add(fact)
 
     def add(self, fact: StepFact) -> None:
-        self.last = fact
+        self.last_sequence = fact.last_sequence
         self.end_ns = max(self.end_ns, fact.end_ns)
-        self.count += 1
-        if len(fact.needs) > len(self.needs):
+        self.count += fact.count
+        if not fact.needs.keys() <= self.needs.keys():
             self.needs = {**fact.needs, **self.needs}
         if fact.requests is not self.requests and fact.requests != self.requests:
             self._others.update(dict.fromkeys(fact.requests))
         sums = self.sums
         for key, value in fact.sums.items():
             sums[key] = sums.get(key, 0) + value
-        if names.GPU_TIME_NS not in fact.sums:
-            self.short.add(names.GPU_TIME_NS)
-        if names.STEP_DECODE_TOKENS not in fact.sums:
-            self.short.add(names.STEP_DECODE_TOKENS)
-        if fact.mixed:
-            self.short.update(key for key in _owed(fact.sums) if key not in fact.sums)
-        # A step of no length still counts for something.
-        weight = max(fact.end_ns - fact.start_ns, 1)
-        self.weight += weight
-        level_sums = self.level_sums
-        for key, value in fact.levels.items():
-            level_sums[key] = level_sums.get(key, 0) + value * weight
-        if len(fact.levels) < len(LEVELS):
-            for key in LEVELS:
-                if key not in fact.levels:
-                    self.untold[key] = self.untold.get(key, 0) + weight
-        used = fact.levels.get(names.STEP_KV_USED_TOKENS)
-        if used is not None:
-            held = (used, fact.levels.get(names.STEP_KV_VISUAL_TOKENS, UNKNOWN))
-            self.kv_peak = held if self.kv_peak is None else max(self.kv_peak, held)
+        owed = (names.GPU_TIME_NS, names.STEP_DECODE_TOKENS, *(_owed(fact.sums) if fact.mixed else ()))
+        self.short.update(key for key in owed if key not in fact.sums)
+        for key, (level, told_ns) in fact.levels.items():
+            before, before_ns = self.levels.get(key, (0, 0))
+            self.levels[key] = (before + level, before_ns + told_ns)
+        if fact.kv_peak is not None:
+            self.kv_peak = fact.kv_peak if self.kv_peak is None else max(self.kv_peak, fact.kv_peak)
         if fact.counters is not None:
             if self._counters is None:
                 self._counters = Tally()
@@ -116,7 +93,7 @@ class _Window:
             if fact.counters is not self._latest:
                 self._gather()
                 self._latest = fact.counters
-            self._alike += 1
+            self._alike += fact.count
 
     def fits(self, fact: StepFact) -> bool:
         same = fact.requests is self.first.requests or fact.requests == self.first.requests
@@ -124,11 +101,11 @@ class _Window:
             not fact.mixed
             and same
             and fact.decode_requests == self.first.decode_requests
-            and self.in_time(fact)
+            and self.in_time(fact.start_ns)
         )
 
-    def in_time(self, fact: StepFact) -> bool:
-        return self.first.start_ns <= fact.start_ns < self.first.start_ns + WINDOW_NS
+    def in_time(self, start_ns: int) -> bool:
+        return self.first.start_ns <= start_ns < self.first.start_ns + WINDOW_NS
 
     def all_needs(self) -> Mapping[int, int]:
         if not self._others:
@@ -150,8 +127,8 @@ class _Window:
                 values[key] = min(value, INT64_MAX)
         if names.GPU_TIME_NS in values:
             values[names.GPU_TIME_QUALITY] = names.QUALITY_MEASURED
-        for key, weighted in self.level_sums.items():
-            mean = weighted / (self.weight - self.untold.get(key, 0))
+        for key, (level, told_ns) in self.levels.items():
+            mean = level / told_ns
             values[key] = mean if key in _DOUBLE_LEVELS else min(round(mean), INT64_MAX)
         if self.kv_peak is not None:
             peak = zip(_KV_PEAK, self.kv_peak, strict=True)
@@ -201,18 +178,36 @@ class Folding:
             self.close()
             self._detail = level
 
+    def add_run(self, run: StepRun) -> None:
+        """Take the next steps: as if one by one, but those together of which it is sure that one window takes them."""
+        starts = [step.start_ns for step in run.steps]
+        begin = 0
+        while begin < len(starts):
+            start_ns = window_ns = starts[begin]
+            if self._window is not None and self._window.in_time(start_ns):
+                window_ns = self._window.first.start_ns
+            end_ns, end = window_ns + WINDOW_NS, begin + 1
+            # What an earlier agent exported goes by itself.
+            if run.steps[begin].sequence > self._skip_through:
+                for later_ns in starts[end:]:
+                    if not start_ns <= later_ns < end_ns:
+                        break
+                    end += 1
+            self.add(run.fact(begin, end))
+            begin = end
+
     def add(self, fact: StepFact) -> None:
-        """Take the next step."""
+        """Take the next step, or steps that do not reach beyond the second of the open window."""
         if fact.sequence <= self._skip_through:
             return
         if self._detail < DETAIL_WINDOWS:
-            self._left_out_through = max(self._left_out_through, fact.sequence)
+            self._left_out_through = max(self._left_out_through, fact.last_sequence)
             self._full_second = None  # the next span to come names everybody
             return
         alone = fact.mixed and self._detail >= DETAIL_STEPS
         window = self._window
         if window is not None:
-            if window.in_time(fact) if self._detail < DETAIL_STEPS else window.fits(fact):
+            if window.in_time(fact.start_ns) if self._detail < DETAIL_STEPS else window.fits(fact):
                 window.add(fact)
                 return
             self.close()
@@ -230,7 +225,7 @@ class Folding:
         start_ns = window.first.start_ns
         end_ns = max(start_ns, window.end_ns)
         links = self._links(window.all_requests(), start_ns)
-        sequence, last = window.first.sequence, window.last.sequence
+        sequence, last = window.first.sequence, window.last_sequence
         span = StepSpan(name, sequence, last, 0, start_ns, end_ns, window.attributes(), links[:MAX_LINKS])
         self._done.append(span)
         for part, position in enumerate(range(MAX_LINKS, len(links), MAX_LINKS), start=1):

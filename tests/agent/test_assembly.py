@@ -20,6 +20,7 @@ from ring_records import (
     queue,
     shape,
     step,
+    step_facts,
 )
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
@@ -119,7 +120,7 @@ def test_gpu_time_may_come_late_and_then_the_request_goes_without() -> None:
         machine.feed(code, sequence, values, 1_000)
     machine.advance(2_999)
     assert machine.take_requests() == []
-    assert machine.take_steps() == []
+    assert step_facts(machine) == []
     machine.feed(*gpu_time(1, 30)[:1], 12, gpu_time(1, 30)[1], 2_999)
     machine.advance(3_000 + 200_000_000)
     (request,) = machine.take_requests()

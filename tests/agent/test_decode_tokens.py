@@ -6,7 +6,7 @@ from math import exp
 from typing import Any
 
 import pytest
-from ring_records import Row, arrived, finished, gpu_time, make, only, prefill, step
+from ring_records import Row, arrived, finished, gpu_time, make, only, prefill, step, step_facts
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
 from vtprof_agent.counters.meter import COUNTERS, StepCounters, Work
@@ -53,7 +53,7 @@ def told(rows: list[Row]) -> tuple[list[StepFact], list[Work], list[FinishedRequ
     for sequence, (code, values) in enumerate(rows, start=1):
         machine.feed(code, sequence, values, 0)
     machine.advance(10_000_000_000)
-    return machine.take_steps(), meter.works, machine.take_requests()
+    return step_facts(machine), meter.works, machine.take_requests()
 
 
 def attributes(facts: list[StepFact], detail: int = 3) -> list[dict[str, Any]]:

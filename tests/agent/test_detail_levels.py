@@ -14,6 +14,7 @@ from ring_records import (
     queue,
     shape,
     step,
+    step_facts,
 )
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
@@ -36,7 +37,8 @@ def _fact(sequence: int, start: int, end: int, requests: tuple[int, ...], **sums
         "items": names.STEP_ENCODE_ITEMS, "encode_gpu": names.STEP_ENCODE_GPU_TIME_NS,
     }  # fmt: skip
     return StepFact(
-        sequence=sequence, index=sequence, start_ns=start, end_ns=end, mixed="prefills" in sums or "items" in sums,
+        sequence=sequence, last_sequence=sequence, index=sequence, start_ns=start, end_ns=end,
+        mixed="prefills" in sums or "items" in sums,
         requests=_refs(*requests), decode_requests=sums.get("decoding", 0), levels={},
         sums={keys[key]: value for key, value in sums.items()}, needs={0: sequence},
     )  # fmt: skip
@@ -230,4 +232,4 @@ def test_where_gpu_times_are_not_recorded_no_step_waits_for_one() -> None:
     for sequence, (code, values) in enumerate(LEVEL_0, start=1):
         made.feed(code, sequence, values, 0)
     made.advance(0)
-    assert [fact.index for fact in made.take_steps()] == [1]
+    assert [fact.index for fact in step_facts(made)] == [1]

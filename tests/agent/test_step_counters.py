@@ -18,6 +18,7 @@ from ring_records import (
     prompt,
     queue,
     step,
+    step_facts,
 )
 
 from vtprof_agent import step_work
@@ -97,7 +98,7 @@ def run(rows: Sequence[Row], meter: FakeMeter) -> tuple[dict[str, FinishedReques
     feed(made, rows)
     made.advance(10 * SECOND)
     requests = {str(r.attributes[names.REQUEST_ID]): r for r in made.take_requests()}
-    return requests, made.take_steps()
+    return requests, step_facts(made)
 
 
 def fold(facts: Sequence[StepFact], detail: int = 3) -> list[StepSpan]:
@@ -300,11 +301,11 @@ def test_a_step_waits_for_its_counters_and_those_behind_it_wait_too() -> None:
     made = machine(meter)
     feed(made, TWO)
     made.advance(SECOND)
-    assert [fact.index for fact in made.take_steps()] == [1]
+    assert [fact.index for fact in step_facts(made)] == [1]
     assert made.take_requests() == []
     meter.complete_through = 140
     made.advance(SECOND)
-    assert [fact.index for fact in made.take_steps()] == [2, 3]
+    assert [fact.index for fact in step_facts(made)] == [2, 3]
     assert len(made.take_requests()) == 2
 
 
@@ -314,9 +315,9 @@ def test_a_step_whose_counters_never_come_goes_after_the_hold() -> None:
     made = machine(meter)
     feed(made, TWO)
     made.advance(5 * SECOND - 1)
-    assert made.take_steps() == []
+    assert step_facts(made) == []
     made.advance(5 * SECOND)
-    assert [fact.index for fact in made.take_steps()] == [1, 2, 3]
+    assert [fact.index for fact in step_facts(made)] == [1, 2, 3]
 
 
 def test_a_step_waits_for_gpu_time_and_counters_both() -> None:
@@ -325,13 +326,13 @@ def test_a_step_waits_for_gpu_time_and_counters_both() -> None:
     made = machine(meter, expects_gpu_time=True)
     feed(made, [*TWO[:9], gpu_time(1, 90, 50)])
     made.advance(SECOND)
-    assert made.take_steps() == []
+    assert step_facts(made) == []
     meter.complete_through = 200
     made.advance(SECOND)
-    assert [fact.index for fact in made.take_steps()] == [1]
+    assert [fact.index for fact in step_facts(made)] == [1]
     feed(made, TWO[9:10], SECOND, first=11)
     made.advance(SECOND)
-    assert made.take_steps() == []
+    assert step_facts(made) == []
 
 
 def test_without_gpus_nothing_is_metered_and_nothing_waits() -> None:
@@ -340,7 +341,7 @@ def test_without_gpus_nothing_is_metered_and_nothing_waits() -> None:
     feed(made, TWO)
     made.advance(0)
     assert meter.added == []
-    assert len(made.take_steps()) == 3
+    assert len(step_facts(made)) == 3
 
 
 def test_the_encoders_gpu_time_is_waited_for_a_little_before_the_meter_is_told() -> None:

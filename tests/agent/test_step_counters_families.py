@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step
+from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step, step_facts
 from test_step_counters import (
     ENERGY,
     GPUS,
@@ -80,4 +80,4 @@ def test_the_work_of_a_step_that_is_still_to_end_is_not_told() -> None:
     feed(made, [step(2, 20, 30, decoders=1, decode_context_tokens=5)], first=4)
     made.advance(10 * SECOND)
     assert [work.end_ns for _, work in meter.added] == [30]
-    assert [fact.index for fact in made.take_steps()] == [1, 2]
+    assert [fact.index for fact in step_facts(made)] == [1, 2]

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step
+from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step, step_facts
 from test_step_counters import ENERGY, SECOND, FakeMeter
 from test_step_counters_families import families
 
@@ -38,7 +38,7 @@ def told(
         made.requests.rounds += 1
         made.advance(now_ns)
     done += made.take_requests()
-    return {str(one.attributes[names.REQUEST_ID]): one for one in done}, made.take_steps()
+    return {str(one.attributes[names.REQUEST_ID]): one for one in done}, step_facts(made)
 
 
 def energy_mj(request: FinishedRequest) -> float:

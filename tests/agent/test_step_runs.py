@@ -89,7 +89,7 @@ def test_gpu_times_of_a_run_are_shared_as_those_of_its_steps(
     meter = Runs()
     rows = told(requests, strangers, times)
     assert decoded(rows, meter) == expected
-    assert decoded(rows, None) == expected, "without counters there are no runs"
+    assert decoded(rows, None) == expected, "as without counters"
     assert meter.asked == [1, len(times)], "the step of the prompts, then the others together"
 
 

@@ -20,9 +20,13 @@ def _fact(
     sequence: int, start: int, end: int, requests: tuple[RequestRef, ...], *, mixed: bool = False,
     sums: dict[str, int] | None = None, levels: dict[str, int] | None = None,
 ) -> StepFact:  # fmt: skip
+    told = levels or {}
+    used = told.get(names.STEP_KV_USED_TOKENS)
     return StepFact(
-        sequence=sequence, index=sequence, start_ns=start, end_ns=end, mixed=mixed, requests=requests,
-        decode_requests=len(requests), sums=sums or {}, levels=levels or {},
+        sequence=sequence, last_sequence=sequence, index=sequence, start_ns=start, end_ns=end, mixed=mixed,
+        requests=requests, decode_requests=len(requests), sums=sums or {},
+        levels={key: (level * (end - start), end - start) for key, level in told.items()},
+        kv_peak=None if used is None else (used, told.get(names.STEP_KV_VISUAL_TOKENS, -1)),
     )  # fmt: skip
 
 
@@ -75,7 +79,7 @@ def test_the_kv_peak_is_the_largest_iterations_with_the_visual_part_of_that_same
         for number, (used, visual) in enumerate([(10, 9), (41, 4), (12, 9)], start=1)
     ]  # fmt: skip
     (window,) = _fold(facts)
-    (step,) = _fold([_fact(1, 0, 10, one, mixed=True, levels=facts[0].levels)])
+    (step,) = _fold([replace(facts[0], mixed=True)])
     # The mean of 10, 41 and 12 is 21.
     assert window.attributes[names.STEP_KV_USED_TOKENS] == 21
     assert window.attributes[names.STEP_KV_USED_TOKENS_MAX] == 41

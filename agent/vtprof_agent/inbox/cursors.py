@@ -66,7 +66,7 @@ class CursorStore:
             prefix = self.path.name + "."
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=prefix, delete=False) as file:
                 temporary = file.name
-                json.dump(document, file, sort_keys=True)
+                file.write(json.dumps(document, sort_keys=True))  # at a fraction of what ``dump`` takes
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())

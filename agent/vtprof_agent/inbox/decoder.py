@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from vtprof_schemas import names, records
 from vtprof_schemas.records import RecordKind
 
+_KINDS, _CRC_BYTES, _prefix = records.KINDS, records.CRC.size, records.RECORD_PREFIX.unpack_from
 _VALUES_START = 3
 """kind, flags and sequence stand before the values."""
 
@@ -20,15 +21,14 @@ class Record(NamedTuple):
 
 def decode(raw: bytes, start: int = 0) -> Record | None:
     """Decode the record of 128 bytes at a place; None for a kind that this version does not know and for absurd values."""
-    start += records.CRC.size
-    code = records.RECORD_PREFIX.unpack_from(raw, start)[0]
-    kind = records.KINDS.get(code)
+    start += _CRC_BYTES
+    code = _prefix(raw, start)[0]
+    kind = _KINDS.get(code)
     if kind is None:
         return None
     unpacked = kind.packer.unpack_from(raw, start)
     values = unpacked[_VALUES_START:]
-    check = _CHECKS.get(code)
-    if check is not None and not check(values):
+    if code in _CHECKS and not _CHECKS[code](values):
         return None
     return Record(kind, unpacked[2], values)
 

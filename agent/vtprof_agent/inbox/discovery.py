@@ -6,6 +6,7 @@ import re
 import stat
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from vtprof_agent.inbox.pid_namespaces import namespace_inode, outer_pid, read_stat, sees_all
@@ -142,10 +143,15 @@ def pid_here(identity: RingIdentity, proc_root: Path = Path("/proc")) -> int | N
 def read_boot_id(proc_root: Path = Path("/proc")) -> bytes:
     """Return the 16 bytes of this boot's id, or nothing when it cannot be read."""
     try:
-        text = (proc_root / "sys/kernel/random/boot_id").read_text("ascii")
-        return uuid.UUID(text.strip()).bytes
+        return _boot_id(proc_root)
     except (OSError, ValueError):
         return b""
+
+
+@lru_cache(maxsize=8)
+def _boot_id(proc_root: Path) -> bytes:
+    """Read it once: it stays while this process lives."""
+    return uuid.UUID((proc_root / "sys/kernel/random/boot_id").read_text("ascii").strip()).bytes
 
 
 def remove_ring(path: Path, proc_root: Path = Path("/proc")) -> bool:
