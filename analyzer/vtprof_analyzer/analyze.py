@@ -1,14 +1,16 @@
 """One analysis from end to end: files to tables, stages, rules, report. What `vtprof analyze` calls."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
 
-from vtprof_analyzer import pipeline, step_cost
+from vtprof_analyzer import interference_stage, pipeline, step_cost
 from vtprof_analyzer.facts import read_facts
-from vtprof_analyzer.ingest.duplicates import remove_duplicates
+from vtprof_analyzer.ingest.cache import through_cache
+from vtprof_analyzer.ingest.cache_key import key_of
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.prepare import shown_name
 from vtprof_analyzer.ingest.sources import Sources, find_sources
@@ -17,6 +19,7 @@ from vtprof_analyzer.report.build import Objectives, Reading, build
 from vtprof_analyzer.report.format import safe
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.store import open_store
+from vtprof_analyzer.versions import leave_newer_out
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.load import LoadedRules, load_packs
 from vtprof_rules.outcome import Outcome
@@ -34,6 +37,10 @@ class Options:
     slo_tpot_ms: float | None = None
     rules: list[Path] = field(default_factory=list)
     database: Path | None = None
+    usd_per_node_hour: float | None = None
+    nodes: int | None = None
+    cache: bool = True
+    """Keep what was read beside the traces, and use what was kept there."""
 
 
 def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) -> Report:
@@ -44,15 +51,34 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
     """
     packs = load_packs(options.rules)
     sources = find_sources(options.paths)
-    with open_store(options.database) as connection:
+    key = key_of(sources, options.paths) if options.cache else None
+    keep = options.database is not None
+    with open_store(options.database) as connection, ExitStack() as held:
         create_tables(connection)
-        load(connection, sources, progress)
-        duplicates = remove_duplicates(connection)
+
+        def read() -> None:
+            load(connection, sources, progress, in_place=not keep)
+
+        held.enter_context(through_cache(connection, key, read, copy=keep))
         _require_spans(connection, options.paths, sources)
+        leave_newer_out(connection)
         physics = find_physics(connection, options.model, options.device)
-        pipeline.run(connection, physics.settings, {step_cost.STAGE: physics.step_cost_stage})
+        settings = replace(
+            physics.settings,
+            slo_ttft_ms=options.slo_ttft_ms,
+            slo_tpot_ms=options.slo_tpot_ms,
+            usd_per_node_hour=options.usd_per_node_hour,
+            nodes=options.nodes,
+        )
+        python_stages = {
+            step_cost.STAGE: physics.step_cost_stage,
+            interference_stage.STAGE: interference_stage.fill_table,
+        }
+        pipeline.run(connection, settings, python_stages)
         outcomes = _judge(connection, packs)
-        reading = Reading([shown_name(path) for path in options.paths], sources.skipped, duplicates)
+        reading = Reading(
+            [shown_name(path) for path in options.paths], sources.skipped, _duplicates(connection)
+        )
         objectives = Objectives(options.slo_ttft_ms, options.slo_tpot_ms)
         return build(connection, reading, physics.shown, objectives, outcomes, physics.roof)
 
@@ -63,7 +89,7 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
     if not sources.files:
         skipped = f" ({sources.skipped} other files)" if sources.skipped else ""
         raise NoData(
-            f"{named}: no trace files{skipped}; record first, or point to *.jsonl, *.json, .gz or .zst of these"
+            f"{named}: no trace files{skipped}; record first, or point to *.jsonl, *.json, *.pb, *.parquet or packed ones"
         )
     (counted,) = connection.execute(
         "SELECT count(*) FILTER (dialect IS NOT NULL), count(*) FILTER (dialect IS NULL) FROM spans"
@@ -74,11 +100,21 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
         "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines)::BIGINT, sum(ignored_signals)::BIGINT"
         " FROM ingest_files"
     ).fetchall()
+    notes = connection.execute("SELECT file, what FROM ingest_notes ORDER BY file LIMIT 2").fetchall()
+    if notes and not files[0]:
+        what = f"{safe(notes[0][0])}: {safe(notes[0][1])}"
+        others = ", and others like it" if len(notes) > 1 else ""
+        raise NoData(f"{named}: no spans: {what}{others}; point to OTLP traces")
     there = f"{files[0]} lines in {len(sources.files)} files, {files[1]} of them unreadable"
     raise NoData(
         f"{named}: no spans of vtprof, vLLM or SGLang ({there}, {counted[1]} other spans, {files[2]} other signals);"
         " record with vtprof-agent first"
     )
+
+
+def _duplicates(connection: duckdb.DuckDBPyConnection) -> int:
+    ((duplicates,),) = connection.execute("SELECT duplicates FROM ingest_counts").fetchall()
+    return int(duplicates)
 
 
 def _judge(connection: duckdb.DuckDBPyConnection, packs: LoadedRules) -> list[Outcome]:

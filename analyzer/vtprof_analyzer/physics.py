@@ -85,6 +85,7 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
         kv_fixed_bytes=kv_fixed_bytes(known.language, precision.kv_bytes, ranks)
         if known and precision
         else None,
+        context_tokens=spec.language.context_tokens if spec else None,
     )
     if groups and groups.inputs:
         settings = Settings(resource_kv=groups.resource_kv)

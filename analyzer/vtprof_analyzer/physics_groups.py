@@ -52,7 +52,7 @@ class Groups:
     """Groups of processes that are costed apart."""
 
     inputs: list[CostInputs]
-    resource_kv: dict[int, tuple[float, float]]
+    resource_kv: dict[int, tuple[float, float, int | None]]
     """Resource to KV bytes of one token and of one sequence, from its own model's config."""
     notes: list[str]
 
@@ -117,6 +117,7 @@ def find_groups(
         sizes = (
             kv_bytes_per_token(language, precision.kv_bytes, ranks),
             kv_fixed_bytes(language, precision.kv_bytes, ranks),
+            language.context_tokens,
         )
         resource_kv.update(dict.fromkeys(ids, sizes))
     return Groups(inputs, resource_kv, notes)

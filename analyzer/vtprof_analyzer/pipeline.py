@@ -9,6 +9,7 @@ from importlib import resources
 
 import duckdb
 
+from vtprof_analyzer.verdict import Thresholds
 from vtprof_schemas import names
 
 _LARGEST = 2**63 - 1
@@ -22,14 +23,44 @@ class Settings:
     """Derived from the model's config; used where the probe recorded none [B/token]."""
     kv_fixed_bytes: float | None = None
     """Likewise, per sequence [B]."""
-    resource_kv: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    """Both by resource, where processes differ in model: a table of its own, `resource_kv`."""
+    context_tokens: int | None = None
+    """The longest sequence that the model's config allows; used where the engine's own limit is not recorded."""
+    resource_kv: Mapping[int, tuple[float, float, int | None]] = field(default_factory=dict)
+    """These three by resource, where processes differ in model: a table of its own, `resource_kv`."""
     prompt_tokens_threshold: float = 0.5
-    """Visual tokens dominate a share from its threshold on: half of the whole, for three of the four."""
+    """Visual tokens dominate a share from its threshold on: half of the whole, for most of them."""
     kv_token_seconds_threshold: float = 0.5
     prefill_flops_threshold: float = 0.5
     decode_bytes_threshold: float = 0.2
     """Lower than the others: at a fifth of all bytes read, visual KV is what a shorter cache would save first."""
+    ttft_threshold: float = 0.5
+    """Of TTFT, what it would lose without visual tokens."""
+    tpot_threshold: float = 0.2
+    """Of TPOT likewise: as low as for decode_bytes, of which it is the consequence."""
+    context_window_threshold: float = 0.25
+    """Of the context window: a conversation keeps its images, so that four turns of a quarter fill it."""
+    preemptions_threshold: float = 0.5
+    clock_slack_ns: int = 1_000_000
+    """What clocks drift, and agents round, in a run: less than that is neither an offset nor a fault."""
+    trust_weak_ratio: float = 0.05
+    """Part of an area's data that must be spoilt before the area counts as weak, and as refused."""
+    trust_refused_ratio: float = 0.5
+    slo_ttft_ms: float | None = None
+    """Objectives; None where the user gave none."""
+    slo_tpot_ms: float | None = None
+    usd_per_node_hour: float | None = None
+    nodes: int | None = None
+    """Nodes that are paid; None: as many as the spans name."""
+    scaling_time_ratio: float = 0.05
+    """Part of the time for which a number of nodes must have held to be compared with others."""
+    limits: Thresholds = field(default_factory=Thresholds)
+    """Of verdicts: columns `verdict_...`."""
+    kv_full_threshold: float = 0.98
+    """From this part of the KV cache on nothing more is admitted that waits: block rounding takes the rest."""
+    slow_times_normal: float = 2.0
+    """A request is slow from this many times the median of its like."""
+    slow_requests: int = 20
+    """The most of them that are explained."""
     kv_points: int = 300
     """Points of the KV picture."""
     roof_columns: int = 96
@@ -54,14 +85,21 @@ def run_sql_stage(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 def create_parameters(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Create the parameter tables ``settings``, ``resource_kv`` and ``visual_strata``."""
     values = asdict(settings)
+    values |= {f"verdict_{name}": value for name, value in values.pop("limits").items()}
     connection.execute(
-        "CREATE TABLE resource_kv (resource_id UBIGINT, token_bytes DOUBLE, fixed_bytes DOUBLE)"
+        "CREATE TABLE resource_kv (resource_id UBIGINT, token_bytes DOUBLE, fixed_bytes DOUBLE, context_tokens BIGINT)"
     )
-    for resource_id, (token_bytes, fixed_bytes) in values.pop("resource_kv").items():
-        connection.execute(
-            "INSERT INTO resource_kv VALUES (?, ?, ?)", [resource_id, token_bytes, fixed_bytes]
-        )
-    integers = {"kv_points", "roof_columns", "roof_rows"}
+    for resource_id, sizes in values.pop("resource_kv").items():
+        connection.execute("INSERT INTO resource_kv VALUES (?, ?, ?, ?)", [resource_id, *sizes])
+    integers = {
+        "slow_requests",
+        "clock_slack_ns",
+        "nodes",
+        "context_tokens",
+        "kv_points",
+        "roof_columns",
+        "roof_rows",
+    }
     columns = ", ".join(f"{name} {'BIGINT' if name in integers else 'DOUBLE'}" for name in values)
     connection.execute(f"CREATE TABLE settings ({columns})")
     connection.execute(

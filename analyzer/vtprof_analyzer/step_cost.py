@@ -1,6 +1,6 @@
-"""Stage `step_cost`: the cost model over every step, as arrays. Reads `steps`, creates `step_cost`."""
+"""Stage `step_cost`: the cost model over every step, as arrays of some 200,000. Reads `steps`, creates `step_cost`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from vtprof_analyzer.cost.parts import PartCost
 from vtprof_analyzer.cost.steps import ONE_DEVICE, step_costs
 from vtprof_analyzer.cost.times import split_seconds
 from vtprof_analyzer.cost.work import Floats, Precision, StepWork
-from vtprof_analyzer.devices.roofs import Roof
+from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_schemas import names
 
@@ -27,6 +27,7 @@ CREATE TABLE step_cost (
     phase VARCHAR,                  -- encode, prefill or decode
     steps BIGINT,                   -- iterations folded into the step
     mixed BOOLEAN,                  -- prefill and decode ran in the same step
+    parts UTINYINT DEFAULT 1,       -- rows of this step: 3 where it encoded, too
     tokens DOUBLE,                  -- computed: prompt tokens, patches, or tokens of decode with the drafts verified
     visual_tokens DOUBLE,           -- the image and video part of prompt tokens
     flops DOUBLE,                   -- a multiply-add is two
@@ -35,15 +36,22 @@ CREATE TABLE step_cost (
     weight_bytes DOUBLE,            -- weights read; in a mixed step split by tokens [B]
     kv_read_bytes DOUBLE,           -- KV read [B]
     kv_visual_read_bytes DOUBLE,    -- the visual part of it, in decode [B]
+    communication_bytes DOUBLE,     -- sent between devices, by all of them together; not in bytes [B]
     time_s DOUBLE,                  -- time of this part [s]: measured for the step, attributed to its parts
     wall_s DOUBLE,                  -- wall time of this part [s]; NULL where time_s is wall time already
-    floor_s DOUBLE,                 -- roofline floor [s]; NULL without a roof
+    floor_s DOUBLE,                 -- roofline floor, communication included [s]; NULL without a roof
+    communication_s DOUBLE,         -- of which communication [s]; NULL where the speed of the links is not known
     peak_flops_per_s DOUBLE,        -- ceilings of the step's own device [FLOP/s]; NULL without a roof
-    bandwidth_bytes_per_s DOUBLE    -- likewise [B/s]
+    bandwidth_bytes_per_s DOUBLE,   -- likewise [B/s]
+    attainable BOOLEAN,             -- the ceilings were measured on such a machine; false: a data sheet's
+    uncertain BOOLEAN               -- the ceilings are doubtful, or another device's
 )
 """
 
 _NS_PER_S: Final = 1e9
+CHUNK_STEPS: Final = 200_000
+"""Steps that are costed at once: some 90 MB of arrays, however many steps the run has."""
+_LOW: Final = "low"
 _WORK_COLUMNS: Final = {
     "count": "steps",
     "prefill_requests": "prefill_requests",
@@ -79,12 +87,13 @@ def create_table(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_TABLE)
 
 
-def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs]) -> None:
+def fill_table(
+    connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs], chunk_steps: int = CHUNK_STEPS
+) -> None:
     """Create the table and cost every step of a group that is not folded, each by its own model on its own device."""
     create_table(connection)
     for inputs in groups:
-        columns = _read_steps(connection, inputs.resource_ids)
-        if len(columns["step_id"]):
+        for columns in _read_steps(connection, inputs.resource_ids, chunk_steps):
             _fill(connection, inputs, columns)
 
 
@@ -100,18 +109,20 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
     )
     mixed = (work.prefill_tokens > 0) & (work.decode_requests > 0)
     none = np.zeros(len(work))
-    parts = (
+    parts: list[tuple[str, PartCost, Floats, Floats, Floats]] = [
         (names.ENCODE, costs.encode, times.encode, work.encode_patches, work.encode_patches),
         (names.PREFILL, costs.prefill, times.prefill, work.prefill_tokens, work.prefill_visual_tokens),
         (names.DECODE, costs.decode, times.decode, work.decode_tokens, none),
-    )
+    ]
+    if not inputs.spec.encoder_flops_known:
+        parts = parts[1:]  # what is counted of it would look like all of it
+    count = sum((cost.flops > 0).astype(np.int64) for _, cost, *_ in parts)
     for phase, cost, time, tokens, visual_tokens in parts:
-        if phase == names.ENCODE and not inputs.spec.encoder_flops_known:
-            continue  # what is counted of it would look like all of it
         given: dict[str, Any] = {
             "step_id": columns["step_id"],
             "steps": work.count,
             "mixed": mixed & (phase != names.ENCODE),
+            "parts": count,
             "tokens": tokens,
             "visual_tokens": visual_tokens,
             "time_s": time,
@@ -123,6 +134,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
 
 
 def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
+    unknown = np.full(len(cost.flops), np.nan)
     return {
         "flops": cost.flops,
         "visual_flops": cost.flops_visual,
@@ -130,14 +142,16 @@ def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
         "weight_bytes": cost.bytes_weights,
         "kv_read_bytes": cost.bytes_kv_read,
         "kv_visual_read_bytes": cost.bytes_kv_visual,
-        "floor_s": cost.floor_seconds(roof) if roof else np.full(len(cost.flops), np.nan),
+        "communication_bytes": cost.bytes_communication,
+        "floor_s": cost.floor_seconds(roof) if roof else unknown,
+        "communication_s": cost.communication_seconds(roof) if roof and roof.link_bytes_per_s else unknown,
     }
 
 
 def _read_steps(
-    connection: duckdb.DuckDBPyConnection, resource_ids: frozenset[int] | None
-) -> dict[str, Floats]:
-    """Return the columns of unfolded `steps`, all or those of some resources, as float arrays; NULL is NaN."""
+    connection: duckdb.DuckDBPyConnection, resource_ids: frozenset[int] | None, chunk_steps: int
+) -> Iterator[dict[str, Floats]]:
+    """Yield columns of unfolded `steps`, all or those of some resources, as float arrays in chunks; NULL is NaN."""
     wanted = [
         "step_id",
         *_WORK_COLUMNS.values(),
@@ -147,12 +161,20 @@ def _read_steps(
         "encode_gpu_time_ns",
     ]
     listed = ", ".join(f"{name}::DOUBLE AS {name}" for name in wanted)
-    found = connection.execute(
-        f"SELECT {listed} FROM steps WHERE NOT folded AND ($all OR list_contains($ids::UBIGINT[], resource_id))"
-        " ORDER BY step_id",
-        {"all": resource_ids is None, "ids": sorted(resource_ids or ())},
-    ).fetchnumpy()
-    return {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}
+    ((last,),) = connection.execute("SELECT coalesce(max(step_id), 0) FROM steps").fetchall()
+    for first in range(1, last + 1, chunk_steps):
+        found = connection.execute(
+            f"SELECT {listed} FROM steps WHERE step_id BETWEEN $first AND $last AND NOT folded"
+            " AND ($all OR list_contains($ids::UBIGINT[], resource_id)) ORDER BY step_id",
+            {
+                "first": first,
+                "last": first + chunk_steps - 1,
+                "all": resource_ids is None,
+                "ids": sorted(resource_ids or ()),
+            },
+        ).fetchnumpy()
+        if len(found["step_id"]):
+            yield {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}
 
 
 def _insert(
@@ -162,17 +184,21 @@ def _insert(
     connection.execute(
         """
         INSERT INTO step_cost BY NAME
-        SELECT step_id, $phase AS phase, steps, mixed, tokens, visual_tokens, flops, visual_flops, bytes, weight_bytes,
-               kv_read_bytes, kv_visual_read_bytes, time_s,
-               CASE WHEN isfinite(wall_s) THEN wall_s END AS wall_s,
-               CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s,
-               $peak AS peak_flops_per_s, $bandwidth AS bandwidth_bytes_per_s
+        SELECT * REPLACE (
+                   step_id::BIGINT AS step_id,
+                   CASE WHEN isfinite(wall_s) THEN wall_s END AS wall_s,
+                   CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s,
+                   CASE WHEN isfinite(communication_s) THEN communication_s END AS communication_s),
+               $phase AS phase, $peak AS peak_flops_per_s, $bandwidth AS bandwidth_bytes_per_s,
+               $attainable AS attainable, $uncertain AS uncertain
         FROM part
         """,
         {
             "phase": phase,
             "peak": roof.peak_flops_per_s if roof else None,
             "bandwidth": roof.bandwidth_bytes_per_s if roof else None,
+            "attainable": roof.kind == ATTAINABLE if roof else None,
+            "uncertain": roof.confidence == _LOW if roof else None,
         },
     )
     connection.unregister("part")

@@ -13,8 +13,13 @@ import duckdb
 from vtprof_analyzer.report.format import safe
 from vtprof_schemas.errors import ConfigError
 
+_TABLES: Final = "tables.db"
 _MARK: Final = "ingest_files"
 """A table that every database of ours has: only such a file is overwritten."""
+MEMORY_BYTES: Final = 2 << 30
+"""What the database may hold in memory where a quarter of the machine's is not less; the rest goes to disk."""
+_MEMORY_SHARE: Final = "25%"
+_UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _CONFIG: Final[dict[str, Any]] = {
     # What is not in the package is never fetched from the network.
     "autoinstall_known_extensions": False,
@@ -23,13 +28,20 @@ _CONFIG: Final[dict[str, Any]] = {
 
 
 @contextmanager
-def open_store(file: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an empty database in memory, or one that becomes ``file`` at the end, if all goes well until then.
+def open_store(
+    file: Path | None = None, *, memory_bytes: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database on disk, which becomes ``file`` at the end, if all goes well until then, or is removed.
 
-    Raises ConfigError when ``file`` exists and is no database of vtprof's, or cannot be written.
+    It holds at most ``memory_bytes`` in memory: without it ``MEMORY_BYTES``, or a quarter of what the machine or
+    container has. Raises ConfigError when ``file`` exists and is no database of vtprof's, or cannot be written.
     """
     if file is None:
-        with _connected(":memory:") as connection:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="vtprof-tables-")
+        except OSError as error:
+            raise _no_room(error) from error
+        with made as folder, _connected(Path(folder), memory_bytes) as connection:
             yield connection
         return
     try:
@@ -40,33 +52,45 @@ def open_store(file: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     except OSError as error:
         raise _cannot(file, "cannot be written", error) from error
     with made as folder:
-        beside = Path(folder) / "tables.db"
-        with _connected(str(beside), file) as connection:
+        with _connected(Path(folder), memory_bytes, file) as connection:
             yield connection
         try:
             # A log of the old database would be taken for the new one's.
             Path(os.fspath(target) + ".wal").unlink(missing_ok=True)
-            beside.replace(target)
+            (Path(folder) / _TABLES).replace(target)
         except OSError as error:
             raise _cannot(file, "cannot be written", error) from error
 
 
 @contextmanager
-def _connected(database: str, shown: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory(prefix="vtprof-spill-") as spill:
-        try:
-            connection = duckdb.connect(database, config=_CONFIG)
-        except (duckdb.Error, OSError) as error:
-            raise _cannot(shown or Path(database), "cannot be written", error) from error
-        try:
-            # Order costs memory and time in the reader; what needs an order sorts.
-            connection.execute("SET preserve_insertion_order = false")
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET temp_directory = ?", [spill])
-            connection.execute("SET enable_progress_bar = false")
-            yield connection
-        finally:
-            connection.close()
+def _connected(
+    folder: Path, memory_bytes: int | None, shown: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a new database in ``folder``; what does not fit into memory goes to its file and to files beside it."""
+    try:
+        connection = duckdb.connect(str(folder / _TABLES), config=_CONFIG)
+    except (duckdb.Error, OSError) as error:
+        raise _cannot(shown, "cannot be written", error) if shown else _no_room(error) from error
+    try:
+        # Order costs memory and time in the reader; what needs an order sorts.
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET temp_directory = ?", [str(folder / "spill")])
+        connection.execute("SET enable_progress_bar = false")
+        _limit_memory(connection, memory_bytes)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_bytes: int | None) -> None:
+    if memory_bytes is None:
+        # DuckDB knows the limits of containers.
+        connection.execute("SET memory_limit = ?", [_MEMORY_SHARE])
+        ((share,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+        amount, unit = share.split()
+        memory_bytes = min(MEMORY_BYTES, int(float(amount) * _UNITS[unit]))
+    connection.execute("SET memory_limit = ?", [f"{memory_bytes} bytes"])
 
 
 def _check_target(target: Path, given: Path) -> None:
@@ -91,6 +115,16 @@ def _check_target(target: Path, given: Path) -> None:
 
 
 def _cannot(file: Path, what: str, error: Exception) -> ConfigError:
+    return ConfigError(f"--db {safe(file)}: {what} ({_reason(error)}); give another file")
+
+
+def _no_room(error: Exception) -> ConfigError:
+    folder = safe(tempfile.gettempdir())
+    return ConfigError(
+        f"{folder}: no tables can be made there ({_reason(error)}); set TMPDIR to another folder"
+    )
+
+
+def _reason(error: Exception) -> str:
     reason = error.strerror if isinstance(error, OSError) else None
-    shown = safe(reason or next(iter(str(error).strip().splitlines()), type(error).__name__))
-    return ConfigError(f"--db {safe(file)}: {what} ({shown}); give another file")
+    return safe(reason or next(iter(str(error).strip().splitlines()), type(error).__name__))

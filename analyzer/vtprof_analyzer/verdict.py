@@ -1,14 +1,11 @@
 """Verdicts: what bounds a phase, how sure that is, and one sentence with the numbers behind it.
 
-Phases that run on the device are judged step by step against the roof and the steps' classes added up by time; the
-model's intensity and the GPU's counters are two witnesses. Preprocess, queue and transfer are judged by other evidence.
+Steps are judged in SQL (`stages/57_roofline.sql`) with the thresholds of this module, and added up by time; here are the
+words. The model's intensity and the GPU's counters are two witnesses. Preprocess, queue and transfer have other evidence.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
-from vtprof_analyzer.cost.work import Floats
 from vtprof_schemas import names
 
 COMPUTE_BOUND = "compute_bound"
@@ -32,14 +29,21 @@ class Thresholds:
     ridge_band_ratio: float = 0.20
     """Half width of the band around the ridge that is hybrid: F13 asks for 10 to 20 %."""
     floor_ratio: float = 0.30
-    """Floor over measured time below which work reaches neither roof. F18: twice slower than well-run work points to
-    overhead before it points to memory; well-run 16 bit GEMMs and copies reach some 60 % of a datasheet."""
+    """Floor over measured time below which work reaches neither roof of a data sheet. F18: twice slower than well-run
+    work points to overhead before it points to memory; well-run 16 bit GEMMs and copies reach some 60 % of a datasheet."""
+    attainable_floor_ratio: float = 0.35
+    """Likewise, of a roof that was measured with one large GEMM and one copy: well-run work reaches some 70 % of it."""
     busy_ratio: float = 0.5
     """Device time over wall time below which the device mostly waits."""
     small_work_seconds: float = 1e-3
     """Floor of one iteration under which the launches (some 300 kernels at 3 to 10 us) take longer than the work."""
     host_cores: float = 0.9
     """CPU cores busy in the process from which the one thread that feeds the device counts as saturated."""
+    comm_ratio: float = 0.5
+    """Part of the floor from which on communication bounds a step."""
+    blur_ratio: float = 0.1
+    """Part of a step's length by which the windows of sampled counters may reach beyond it, or miss it, for their mean to
+    count as measured."""
     dram_ratio: float = 0.5
     """DRAM activity that witnesses a memory bound."""
     tensor_ratio: float = 0.4
@@ -80,27 +84,33 @@ class Counters:
 
 
 @dataclass(frozen=True)
-class PhaseSteps:
-    """One device phase (encode, prefill or decode) over the steps that held it, one array entry per step."""
+class PhaseSums:
+    """One device phase (encode, prefill, decode or mixed) over the steps that held it: a row of `phase_bounds`.
+
+    Numbers are None where unknown.
+    """
 
     phase: str
-    flops: Floats
-    bytes: Floats
-    seconds: Floats
-    """Attributed device time, or wall time where nothing recorded device time (a CPU)."""
-    iterations: Floats
-    """Iterations folded into the entry."""
-    wall_seconds: Floats | None = None
-    """Attributed wall time; None when ``seconds`` is wall time already."""
-    bytes_kv_visual: Floats | None = None
-    peak_flops_per_s: Floats | None = None
-    """Ceilings of the device that ran each step, NaN where unknown; None: the roof given beside is every step's."""
-    bandwidth_bytes_per_s: Floats | None = None
-    counters: Counters = field(default_factory=Counters)
+    bound: str
+    """The steps' verdict with the most time; of overhead, host and latency, which count as one, the longest."""
+    share: float | None
+    """Of the phase's time that has it."""
+    spans: int
+    """Steps and windows that were judged."""
+    intensity: float | None = None
+    flops_per_s: float | None = None
+    floor_ratio: float | None = None
+    """Floor over measured time; None without a roof."""
+    floor_per_step_s: float | None = None
+    busy_ratio: float | None = None
+    """Device time over wall time; None where a step has only one of them, as on a CPU."""
+    visual_read_ratio: float | None = None
+    """Visual KV in the bytes that decode reads."""
+    ridge_low: float | None = None
+    """Least and largest ridge of the devices that ran the steps [FLOP/B]."""
+    ridge_high: float | None = None
     host_cores: float | None = None
-    """CPU cores that the inference process kept busy meanwhile."""
-    share: float | None = None
-    """Share of TTFT, of decode: of all phases' time."""
+    """CPU cores that the processes kept busy meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -134,25 +144,6 @@ def percent(value: float) -> str:
 def words(bound: str) -> str:
     """Return a verdict as printed: ``memory-bound``."""
     return bound.replace("_", "-")
-
-
-def step_bounds(
-    flops: Floats, bytes_: Floats, seconds: Floats, peak: Floats, bandwidth: Floats, limits: Thresholds
-) -> list[str]:
-    """Classify steps: compute-bound, memory-bound, hybrid, or ``latency_bound`` where neither roof is reached.
-
-    ``peak`` and ``bandwidth`` are the ceilings of each step's device. Whether the latter is overhead
-    rather than latency takes evidence that one step does not hold.
-    """
-    intensity = np.divide(flops, bytes_, out=np.full_like(flops, np.inf), where=bytes_ > 0)
-    floor = np.maximum(flops / peak, bytes_ / bandwidth)
-    ridge = peak / bandwidth
-    conditions = [
-        floor < limits.floor_ratio * seconds,
-        intensity > ridge * (1 + limits.ridge_band_ratio),
-        intensity < ridge * (1 - limits.ridge_band_ratio),
-    ]
-    return list(np.select(conditions, [LATENCY_BOUND, COMPUTE_BOUND, MEMORY_BOUND], HYBRID).tolist())
 
 
 def too_small(phase: str, share: float | None, limits: Thresholds) -> Verdict | None:

@@ -2,7 +2,8 @@
 -- Times are integer nanoseconds since the Unix epoch, memory bytes, shares 0..1. NULL is "not recorded", never zero.
 -- A column of an attribute is named by vtprof_schemas.names.column_name; a test keeps the two in step.
 
--- One row: one span of the input. Spans of unknown name are kept without attributes (dialect NULL), to be counted.
+-- One row: one span of the input. A span of unknown name has dialect NULL and all its attributes in `extra`.
+-- Read-only for stages: the reader puts a view in its place, over the columns that the input has.
 CREATE TABLE spans (
     file VARCHAR,                    -- the file the span was read from
     trace_id VARCHAR,                -- 32 hex digits
@@ -13,11 +14,11 @@ CREATE TABLE spans (
     resource_id UBIGINT,             -- row of `resources`
     start_ns BIGINT,                 -- begin
     end_ns BIGINT,                   -- end; NULL when the span never ended
+    kind UTINYINT,                   -- OTLP span kind, 0 to 5; NULL where it is not told
+    status_code UTINYINT,            -- OTLP status: 0 unset, 1 ok, 2 error; NULL where it is not told
     links STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[],  -- requests of a step or window; see `span_links`
-    odd_attributes STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE))[],
-                                     -- while loading: attributes of a span that has unknown or mistyped ones
+    extra VARCHAR,                   -- attributes that have no column here, by key, a JSON object; long values are cut
     unknown_keys VARCHAR[],          -- attribute keys outside the vocabulary
-    mistyped BOOLEAN,                -- a known key has a value of another type (such files are repaired and read again)
     request_model VARCHAR,           -- request: model asked for
     request_id VARCHAR,              -- request: the engine's or the caller's request id
     request_status VARCHAR,          -- request: ok, aborted, rejected or error
@@ -146,7 +147,8 @@ CREATE TABLE resources (
     device_cores BIGINT,             -- CPU cores open to the process [cores]
     info_truncated BIGINT,           -- values left out of the ring's header: it was full [values]
     hw_id VARCHAR,                   -- UUID of the GPU
-    hw_name VARCHAR                  -- name of the device that runs the model
+    hw_name VARCHAR,                 -- name of the device that runs the model
+    extra VARCHAR                    -- attributes that have no column here, by key, a JSON object; long values are cut
 );
 
 -- One row: one point of a metric of the vocabulary (GPU and host counters, the agent's own counts).
@@ -172,7 +174,19 @@ CREATE TABLE ingest_files (
     ignored_signals BIGINT,          -- log records, profiles and foreign metrics
     dropped_spans BIGINT,            -- spans without id, name or start; left out
     damaged BOOLEAN,                 -- its end could not be read: packed data with a fault, or no permission
-    values_out_of_range BIGINT       -- values that nothing real has, taken as unknown
+    values_out_of_range BIGINT,      -- values that nothing real has, taken as unknown
+    format VARCHAR,                  -- json, protobuf or parquet
+    messages BIGINT,                 -- protobuf: messages in the file; NULL for other formats
+    dropped_messages BIGINT          -- protobuf: messages that are none of OTLP; left out
+);
+
+-- One row for the whole input: what was met that belongs to no file alone.
+CREATE TABLE ingest_counts (
+    duplicates BIGINT,               -- spans that came twice: equal ids, name and times; one of each is kept
+    conflicting_ids BIGINT,          -- ids under which spans of different name or times came; all of them are kept
+    cut_values BIGINT,               -- values in `extra` of spans that were longer than 16 Ki characters and are cut
+    schema_versions BIGINT[],        -- versions of the vocabulary that the recorders wrote, ascending
+    cached BOOLEAN                   -- the tables come from the cache: no file was parsed
 );
 
 -- One row: one thing that was wrong with the input.
@@ -192,3 +206,7 @@ CREATE VIEW engine_samples AS
 SELECT m.resource_id, r.service_instance_id AS instance, r.engine_name, r.engine_version, m.name, m.ts_ns, m.value
 FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
 WHERE starts_with(m.name, 'vtprof.engine.');
+
+-- One row: one reading of a GPU counter (names: vtprof.gpu.*).
+CREATE VIEW gpu_samples AS
+SELECT hw_id, name, resource_id, start_ns, ts_ns, value FROM metric_samples WHERE starts_with(name, 'vtprof.gpu.');

@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+from report_detail_samples import with_details
+
 from vtprof_analyzer.report.energy_model import CounterCoverage, Energy, EnergyRow, OtherGpu
 from vtprof_analyzer.report.model import (
     Advice,
@@ -378,4 +380,5 @@ def hostile_run() -> Report:
 
 SAMPLES = {
     "gpu": gpu_run, "sampled": sampled_run, "demo": demo_run, "vllm": vllm_run, "empty": empty_run, "hostile": hostile_run,
+    "details": lambda: with_details(gpu_run()), "hostile_details": lambda: with_details(hostile_run(), HOSTILE),
 }  # fmt: skip

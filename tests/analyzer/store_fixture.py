@@ -7,7 +7,6 @@ from typing import Any
 
 import duckdb
 
-from vtprof_analyzer.ingest.duplicates import remove_duplicates
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.sources import find_sources
 from vtprof_analyzer.store import open_store
@@ -18,7 +17,6 @@ def loaded(*paths: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with open_store() as connection:
         create_tables(connection)
         load(connection, find_sources(paths), lambda _: None)
-        remove_duplicates(connection)
         yield connection
 
 

@@ -204,6 +204,38 @@ def test_a_span_that_comes_twice_is_kept_once(tmp_path: Path) -> None:
         assert fetch(connection, "SELECT count(*) FROM spans") == [(4,)]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_copy_without_end_gives_way_to_the_finished_span(tmp_path: Path, order: tuple[int, int]) -> None:
+    versions = [span(names.SPAN_REQUEST, 0, end, REQUEST) for end in (None, 9)]
+    for name, version in zip("ab", order, strict=True):
+        write(tmp_path / f"{name}.jsonl", document(versions[version]))
+    with loaded(tmp_path) as connection:
+        assert fetch(connection, "SELECT end_ns - start_ns FROM spans") == [(9,)]
+        assert fetch(connection, "SELECT duplicates, conflicting_ids FROM ingest_counts") == [(1, 0)]
+
+
+def test_spans_that_share_ids_but_not_times_or_name_are_all_kept_and_counted(tmp_path: Path) -> None:
+    spans = [
+        span(names.SPAN_REQUEST, 0, 9, span_id=1),
+        span(names.SPAN_REQUEST, 20, 29, span_id=1),
+        span(names.SPAN_REQUEST, 20, 29, span_id=1),
+        span(names.SPAN_REQUEST, 0, 9, span_id=2),
+        span(names.SPAN_STEP, 0, 9, span_id=2),
+        span(names.SPAN_REQUEST, 0, 9, span_id=3),
+    ]
+    with loaded(write(tmp_path / "t.jsonl", document(*spans))) as connection:
+        assert fetch(connection, "SELECT count(*) FROM spans") == [(5,)]
+        assert fetch(connection, "SELECT duplicates, conflicting_ids FROM ingest_counts") == [(1, 2)]
+
+
+def test_the_versions_of_the_vocabulary_are_listed(tmp_path: Path) -> None:
+    lines = [
+        document(span("x", 0, 1), resource={names.RESOURCE_SCHEMA_VERSION: version}) for version in (2, 1, 2)
+    ]
+    with loaded(write(tmp_path / "t.jsonl", *lines, good(1))) as connection:
+        assert fetch(connection, "SELECT schema_versions FROM ingest_counts") == [([1, 2],)]
+
+
 @pytest.mark.parametrize("order", [(0.1, 1.0), (1.0, 0.1)])
 def test_of_a_request_that_was_sampled_twice_the_copy_that_was_kept_for_certain_stays(
     tmp_path: Path, order: tuple[float, float]

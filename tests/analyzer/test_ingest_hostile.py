@@ -316,13 +316,13 @@ def test_one_bad_file_of_many_costs_few_statements(tmp_path: Path, monkeypatch: 
         write(tmp_path / f"{number:02}.jsonl", good(number + 1))
     write(tmp_path / "33.jsonl", '{"resourceSpans": [{"scopeSpans": [[}')
     tries = []
-    original = load._load_fast
+    original = load.JsonReader._read_fast
 
-    def counted(connection: Any, files: list[Any]) -> bool:
+    def counted(reader: Any, files: list[Any]) -> bool:
         tries.append(len(files))
-        return original(connection, files)
+        return original(reader, files)
 
-    monkeypatch.setattr(load, "_load_fast", counted)
+    monkeypatch.setattr(load.JsonReader, "_read_fast", counted)
     traces, _, _ = seen(tmp_path)
     assert traces == set(range(1, 65)) - {34}
     # 64 files: both halves at each of six levels, and the whole.

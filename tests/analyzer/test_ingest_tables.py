@@ -34,7 +34,7 @@ def test_every_span_attribute_of_the_vocabulary_has_its_column() -> None:
         assert found.pop(key.column) == SQL_TYPES[key.type]
     assert set(found) == {
         "file", "trace_id", "span_id", "parent_span_id", "name", "dialect", "resource_id", "start_ns", "end_ns", "links",
-        "odd_attributes", "unknown_keys", "mistyped",
+        "kind", "status_code", "extra", "unknown_keys",
     }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_every_resource_attribute_has_its_column() -> None:
     for attribute in names.ATTRIBUTES.values():
         if attribute.where == "resource":
             assert found.pop(attribute.column) == SQL_TYPES[attribute.type]
-    assert set(found) == {"resource_id", "vllm_process_kind"}
+    assert set(found) == {"resource_id", "vllm_process_kind", "extra"}
 
 
 def test_every_metric_of_the_vocabulary_is_read() -> None:
@@ -81,7 +81,9 @@ def test_a_value_of_every_attribute_arrives_in_its_column(tmp_path: Path) -> Non
                     assert rows == [(values[attribute.key],)], attribute.key
         for attribute in columns.RESOURCE_ATTRIBUTES:
             assert fetch(db, f"SELECT {attribute.column} FROM resources") == [(values[attribute.key],)]
-        assert fetch(db, "SELECT count(*) FROM spans WHERE len(unknown_keys) > 0 OR mistyped") == [(0,)]
+        assert fetch(db, "SELECT count(*) FROM spans WHERE len(unknown_keys) > 0 OR extra IS NOT NULL") == [
+            (0,)
+        ]
         assert fetch(db, "SELECT DISTINCT start_ns FROM spans") == [(BASE_NS,)]
 
 

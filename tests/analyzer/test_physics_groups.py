@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from otlp_builder import document, request, span, write
+from otlp_builder import attributes, document, request, span, write
 from qwen_configs import TINY_2_5
+from roofline_fixture import ROOF, judged
 from store_fixture import fetch, loaded
 
 from vtprof_analyzer import pipeline, step_cost
 from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof
 from vtprof_analyzer.physics import find_physics
-from vtprof_analyzer.verdict import PhaseSteps
-from vtprof_analyzer.verdict_phases import judge_phase
 from vtprof_schemas import names
 
 DOUBLE_VOCABULARY = TINY_2_5 | {"text_config": TINY_2_5["text_config"] | {"vocab_size": 1024}}
@@ -114,21 +113,60 @@ def test_ranks_beyond_the_kv_heads_read_copies_of_them(tmp_path: Path) -> None:
 
 
 def test_steps_are_judged_each_under_its_own_roof() -> None:
-    roof = Roof(ATTAINABLE, 200e12, 1e12, "bfloat16", "test")
     # Ten steps of 100 FLOP/B at 60 % of their device: below a ridge of 200, above one of 20.
     bytes_ = np.full(10, 1e10)
-    peak, bandwidth = np.full(10, 2e12), np.full(10, 1e11)
-    seconds = bytes_ * 100 / peak / 0.6
-    steps = PhaseSteps(
-        "decode",
-        bytes_ * 100,
-        bytes_,
-        seconds,
-        np.ones(10),
-        peak_flops_per_s=peak,
-        bandwidth_bytes_per_s=bandwidth,
-    )
-    verdict = judge_phase(steps, roof)
+    own = Roof(ATTAINABLE, 2e12, 1e11, "bfloat16", "test")
+    seconds = bytes_ * 100 / own.peak_flops_per_s / 0.6
+    verdict = judged(bytes_ * 100, bytes_, seconds, roof=own, run_roof=ROOF)
     assert verdict.bound == "compute_bound"
     assert verdict.floor_ratio == pytest.approx(0.6)
     assert "a ridge of 20," in verdict.explanation
+
+
+def test_processes_that_are_bound_by_different_things_are_told_apart(tmp_path: Path) -> None:
+    # The same work under a ridge of 0.01 FLOP/B, and of 100.
+    slow = {names.DEVICE_PEAK_FLOPS: 1e10, names.DEVICE_BANDWIDTH: 1e12}
+    fast = {names.DEVICE_PEAK_FLOPS: 1e12, names.DEVICE_BANDWIDTH: 1e10}
+    report = analyze(
+        Options([write(tmp_path / "t.jsonl", process(1, TINY_2_5, **slow), process(2, TINY_2_5, **fast))])
+    )
+    (decode,) = [row for row in report.phases if row.phase == names.DECODE]
+    assert decode.bound in ("compute_bound", "memory_bound")
+    other = "memory-bound" if decode.bound == "compute_bound" else "compute-bound"
+    assert f"{other} in 1 of 2 processes (50 % of its time)" in decode.explanation
+    steps = report.step_verdicts
+    assert steps is not None
+    assert (steps.steps, steps.not_judged, steps.mixed, steps.split) == (8, 0, None, None)
+    told = {row.instance: (row.bound, row.time_share, row.model, row.steps) for row in steps.instances}
+    assert told == {"i1": ("compute_bound", 0.5, "m1", 4), "i2": ("memory_bound", 0.5, "m2", 4)}
+    assert {(row.bound, row.share) for row in steps.bounds} == {("compute_bound", 0.5), ("memory_bound", 0.5)}
+
+
+def test_the_rule_for_mixed_steps_is_named_and_compared_with_the_agents_shares(tmp_path: Path) -> None:
+    resource = {
+        names.MODEL_CONFIG: json.dumps(TINY_2_5), names.WEIGHTS_DTYPE: "bfloat16", names.HW_NAME: "NVIDIA H200",
+    }  # fmt: skip
+    mixed = {
+        names.STEP_COUNT: 1,
+        names.STEP_PREFILL_TOKENS: 10,
+        names.STEP_DECODE_REQUESTS: 1,
+        names.GPU_TIME_NS: 80,
+    }
+    asked = request(0, 100, {names.TTFT_NS: 50}, prefill=(0, 50), decode=(50, 100))
+    asked[1]["attributes"] += attributes({names.GPU_TIME_NS: 60, names.GPU_TIME_QUALITY: "attributed"})
+    asked[2]["attributes"] += attributes({names.GPU_TIME_NS: 20, names.GPU_TIME_QUALITY: "attributed"})
+    spans = [*asked, span(names.SPAN_STEP, 0, 100, mixed, trace=9)]
+    steps = analyze(Options([write(tmp_path / "t.jsonl", document(*spans, resource=resource))])).step_verdicts
+    assert steps is not None and steps.split is not None and steps.mixed is not None
+    assert (steps.split.steps, steps.split.time_share, steps.split.agent) == (1, 1.0, "attributed")
+    assert "each part's roofline floor" in steps.split.how
+    assert {row.phase: row.agent_share for row in steps.split.phases} == pytest.approx(
+        {"prefill": 0.75, "decode": 0.25}
+    )
+    assert sum(row.rule_share for row in steps.split.phases) == pytest.approx(1)
+    assert (steps.mixed.steps, steps.mixed.time_share) == (1, 1.0)
+    # Of requests that tell less than the steps' time no share can be compared.
+    spans = [*asked, span(names.SPAN_STEP, 0, 100, {**mixed, names.GPU_TIME_NS: 90}, trace=9)]
+    steps = analyze(Options([write(tmp_path / "u.jsonl", document(*spans, resource=resource))])).step_verdicts
+    assert steps is not None and steps.split is not None
+    assert (steps.split.agent, [row.agent_share for row in steps.split.phases]) == (None, [None, None])

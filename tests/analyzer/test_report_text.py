@@ -25,7 +25,7 @@ def test_no_line_is_wider_than_the_terminal(name: str, width: int) -> None:
     assert max(cell_len(line) for line in text.splitlines()) <= width
 
 
-@pytest.mark.parametrize("name", ["gpu", "vllm"])
+@pytest.mark.parametrize("name", ["gpu", "vllm", "details"])
 def test_the_terminal_report_is_as_reviewed(name: str) -> None:
     text = terminal.render(SAMPLES[name](), full_report="report/index.html")
     assert text == (GOLD / f"report_{name}.txt").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_what_would_make_it_known_is_named() -> None:
 
 @pytest.mark.parametrize("color", [True, False])
 def test_hostile_text_cannot_steer_the_terminal(color: bool) -> None:
-    text = terminal.render(hostile_run(), color=color)
+    text = terminal.render(SAMPLES["hostile_details"](), color=color)
     assert re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\n", "").isprintable()
     assert ("\x1b" in text) == color
     assert "\x1b[31mred" not in text
@@ -96,7 +96,7 @@ def test_hostile_text_cannot_steer_the_terminal(color: bool) -> None:
 
 
 def test_hostile_text_is_no_html_link_or_mention_in_markdown() -> None:
-    report = replace(hostile_run(), headline="@team ![x](https://evil.example) <b>" + HOSTILE)
+    report = replace(SAMPLES["hostile_details"](), headline="@team ![x](https://evil.example) <b>" + HOSTILE)
     text = markdown.render(report)
     outside = re.sub(r"^ *(`{3,})sh\n.*?\n *\1$", "", text, flags=re.M | re.S)
     outside = re.sub(r"</?sub>", "", outside)

@@ -76,7 +76,7 @@ def test_kv_tokens_are_the_prompt_and_all_output_but_the_last_token(
     with staged(tmp_path, request(0, 9, attrs), resource={names.KV_BYTES_PER_TOKEN: 2}) as db:
         expected = None if tokens is None else 2 * tokens
         assert fetch(db, "SELECT kv_bytes FROM requests") == [(expected,)]
-        assert fetch(db, "SELECT max(held_tokens) FROM kv_segments") == [(tokens,)]
+        assert fetch(db, "SELECT max(peak_bytes) FROM kv_segments") == [(expected,)]
     kv = analyze(Options([tmp_path / "t.jsonl"])).kv
     assert {row.modality: row.tokens for row in kv.by_modality}.get("output") == (
         None if output is None else max(0, output - 1)

@@ -29,7 +29,8 @@ def command(
         typer.Argument(
             parser=given.path,
             metavar="PATH…",
-            help="Files or folders of OTLP JSON lines, plain, .gz or .zst.",
+            help="Files, folders or quoted patterns of OTLP JSON lines or protobuf, plain, .gz or .zst, or of "
+            "Parquet. A packed file is read up to 200 times its size, or 1 GiB if that is more.",
         ),
     ],
     model: Annotated[
@@ -75,6 +76,18 @@ def command(
         float | None,
         typer.Option(parser=given.milliseconds, metavar="MS", help="Objective for time per output token."),
     ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            parser=given.price,
+            metavar="USD",
+            help="Price of one node for an hour, for the cost of a request.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Nodes that are paid; default: those that the traces name."),
+    ] = None,
     rules: Annotated[
         list[Path] | None,
         typer.Option(parser=given.path, metavar="DIR", help="Folder of your own rules; may be repeated."),
@@ -87,6 +100,13 @@ def command(
             help="Keep the tables in this DuckDB file, to query them later.",
         ),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep what was read in .vtprof-cache beside the traces, for the next time.",
+        ),
+    ] = True,
     fail_on: Annotated[
         Severity | None, typer.Option(help="Exit 1 when a finding of this severity or above exists.")
     ] = None,
@@ -105,6 +125,9 @@ def command(
         slo_tpot_ms=slo_tpot_ms,
         rules=rules or [],
         database=db,
+        cache=cache,
+        usd_per_node_hour=price_per_hour,
+        nodes=nodes,
     )
     with progress_bar("reading", lambda: size_of(paths)) as progress:
         report = analyze(options, progress)

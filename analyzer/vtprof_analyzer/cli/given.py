@@ -13,12 +13,21 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def price(text: str) -> float:
+    """Return a price of zero or more; infinity and NaN are none."""
+    return _number(text, "price")
+
+
 def milliseconds(text: str) -> float:
     """Return a duration of zero or more; infinity and NaN are no objectives."""
+    return _number(text, "number of milliseconds")
+
+
+def _number(text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise typer.BadParameter(f"{text!r} is no number of milliseconds from 0 on")
+        raise typer.BadParameter(f"{text!r} is no {what} from 0 on")
     return value

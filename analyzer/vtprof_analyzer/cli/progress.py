@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,8 +71,4 @@ def size_of(paths: list[Path]) -> int:
     """Return the bytes of the trace files under files and folders."""
     from vtprof_analyzer.ingest.sources import find_sources
 
-    total = 0
-    for file in find_sources(paths).files:
-        with suppress(OSError):
-            total += file.stat().st_size
-    return total
+    return sum(find_sources(paths).sizes.values())

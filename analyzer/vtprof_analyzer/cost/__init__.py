@@ -16,8 +16,8 @@ Pure functions on numpy arrays, one entry per step or folded window::
     floor = costs.prefill.floor_seconds(roof)                    # array [s]
     parts = split_seconds(costs, roof, step_seconds, encode_seconds)  # cost.times: measured time by part
 
-Then `vtprof_analyzer.verdict_phases` (`judge_phase`, `judge_preprocess`, `judge_queue`, `judge_transfer`) turns work,
-time, counters and host evidence into a verdict (`vtprof_analyzer.verdict`: types and thresholds).
+Then the stages `57_roofline` to `86_phase_bounds` judge steps and add them up, and `vtprof_analyzer.verdict_phases` puts a
+phase's verdict into words (`vtprof_analyzer.verdict`: types and thresholds; `verdict_requests`: phases off the device).
 
 Multiply-add is 2 FLOPs; causal attention is counted causal. Biases, norms, rotary embedding, softmax and activation
 functions count as bytes (their parameters) and not as FLOPs, as in torch's flop counter.

@@ -33,6 +33,9 @@ class CarefulCounts:
     truncated_lines: int = 0
     ignored_signals: int = 0
     dropped_spans: int = 0
+    barren_lines: int = 0
+    """Lines at the end without anything usable."""
+    gave_up: bool = False
     notes: list[tuple[int | None, str]] = field(default_factory=list)
 
     def note(self, line: int | None, what: str) -> None:
@@ -98,19 +101,20 @@ def _whole_document(path: Path) -> Any:
         return None
 
 
-def write_plain_copy(path: Path, out: BinaryIO, lines_before: int = 0) -> CarefulCounts:
+def write_plain_copy(path: Path, out: BinaryIO, lines_before: int = 0, barren: int = 0) -> CarefulCounts:
     """Copy the usable documents of a plain file to ``out``, one a line in plain form; count and name the others.
 
-    ``lines_before`` says how many lines stand before the file's first one, where it is the rest of another.
+    ``lines_before`` says how many lines stand before the file's first one, where it is a part of another, and
+    ``barren`` how many of these, right before it, had nothing usable.
     """
     counts = CarefulCounts()
-    barren = 0
     for number, raw in enumerate(read_lines(path), start=lines_before + 1):
         if barren >= MAX_BARREN_LINES:
             # Past the bound of notes: what comes after is not even counted.
             counts.notes.append(
                 (None, f"{barren:,} lines in a row without OTLP; left out from line {number} on")
             )
+            counts.gave_up = True
             break
         barren += 1
         if raw is None:
@@ -143,6 +147,7 @@ def write_plain_copy(path: Path, out: BinaryIO, lines_before: int = 0) -> Carefu
         else:
             counts.malformed_lines += 1
             counts.note(number, "JSON, but no OTLP document; left out")
+    counts.barren_lines = barren
     return counts
 
 

@@ -1,9 +1,11 @@
 """The SQL that turns OTLP JSON lines into typed rows, made from the vocabulary: one column an attribute key.
 
-Pure text: nothing of a user's enters it; files and sizes are bound as parameters by the caller. Keys are looked up
-only on spans that may carry them, one ``CASE`` a kind of span: on a wide vocabulary that halves the load's CPU.
+Pure text: nothing of a user's enters it; files and sizes are bound as parameters by the caller. A span's values are
+taken by their place, which table ``span_shapes`` tells for each shape (see ``shapes``); a span of a shape that is not
+there yet waits with its attributes as they came.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from vtprof_analyzer.ingest import dialects
@@ -14,7 +16,6 @@ COUNTERS: Final = tuple(
     key for key in names.ATTRIBUTES if key + ".quality" in names.ATTRIBUTES and "gpu." in key
 )
 """GPU counters that stand on spans, each with ``.low``, ``.high`` and ``.quality``; others are metrics only."""
-_COUNTER_SUFFIXES = ("", ".low", ".high", ".quality")
 
 RESOURCE_ATTRIBUTES: Final = tuple(a for a in names.ATTRIBUTES.values() if a.where == "resource")
 SPAN_ATTRIBUTES: Final = tuple(
@@ -30,23 +31,38 @@ METRIC_NAMES: Final = tuple(
 )
 """Metric names that are read; all others are foreign signals."""
 
-_ATTRIBUTES = (
-    'STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE))[]'
+BUNDLED: Final = "vtprof_file"
+"""Key in front of the lines of small files that are read as one."""
+MAX_VALUE_CHARACTERS: Final = 16 << 10
+"""Longest value that is kept of an attribute without a column."""
+
+_VALUES = '"stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE'
+_LEAN_ATTRIBUTES: Final = f'STRUCT("key" VARCHAR, "value" STRUCT({_VALUES}))[]'
+"""Attributes with the values that have columns."""
+ATTRIBUTES_TYPE: Final = (
+    f'STRUCT("key" VARCHAR, "value" STRUCT({_VALUES}, "boolValue" BOOLEAN, "arrayValue" JSON, "kvlistValue" JSON, '
+    '"bytesValue" VARCHAR))[]'
 )
-_RESOURCE = f'resource STRUCT("attributes" {_ATTRIBUTES})'
-_SPAN = (
-    'STRUCT("traceId" VARCHAR, "spanId" VARCHAR, "parentSpanId" VARCHAR, "name" VARCHAR, '
-    f'"startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, "attributes" {_ATTRIBUTES}, '
-    '"links" STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[])'
-)
+"""Attributes with every value that OTLP knows."""
+_RESOURCE = f'resource STRUCT("attributes" {ATTRIBUTES_TYPE})'
+
+
+def _spans_column(attributes: str) -> str:
+    span = (
+        'STRUCT("traceId" VARCHAR, "spanId" VARCHAR, "parentSpanId" VARCHAR, "name" VARCHAR, "kind" VARCHAR, '
+        '"status" STRUCT("code" VARCHAR), "startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, '
+        f'"attributes" {attributes}, "links" STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[])'
+    )
+    return f'"resourceSpans": \'STRUCT({_RESOURCE}, "scopeSpans" STRUCT(spans {span}[])[])[]\''
+
+
 _POINT = (
     'STRUCT("startTimeUnixNano" BIGINT, "timeUnixNano" BIGINT, "asInt" BIGINT, "asDouble" DOUBLE, '
-    f'"attributes" {_ATTRIBUTES})'
+    '"attributes" STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR))[])'
 )
 _METRIC = (
     f'STRUCT("name" VARCHAR, gauge STRUCT("dataPoints" {_POINT}[]), sum STRUCT("dataPoints" {_POINT}[]))'
 )
-_SPANS_COLUMN = f'"resourceSpans": \'STRUCT({_RESOURCE}, "scopeSpans" STRUCT(spans {_SPAN}[])[])[]\''
 _METRICS_COLUMN = (
     f'"resourceMetrics": \'STRUCT({_RESOURCE}, "scopeMetrics" STRUCT(metrics {_METRIC}[])[])[]\''
 )
@@ -60,11 +76,13 @@ _RESOURCES_COLUMNS = (
 def _read(columns: str) -> str:
     """Return ``read_json`` with detection off: naming columns alone would still parse every file twice.
 
-    Files are read under names without wildcards; ``$odd_files`` and ``$odd_names`` tell the true names of some.
+    Files are read under names without wildcards; ``$odd_files`` and ``$odd_names`` tell the true names of some. Lines
+    of the file ``$bundle`` tell by a number in front which of ``$names`` they came from.
     """
     return (
-        f"(SELECT *, coalesce(map($odd_files::VARCHAR[], $odd_names::VARCHAR[])[filename], filename) AS file "
-        f"FROM read_json($files, columns={{{columns}}}, auto_detect=false, records=true, "
+        f"(SELECT *, coalesce(CASE WHEN filename = $bundle THEN list_extract($names::VARCHAR[], {BUNDLED}) END, "
+        "map($odd_files::VARCHAR[], $odd_names::VARCHAR[])[filename], filename) AS file "
+        f"FROM read_json($files, columns={{{BUNDLED}: 'INTEGER', {columns}}}, auto_detect=false, records=true, "
         "format='newline_delimited', maximum_object_size=$longest, filename=true))"
     )
 
@@ -88,8 +106,7 @@ def _texts(values: tuple[str, ...]) -> str:
     return ", ".join(map(_text, values))
 
 
-def _value(attributes: str, keys: str, key: str, type_: str) -> str:
-    value = f"list_extract({attributes}, list_position({keys}, {_text(key)})).value"
+def _slot(value: str, type_: str) -> str:
     if type_ == names.INT:
         return f'{value}."intValue"'
     if type_ == names.STRING:
@@ -98,26 +115,8 @@ def _value(attributes: str, keys: str, key: str, type_: str) -> str:
     return f'coalesce({value}."doubleValue", {value}."intValue"::DOUBLE)'
 
 
-def _groups() -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Return (condition on the span, [(column, key, type)]) for each kind of span that carries keys of its own."""
-    spans_of: dict[str, tuple[str, ...]] = {
-        "request": (names.SPAN_REQUEST,),
-        "step": (names.SPAN_STEP, names.SPAN_WINDOW),
-        "phase": tuple(names.SPANS),
-    }
-    spans_of.update((phase, (span,)) for phase, span in names.PHASE_SPANS.items())
-    groups = []
-    for where, spans in spans_of.items():
-        members = [(a.column, a.key, a.type) for a in SPAN_ATTRIBUTES if a.where == where]
-        groups.append((f"name IN ({_texts(spans)})", members))
-    for counter in COUNTERS:
-        attributes = [names.ATTRIBUTES[counter + suffix] for suffix in _COUNTER_SUFFIXES]
-        groups.append(
-            (f"list_position(keys, {_text(counter)}) > 0", [(a.column, a.key, a.type) for a in attributes])
-        )
-    for dialect, keys in ((dialects.VLLM, dialects.VLLM_KEYS), (dialects.SGLANG, dialects.SGLANG_KEYS)):
-        groups.append((f"dialect = {_text(dialect)}", [(k.column, k.key, k.type) for k in keys]))
-    return groups
+def _value(attributes: str, keys: str, key: str, type_: str) -> str:
+    return _slot(f"list_extract({attributes}, list_position({keys}, {_text(key)})).value", type_)
 
 
 def _sglang(name: str) -> str:
@@ -127,106 +126,178 @@ def _sglang(name: str) -> str:
     return " OR ".join([slices, *(f"regexp_full_match({name}, {_text(pattern)})" for pattern in others)])
 
 
-def forget_lookalikes() -> str:
-    """Return the statement that gives up spans with names like SGLang's in traces without a request of SGLang's."""
-    return """
-UPDATE spans SET dialect = NULL, unknown_keys = NULL
-WHERE dialect = 'sglang'
-  AND trace_id NOT IN (SELECT trace_id FROM spans WHERE dialect = 'sglang' AND sglang_rid IS NOT NULL)
-"""
-
-
-def _mistyped() -> str:
-    """Return a condition on an attribute ``a``: a known key whose value is not of the key's type."""
-    empty = {
-        names.INT: 'a.value."intValue" IS NULL',
-        names.STRING: 'a.value."stringValue" IS NULL',
-        names.DOUBLE: 'a.value."doubleValue" IS NULL AND a.value."intValue" IS NULL',
-    }
-    known = [(a.key, a.type) for a in SPAN_ATTRIBUTES] + [(k.key, k.type) for k in dialects.FOREIGN_KEYS]
-    parts = []
-    for type_, condition in empty.items():
-        keys = tuple(key for key, key_type in known if key_type == type_)
-        parts.append(f"(a.key IN ({_texts(keys)}) AND {condition})")
-    return " OR ".join(parts)
-
-
 KNOWN_KEYS: Final = frozenset(
     [*names.ATTRIBUTES, *(k.key for k in dialects.FOREIGN_KEYS), *dialects.IGNORED_KEYS]
 )
 
 
-def insert_spans() -> str:
-    """Return the statement that reads files (``$files``, ``$longest``) into ``spans``."""
-    groups = _groups()
-    packs = [
-        f"CASE WHEN {condition} THEN struct_pack("
-        + ", ".join(
-            f"{column} := {_value('attributes', 'keys', key, type_)}" for column, key, type_ in members
-        )
-        + f") END AS group_{number}"
-        for number, (condition, members) in enumerate(groups)
-    ]
-    columns = [
-        f"group_{number}.{column}" for number, (_, members) in enumerate(groups) for column, _, _ in members
-    ]
-    found = " + ".join(f"({column} IS NOT NULL)::INT" for column in columns)
-    separator = ",\n           "
+_KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+_STATUSES: Final = ("UNSET", "OK", "ERROR")
+SPAN_COLUMNS: Final = {
+    **{a.column: a.type for a in SPAN_ATTRIBUTES},
+    **{k.column: k.type for k in dialects.FOREIGN_KEYS},
+}
+"""Column and type of everything that a plan can place."""
+_BASE_COLUMNS: Final = (
+    "file", "trace_id", "span_id", "parent_span_id", "name", "dialect", "resource_id", "start_ns", "end_ns", "kind",
+    "status_code", "links",
+)  # fmt: skip
+_KIND_OF_SPAN: Final = "CASE WHEN dialect = 'vtprof' THEN name ELSE dialect END"
+_SLOT: Final = (
+    'CASE WHEN a.value."intValue" IS NOT NULL THEN 1 WHEN a.value."doubleValue" IS NOT NULL THEN 2 '
+    'WHEN a.value."stringValue" IS NOT NULL THEN 3 ELSE 0 END'
+)
+
+
+def create_scratch() -> str:
+    """Return the statements that make the tables of a load: ``span_rows`` and ``span_shapes``.
+
+    ``span_rows`` gets a column for an attribute when the first one comes: an empty one costs as much as a full one.
+    """
     return f"""
-INSERT INTO spans BY NAME
-WITH documents AS (
-    SELECT file, unnest("resourceSpans") AS r FROM {_read_signal("resourceSpans", _SPANS_COLUMN)}
+CREATE TABLE span_rows AS
+SELECT {", ".join(_BASE_COLUMNS)}, extra, unknown_keys, 0 AS cut_values, false AS suspect,
+       0::UBIGINT AS shape, NULL::{ATTRIBUTES_TYPE} AS attributes
+FROM spans LIMIT 0;
+CREATE TEMP TABLE span_shapes (shape UBIGINT, rest INTEGER[], unknown VARCHAR[], mistyped BOOLEAN);
+"""
+
+
+def _code(text: str, prefix: str, labels: tuple[str, ...]) -> str:
+    """Return an enum of OTLP as its number: JSON writers give that, or its name."""
+    listed = _texts(tuple(prefix + label for label in labels))
+    return (
+        f"coalesce(try_cast({text} AS UTINYINT), nullif(list_position([{listed}], {text}), 0) - 1)::UTINYINT"
+    )
+
+
+def _odd_id(column: str, digits: int) -> str:
+    # An id of zeros is none.
+    return f"(NOT regexp_full_match({column}, '[0-9a-f]{{{digits}}}') OR {column} = '{'0' * digits}')"
+
+
+def _from_files(rich: bool) -> str:
+    """Return the CTEs that end in ``keyed``: the spans of files, each with its attributes and their shape."""
+    column = _spans_column(ATTRIBUTES_TYPE if rich else _LEAN_ATTRIBUTES)
+    return f"""
+documents AS (
+    SELECT file, unnest("resourceSpans") AS r FROM {_read_signal("resourceSpans", column)}
 ), scopes AS (
     SELECT file, hash(r.resource."attributes") AS resource_id, unnest(r."scopeSpans") AS scope FROM documents
 ), unnested AS (
     SELECT file, resource_id, unnest(scope.spans) AS s FROM scopes
 ), named AS (
-    SELECT file, resource_id, s, s.name AS name, s."attributes" AS attributes,
+    SELECT file, s."traceId" AS trace_id, s."spanId" AS span_id, nullif(s."parentSpanId", '') AS parent_span_id,
+           s.name AS name,
            CASE WHEN s.name IN ({_texts(tuple(names.SPANS))}) THEN 'vtprof'
                 WHEN s.name = {_text(dialects.VLLM_REQUEST_SPAN)} THEN 'vllm'
                 WHEN {_sglang("s.name")} THEN 'sglang' END AS dialect,
-           CASE WHEN dialect IS NOT NULL THEN list_transform(s."attributes", lambda a: a.key) END AS keys
+           resource_id, s."startTimeUnixNano" AS start_ns, nullif(s."endTimeUnixNano", 0) AS end_ns,
+           {_code('s."kind"', "SPAN_KIND_", _KINDS)} AS kind,
+           {_code('s."status"."code"', "STATUS_CODE_", _STATUSES)} AS status_code,
+           CASE WHEN dialect = 'vtprof' AND len(s.links) > 0 THEN s.links END AS links,
+           s."attributes" AS attributes
     FROM unnested
-), wide AS (
-    SELECT *, {separator.join(packs)}
+), keyed AS (
+    SELECT *,
+           CASE WHEN dialect IS NOT NULL
+                THEN hash({_KIND_OF_SPAN}, list_transform(attributes, lambda a: hash(a.key) + {_SLOT})) END AS shape,
+           trace_id IS NULL OR {_odd_id("trace_id", 32)} OR span_id IS NULL OR {_odd_id("span_id", 16)}
+               OR coalesce({_odd_id("parent_span_id", 16)}, false) OR name IS NULL
+               OR start_ns IS NULL OR start_ns <= 0 AS suspect
     FROM named
-)
-SELECT file, s."traceId" AS trace_id, s."spanId" AS span_id,
-       nullif(s."parentSpanId", '') AS parent_span_id, name, dialect, resource_id,
-       s."startTimeUnixNano" AS start_ns, nullif(s."endTimeUnixNano", 0) AS end_ns,
-       CASE WHEN dialect = 'vtprof' AND len(s.links) > 0 THEN s.links END AS links,
-       CASE WHEN len(keys) <> {found} THEN attributes END AS odd_attributes,
-       {separator.join(columns)}
-FROM wide
-"""
+)"""
 
 
-def explain_odd_attributes() -> str:
-    """Return the statement that tells unknown keys from mistyped values, on the few spans that have either.
+def _placed_value(column: str) -> str:
+    value = _slot(f"list_extract(attributes, at_{column}).value", SPAN_COLUMNS[column])
+    # Most columns belong to one kind of span: taking the others' NULLs apart costs as much as a value.
+    return f"CASE WHEN at_{column} IS NOT NULL THEN {value} END"
 
-    Inside the load it would be worked out for every span: a lambda is not skipped with its ``CASE``.
-    """
-    known = _texts(tuple(sorted(KNOWN_KEYS)))
+
+def _placed(columns: Sequence[str], rich: bool) -> str:
+    """Return the SELECT from ``keyed`` that puts values into columns and, if ``rich``, the others into ``extra``."""
+    values = "".join(f",\n       {_placed_value(column)} AS {column}" for column in columns)
+    waits = "span_shapes.shape IS NULL"
+    others = ""
+    if rich:
+        waits = "keyed.shape IS NOT NULL AND span_shapes.shape IS NULL"
+        rest = "CASE WHEN keyed.shape IS NULL THEN range(1, len(attributes) + 1)::INTEGER[] ELSE rest END"
+        others = f""", unknown AS unknown_keys, {_extra("attributes", rest)} AS extra,
+       {_cut_values("attributes", rest)} AS cut_values"""
     return f"""
-UPDATE spans SET
-    unknown_keys = list_filter(list_transform(odd_attributes, lambda a: a.key), lambda k: k NOT IN ({known})),
-    mistyped = len(list_filter(odd_attributes, lambda a: {_mistyped()})) > 0,
-    odd_attributes = NULL
-WHERE odd_attributes IS NOT NULL
+SELECT {", ".join(_BASE_COLUMNS)}, suspect OR coalesce(mistyped, false) AS suspect,
+       CASE WHEN {waits} THEN keyed.shape END AS shape, CASE WHEN {waits} THEN attributes END AS attributes{others}{values}
+FROM keyed LEFT JOIN span_shapes ON keyed.shape = span_shapes.shape
 """
 
 
-def odd_span() -> str:
-    """Return a condition on ``spans``: what only the careful reader can judge, so that both judge alike."""
+def insert_spans(columns: Sequence[str], rich: bool) -> str:
+    """Return the statement that reads files (``$files``, ``$longest``) into ``span_rows``, whose columns are given.
 
-    def odd(column: str, digits: int) -> str:
-        # An id of zeros is none.
-        return f"(NOT regexp_full_match({column}, '[0-9a-f]{{{digits}}}') OR {column} = '{'0' * digits}')"
+    If not ``rich``, attributes without a column are left out, and spans of unknown kind or shape wait with theirs,
+    as far as these have one of the common types: cheaper by a quarter, and right where there are none of these.
+    """
+    return f"INSERT INTO span_rows BY NAME WITH {_from_files(rich)}{_placed(columns, rich)}"
 
+
+def insert_waiting(columns: Sequence[str]) -> str:
+    """Return the statement that puts the spans whose shape is known by now into ``span_rows`` once more."""
+    return f"""
+INSERT INTO span_rows BY NAME
+WITH keyed AS (
+    SELECT {", ".join(_BASE_COLUMNS)}, suspect, attributes, shape
+    FROM span_rows SEMI JOIN span_shapes USING (shape) WHERE attributes IS NOT NULL
+){_placed(columns, True)}"""
+
+
+DELETE_WAITING: Final = """
+DELETE FROM span_rows WHERE attributes IS NOT NULL AND shape IN (SELECT shape FROM span_shapes)
+"""
+_SHAPES: Final = f"""
+SELECT shape, any_value({_KIND_OF_SPAN}), any_value(list_transform(attributes, lambda a: a.key)),
+       any_value(list_transform(attributes, lambda a: {_SLOT}))
+"""
+
+
+def shapes_of_files() -> str:
+    """Return the query of the shapes in files: hash, kind of span, keys and slots."""
+    return f"WITH {_from_files(True)}{_SHAPES}FROM keyed GROUP BY shape"
+
+
+def shapes_of_waiting(limit: int) -> str:
+    """Return the query of shapes of spans that wait, at most ``limit``."""
+    return f"{_SHAPES}FROM span_rows WHERE attributes IS NOT NULL GROUP BY shape LIMIT {limit}"
+
+
+def _text_of(value: str) -> str:
+    """Return an attribute's value as text; of lists and maps it is OTLP's JSON."""
     return (
-        f"trace_id IS NULL OR {odd('trace_id', 32)} OR span_id IS NULL OR {odd('span_id', 16)} "
-        f"OR {odd('parent_span_id', 16)} OR name IS NULL OR start_ns IS NULL OR start_ns <= 0"
+        f'coalesce({value}."stringValue", {value}."intValue"::VARCHAR, {value}."doubleValue"::VARCHAR, '
+        f'{value}."boolValue"::VARCHAR, {value}."arrayValue"::VARCHAR, {value}."kvlistValue"::VARCHAR, '
+        f'{value}."bytesValue")'
     )
+
+
+def _extra(attributes: str, places: str) -> str:
+    """Return a JSON object of the attributes at ``places``; NULL without any. Costs nothing where there are none."""
+    value = f"list_extract({attributes}, i).value"
+    text = _text_of(value)
+    quoted = (
+        f'{value}."stringValue" IS NOT NULL OR {value}."bytesValue" IS NOT NULL '
+        f'OR NOT isfinite({value}."doubleValue") OR length({text}) > {MAX_VALUE_CHARACTERS}'
+    )
+    item = (
+        f"to_json(list_extract({attributes}, i).key)::VARCHAR || ':' || coalesce("
+        f"CASE WHEN {quoted} THEN to_json(left({text}, {MAX_VALUE_CHARACTERS}))::VARCHAR ELSE {text} END, 'null')"
+    )
+    return f"'{{' || nullif(array_to_string(list_transform({places}, lambda i: {item}), ','), '') || '}}'"
+
+
+def _cut_values(attributes: str, places: str) -> str:
+    """Return how many values ``_extra`` cuts."""
+    text = _text_of(f"list_extract({attributes}, i).value")
+    return f"len(list_filter({places}, lambda i: length({text}) > {MAX_VALUE_CHARACTERS}))::INTEGER"
 
 
 def insert_resources() -> str:
@@ -234,6 +305,7 @@ def insert_resources() -> str:
     columns = ",\n       ".join(
         f"{_value('attributes', 'keys', a.key, a.type)} AS {a.column}" for a in RESOURCE_ATTRIBUTES
     )
+    read = (dialects.VLLM_PROCESS_KIND, *(a.key for a in RESOURCE_ATTRIBUTES))
     return f"""
 INSERT INTO resources BY NAME
 WITH found AS (
@@ -245,11 +317,15 @@ WITH found AS (
 ), keyed AS (
     SELECT *, list_transform(attributes, lambda a: a.key) AS keys
     FROM once WHERE resource_id NOT IN (SELECT resource_id FROM resources)
+), split AS (
+    SELECT *, list_filter(range(1, len(keys) + 1), lambda i: list_extract(keys, i) NOT IN ({_texts(read)})
+                                                   OR list_position(keys, list_extract(keys, i)) < i) AS rest
+    FROM keyed
 )
-SELECT resource_id,
+SELECT resource_id, {_extra("attributes", "rest")} AS extra,
        {_value("attributes", "keys", dialects.VLLM_PROCESS_KIND, names.STRING)} AS vllm_process_kind,
        {columns}
-FROM keyed
+FROM split
 """
 
 
@@ -282,9 +358,10 @@ FROM points
 
 
 def count_log_records() -> str:
-    """Return the statement that counts the OTLP log records of files, which are not used."""
+    """Return the query of the OTLP log records by file, which are not used."""
     return f"""
-SELECT coalesce(sum(len(scope."logRecords")), 0)::BIGINT
-FROM (SELECT unnest("resourceLogs", recursive := false) AS r FROM {_read_signal("resourceLogs", _LOGS_COLUMN)}) AS documents,
+SELECT file, coalesce(sum(len(scope."logRecords")), 0)::BIGINT
+FROM (SELECT file, unnest("resourceLogs") AS r FROM {_read_signal("resourceLogs", _LOGS_COLUMN)}) AS documents,
      unnest(r."scopeLogs") AS scopes(scope)
+GROUP BY file
 """

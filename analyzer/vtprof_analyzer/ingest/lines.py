@@ -23,11 +23,15 @@ MAX_RATIO: Final = 200
 """A file that unpacks to more than this many times its size is no trace, once it is past ``FREE_BYTES``: traces pack
 20 to 60 times."""
 FREE_BYTES: Final = 1 << 30
+TOO_LARGE: Final = f"unpacks to more than {MAX_RATIO} times its size"
+BLANK_BYTES: Final = 1 << 20
+"""Blanks in a row after which further ones are not written: they cost time and room, and say nothing."""
 
 _PIECE_BYTES: Final = 1 << 10
 """Packed bytes handed over at once: what a fault costs of the good data before it."""
 _OUTPUT_BYTES: Final = 64 << 10
 _CHUNK_BYTES: Final = 1 << 20
+_BLANK: Final = b" \t\r\n\x00"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC: Final = (
@@ -88,6 +92,32 @@ class _Zstd:
 _NEW: Final[dict[str, type[_Gzip] | type[_Zstd]]] = {"gzip": _Gzip, "zstd": _Zstd}
 
 
+def _packing_of(head: bytes) -> str | None:
+    """Return how data is packed that begins with ``head``; None for plain data."""
+    if head.startswith(_GZIP_MAGIC):
+        return "gzip"
+    if head.startswith(_ZSTD_MAGIC) or (head[1:4] == _SKIPPABLE_MAGIC and head[0] >> 4 == 0x5):
+        return "zstd"
+    return None
+
+
+def is_packed(head: bytes) -> bool:
+    """Say whether a message is packed, by its first bytes."""
+    return _packing_of(head) is not None
+
+
+def unpack_message(data: bytes, limit_bytes: int) -> tuple[bytes, str]:
+    """Return a packed message unpacked, and what was wrong with it, or nothing."""
+    packing = Packing(_packing_of(data) or "plain")
+    pieces, size = [], 0
+    for chunk in _unpack(iter([data]), packing, packing.name):
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            return b"", f"unpacks to more than {limit_bytes >> 20} MiB"
+    return b"".join(pieces), packing.fault or ""
+
+
 @dataclass
 class Packing:
     """How a file is packed; ``fault`` says why unpacking stopped early, once it did."""
@@ -100,13 +130,10 @@ def detect_packing(path: Path) -> Packing:
     """Tell the packing from the first bytes: names lie, bytes do not."""
     with path.open("rb") as stream:
         head = stream.read(_LENGTH.size + len(_ZSTD_MAGIC))
-    if head.startswith(_GZIP_MAGIC):
-        return Packing("gzip")
-    if head.startswith(_ZSTD_MAGIC) or (head[1:4] == _SKIPPABLE_MAGIC and head[0] >> 4 == 0x5):
-        return Packing("zstd")
-    if head[_LENGTH.size :] == _ZSTD_MAGIC:
-        return Packing("zstd frames")
-    return Packing("plain")
+    packing = _packing_of(head)
+    if packing is None and head[_LENGTH.size :] == _ZSTD_MAGIC:
+        packing = "zstd frames"
+    return Packing(packing or "plain")
 
 
 def _unpack(pieces: Iterator[bytes], packing: Packing, kind: str) -> Iterator[bytes]:
@@ -148,22 +175,27 @@ def _frames(stream: BinaryIO, packing: Packing) -> Iterator[bytes]:
         yield b"\n"
 
 
-def unpack(path: Path, packing: Packing, out: BinaryIO) -> None:
-    """Write the unpacked bytes of a packed file; ``packing.fault`` is set where they end early.
+def limit_of(size: int) -> int:
+    """Return how many bytes a packed file of ``size`` bytes may become: beyond, it is a bomb."""
+    return max(FREE_BYTES, MAX_RATIO * size)
 
-    More than ``MAX_RATIO`` times the file's size (and ``FREE_BYTES``) is never written: such a file is a bomb.
-    """
-    limit = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
-    written = 0
+
+def unpack(path: Path, packing: Packing, out: BinaryIO) -> None:
+    """Write the unpacked bytes of a packed file, ``limit_of`` at most; ``packing.fault`` is set where they end early."""
+    limit = limit_of(path.stat().st_size)
+    unpacked = blank = 0
     with path.open("rb") as stream:
         if packing.name == "zstd frames":
             chunks = _frames(stream, packing)
         else:
             chunks = _unpack(iter(lambda: stream.read(_PIECE_BYTES), b""), packing, packing.name)
         for chunk in chunks:
-            written += out.write(chunk)
-            if written > limit:
-                packing.fault = f"unpacks to more than {MAX_RATIO} times its size"
+            unpacked += len(chunk)
+            blank = 0 if chunk.strip(_BLANK) else blank + len(chunk)
+            if blank <= BLANK_BYTES:
+                out.write(chunk)
+            if unpacked > limit:
+                packing.fault = TOO_LARGE
                 return
 
 

@@ -1,28 +1,40 @@
 """Load trace files into the base tables: a fast reader for what is clean, a careful one for what is not.
 
 The fast reader is one DuckDB statement over many files and knows no excuse: any fault fails it. Then halves of the
-files are tried, and one that fails alone is copied without its faults and read again.
+files are tried, and of one that fails alone pieces, so that only what stands beside the fault is read carefully.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
 from vtprof_analyzer.ingest import columns
 from vtprof_analyzer.ingest.careful import CarefulCounts, write_plain_copy
+from vtprof_analyzer.ingest.finish import finish
+from vtprof_analyzer.ingest.ledger import Ledger
+from vtprof_analyzer.ingest.parquet import materialise, read_parquet
+from vtprof_analyzer.ingest.pieces import LARGE_BYTES, SMALL_BYTES, Piece, bundle, cut, is_spread, sample
+from vtprof_analyzer.ingest.planning import learn, place_waiting, placed_columns
 from vtprof_analyzer.ingest.prepare import TraceFile, prepare, shown_name
-from vtprof_analyzer.ingest.ranges import remove_implausible
-from vtprof_analyzer.ingest.scan import Scan, scan
+from vtprof_analyzer.ingest.scan import scan
 from vtprof_analyzer.ingest.sources import Sources
 
 BATCH_BYTES: Final = 256 << 20
 """Files read in one statement: bounds memory and gives the progress bar its steps."""
 MIN_OBJECT_BYTES: Final = 1 << 20
 """Smallest parser buffer; a larger one is taken from the longest line, for its cost is in memory."""
+LONG_LINE_BYTES: Final = 16 << 20
+"""Lines from which on one thread reads alone: each thread holds several buffers of twice the longest line."""
+
+_FEW_FILES: Final = 8
+"""Small files that are read as they are."""
+_SUSPECTS: Final = "SELECT DISTINCT file FROM span_rows WHERE suspect"
 
 Progress = Callable[[int], None]
 """Called with the bytes of input that were read since the last call."""
@@ -33,34 +45,75 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(resources.files("vtprof_schemas").joinpath("tables.sql").read_text("utf-8"))
 
 
-def load(connection: duckdb.DuckDBPyConnection, sources: Sources, progress: Progress) -> None:
-    """Read every source into the base tables; what is wrong is counted in ``ingest_files`` and ``ingest_notes``."""
+def load(
+    connection: duckdb.DuckDBPyConnection,
+    sources: Sources,
+    progress: Progress,
+    relations: Sequence[str] = (),
+    *,
+    in_place: bool = True,
+) -> None:
+    """Read every source into the base tables; what is wrong is counted in ``ingest_files`` and ``ingest_notes``.
+
+    ``spans`` is a view afterwards; ``relations`` are further queries of spans that it takes in, by column name. With
+    ``in_place`` it may read Parquet where that is, as long as the connection lasts.
+    """
+    ledger = Ledger()
     for path, what in sources.faults:
-        _note(connection, shown_name(path), None, what)
+        ledger.note(shown_name(path), None, what)
     with tempfile.TemporaryDirectory(prefix="vtprof-") as name:
-        folder = Path(name)
-        for batch in _batches(_prepared(connection, sources.files, folder)):
-            _load_batch(connection, batch, folder)
+        reader = JsonReader.over(connection, ledger, Path(name))
+        flat: list[TraceFile] = []
+        for batch in _batches(_prepared(sources, reader)):
+            reader.read([file for file in batch if file.format != "parquet"])
+            flat += [file for file in batch if file.format == "parquet"]
             progress(sum(file.size for file in batch))
             for file in batch:
-                file.clean_up()
-        _repair_suspects(connection, {shown_name(path): path for path in sources.files}, folder)
-    connection.execute(columns.forget_lookalikes())
-    _remove_foreign_metrics(connection)
-    remove_implausible(connection)
+                if file.format != "parquet":
+                    file.clean_up()
+        if flat:
+            read_parquet(connection, flat, ledger, in_place=in_place and len(flat) == len(sources.files))
+    _finish(connection, ledger, relations)
 
 
-def _prepared(
-    connection: duckdb.DuckDBPyConnection, paths: Iterable[Path], folder: Path
-) -> Iterator[TraceFile]:
-    for path in paths:
+def _finish(connection: duckdb.DuckDBPyConnection, ledger: Ledger, relations: Sequence[str]) -> None:
+    """Finish the tables; Parquet that was not copied is, once something in it has to be changed."""
+    connection.begin()
+    try:
+        finish(connection, deepcopy(ledger), relations)
+    except duckdb.Error:
+        connection.rollback()
+        if not materialise(connection):
+            raise
+        finish(connection, ledger, relations)
+    else:
+        connection.commit()
+
+
+def _prepared(sources: Sources, reader: "JsonReader") -> Iterator[TraceFile]:
+    for path in sources.files:
         try:
-            file = prepare(path, folder)
+            file = prepare(path, reader.folder, sources.sizes.get(path))
         except OSError as error:
-            _unreadable(connection, path, error)
-        else:
-            _begin_file(connection, file)
-            yield file
+            reader.ledger.begin(shown_name(path), 0, format=None, damaged=True)
+            reader.ledger.note(shown_name(path), None, f"cannot be read ({error.strerror}); left out")
+            continue
+        entry = reader.ledger.begin(
+            file.name, file.size, format=file.format, damaged=file.fault is not None or file.format is None
+        )
+        if file.fault:
+            reader.ledger.note(file.name, None, f"{file.fault}; read up to there")
+        if file.format is None:
+            reader.ledger.note(file.name, None, "neither OTLP (JSON or protobuf) nor Parquet; left out")
+        if file.counts:
+            entry.messages, entry.dropped_messages = file.counts.messages, file.counts.dropped_messages
+            entry.dropped_spans, entry.ignored_signals = (
+                file.counts.dropped_spans,
+                file.counts.ignored_signals,
+            )
+            for what in file.counts.notes:
+                reader.ledger.note(file.name, None, what)
+        yield file
 
 
 def _batches(files: Iterable[TraceFile]) -> Iterator[list[TraceFile]]:
@@ -76,164 +129,220 @@ def _batches(files: Iterable[TraceFile]) -> Iterator[list[TraceFile]]:
         yield batch
 
 
-def _load_batch(connection: duckdb.DuckDBPyConnection, batch: list[TraceFile], folder: Path) -> None:
-    loaded = _load_halves(connection, [file for file in batch if file.scan.clean and file.scan.lines])
-    for file in batch:
-        if file.name in loaded:
-            if file.tail:
-                _load_careful(connection, file, file.tail, file.scan.all_lines, folder)
-        elif file.scan.lines or not file.scan.clean:
-            _load_careful_whole(connection, file, folder)
+def _longest(files: Iterable[TraceFile]) -> int:
+    return max(file.scan.longest_bytes for file in files)
 
 
-def _load_halves(connection: duckdb.DuckDBPyConnection, files: list[TraceFile]) -> set[str]:
-    """Load what the fast reader can take and return the names: of a few faults among many files, only these cost."""
-    if not files:
-        return set()
-    if _load_fast(connection, files):
-        return {file.name for file in files}
-    middle = len(files) // 2
-    return (
-        _load_halves(connection, files[:middle]) | _load_halves(connection, files[middle:])
-        if middle
-        else set()
-    )
+@dataclass
+class JsonReader:
+    """Reads OTLP JSON lines into ``span_rows``, ``metric_samples`` and ``resources``."""
 
+    connection: duckdb.DuckDBPyConnection
+    ledger: Ledger
+    folder: Path
+    rich: bool = False
+    """An attribute without a column was met: all further files are read for these too."""
 
-def _load_fast(connection: duckdb.DuckDBPyConnection, files: list[TraceFile]) -> bool:
-    """Load clean files in one transaction; return False, with nothing loaded, when one of them is not."""
-    longest = _longest(file.scan for file in files)
-    connection.begin()
-    try:
-        for statement, chosen in (
-            (columns.insert_spans(), [f for f in files if f.scan.spans]),
-            (columns.insert_metrics(), [f for f in files if f.scan.metrics]),
-        ):
-            if chosen:
-                _run(connection, statement, chosen, longest)
-        connection.execute(columns.explain_odd_attributes())
-        _load_resources(connection, files, longest)
+    @classmethod
+    def over(cls, connection: duckdb.DuckDBPyConnection, ledger: Ledger, folder: Path) -> "JsonReader":
+        """Make the scratch tables, and a reader that puts temporary files into ``folder``."""
+        connection.execute(columns.create_scratch())
+        return cls(connection, ledger, folder)
+
+    def read(self, files: Sequence[TraceFile]) -> None:
+        """Read files that the ledger has; of each what can be used."""
+        clean = [file for file in files if file.scan.clean and file.scan.lines]
+        self._look_ahead(clean)
+        loaded = self._read_halves(clean)
+        loaded -= self._give_up_suspects(loaded)
         for file in files:
-            ignored = _run(connection, columns.count_log_records(), [file], longest) if file.scan.logs else 0
-            _add_counts(connection, file, CarefulCounts(file.scan.lines, ignored_signals=ignored))
-    except duckdb.Error:
-        connection.rollback()
-        return False
-    connection.commit()
-    return True
+            if file.name in loaded:
+                self.ledger.add(file.name, CarefulCounts(file.scan.lines))
+                if file.tail:
+                    self._read_careful(file, file.tail, file.scan.all_lines)
+            elif file.scan.lines or not file.scan.clean:
+                self._read_pieces(file)
+        self._count_logs([file for file in files if file.name in loaded])
 
+    def _look_ahead(self, files: Sequence[TraceFile]) -> None:
+        """Learn resources and shapes from a few lines: met for the first time in the load, they cost more."""
+        head = self.folder / "sample.jsonl"
+        with head.open("wb") as out:
+            sample([file.plain for file in files if file.scan.spans], out)
+        looked = scan(head)
+        if not looked.lines or not looked.clean:
+            return
+        few = [TraceFile(head, "", 0, head, looked)]
+        try:
+            self._run(columns.insert_resources(), few)
+            self.rich |= not learn(self.connection, self._run(columns.shapes_of_files(), few))
+        except duckdb.Error:
+            # The fault will be met again, and judged, in its own file.
+            return
 
-def _longest(scans: Iterable[Scan]) -> int:
-    return max(MIN_OBJECT_BYTES, 2 * max(looked.longest_bytes for looked in scans))
+    def _read_halves(self, files: list[TraceFile]) -> set[str]:
+        """Read what the fast reader can take and return the names: a fault among many files costs few statements."""
+        if not files:
+            return set()
+        if self._read_fast(files):
+            return {file.name for file in files}
+        middle = len(files) // 2
+        return self._read_halves(files[:middle]) | self._read_halves(files[middle:]) if middle else set()
 
+    def _read_fast(self, files: Sequence[TraceFile], *, sure: bool = True) -> bool:
+        """Read clean files in one transaction; return False, with nothing read, when one of them is not.
 
-def _run(connection: duckdb.DuckDBPyConnection, statement: str, files: list[TraceFile], longest: int) -> int:
-    """Run a reading statement over files and return its one number."""
-    renamed = [file for file in files if file.plain != file.path]
-    parameters: dict[str, object] = {
-        "files": [str(file.plain) for file in files],
-        "odd_files": [str(file.plain) for file in renamed],
-        "odd_names": [file.name for file in renamed],
-        "longest": longest,
-    }
-    row = connection.execute(statement, parameters).fetchall()
-    return int(row[0][0])
+        Unless ``sure``, neither when one has spans that only the careful reader can judge.
+        """
+        self.connection.begin()
+        try:
+            self._insert(files)
+            enough = place_waiting(self.connection, self.rich)
+            suspect = not sure and self.connection.execute(f"{_SUSPECTS} LIMIT 1").fetchall()
+        except duckdb.Error:
+            self.connection.rollback()
+            return False
+        if enough and not suspect:
+            self.connection.commit()
+            return True
+        self.connection.rollback()
+        if enough:
+            return False
+        self.rich = True
+        return self._read_fast(files, sure=sure)
 
+    def _insert(self, files: Sequence[TraceFile]) -> None:
+        marks = self._marks()
+        with_spans = [file for file in files if file.scan.spans]
+        if with_spans:
+            self._run(columns.insert_spans(placed_columns(self.connection), self.rich), with_spans)
+        with_metrics = [file for file in files if file.scan.metrics]
+        if with_metrics:
+            self._run(columns.insert_metrics(), with_metrics)
+        new = " UNION ".join(
+            f"SELECT resource_id FROM {table} WHERE rowid > {mark}" for table, mark in marks.items()
+        )
+        missing = self.connection.execute(
+            f"SELECT 1 FROM ({new}) ANTI JOIN resources USING (resource_id) LIMIT 1"
+        )
+        if missing.fetchall():
+            self._run(columns.insert_resources(), files)
 
-def _load_resources(connection: duckdb.DuckDBPyConnection, files: list[TraceFile], longest: int) -> None:
-    """Read resources only when a new one was met: it costs a second parse."""
-    missing = connection.execute(
-        "SELECT count(*) FROM (SELECT resource_id FROM spans UNION SELECT resource_id FROM metric_samples) "
-        "ANTI JOIN resources USING (resource_id)"
-    ).fetchall()
-    if missing[0][0]:
-        _run(connection, columns.insert_resources(), files, longest)
+    def _marks(self) -> dict[str, int]:
+        """Return the last row of each table that is read into: what comes after it is new."""
+        tables = ("span_rows", "metric_samples")
+        picked = ", ".join(f"(SELECT coalesce(max(rowid), -1) FROM {table})" for table in tables)
+        (marks,) = self.connection.execute(f"SELECT {picked}").fetchall()
+        return dict(zip(tables, marks, strict=True))
 
+    def _run(self, statement: str, files: Sequence[TraceFile]) -> list[tuple[Any, ...]]:
+        """Run a reading statement over files and return its rows."""
+        small = [file for file in files if file.plain_bytes <= SMALL_BYTES]
+        if len(small) < _FEW_FILES:
+            return self._run_on(statement, files, [])
+        # Each file costs a statement some milliseconds.
+        place = self.folder / "bundle.jsonl"
+        with place.open("wb") as out:
+            bundle([file.plain for file in small], columns.BUNDLED, out)
+        whole = replace(
+            small[0], plain=place, scan=replace(small[0].scan, longest_bytes=_longest(small) + 64)
+        )
+        others = [file for file in files if file.plain_bytes > SMALL_BYTES]
+        return self._run_on(statement, [*others, whole], [file.name for file in small])
 
-def _load_careful_whole(connection: duckdb.DuckDBPyConnection, file: TraceFile, folder: Path) -> None:
-    _load_careful(connection, file, file.plain, 0, folder)
-    if file.tail:
-        _load_careful(connection, file, file.tail, file.scan.all_lines, folder)
+    def _run_on(
+        self, statement: str, files: Sequence[TraceFile], bundled: list[str]
+    ) -> list[tuple[Any, ...]]:
+        """Run a reading statement over files, of which the last one stands for those that are ``bundled``."""
+        renamed = [file for file in files if str(file.plain) != file.name]
+        longest = _longest(files)
+        parameters: dict[str, object] = {
+            "files": [str(file.plain) for file in files],
+            "odd_files": [str(file.plain) for file in renamed],
+            "odd_names": [file.name for file in renamed],
+            "bundle": str(files[-1].plain) if bundled else None,
+            "names": bundled,
+            "longest": max(MIN_OBJECT_BYTES, 2 * longest),
+        }
+        if longest <= LONG_LINE_BYTES:
+            return self.connection.execute(statement, parameters).fetchall()
+        self.connection.execute("SET threads = 1")
+        try:
+            return self.connection.execute(statement, parameters).fetchall()
+        finally:
+            self.connection.execute("RESET threads")
 
+    def _give_up_suspects(self, loaded: set[str]) -> set[str]:
+        """Remove the rows of files with spans that only the careful reader can judge, and return their names."""
+        rows = self.connection.execute(_SUSPECTS).fetchall()
+        suspects = {name for (name,) in rows} & loaded
+        for table in ("span_rows", "metric_samples"):
+            for name in suspects:
+                self.connection.execute(f"DELETE FROM {table} WHERE file = ?", [name])
+        return suspects
 
-def _load_careful(
-    connection: duckdb.DuckDBPyConnection, file: TraceFile, part: Path, lines_before: int, folder: Path
-) -> None:
-    """Read a file, or the part of it after ``lines_before`` lines, with the careful reader."""
-    repaired = folder / "repaired.jsonl"
-    try:
-        with repaired.open("wb") as out:
-            counts = write_plain_copy(part, out, lines_before)
-        looked = scan(repaired)
-    except OSError as error:
-        _note(connection, file.name, None, f"cannot be read ({error.strerror}); left out")
-        return
-    if looked.lines:
-        _load_repaired(connection, TraceFile(file.path, file.name, file.size, repaired, looked))
-    _add_counts(connection, file, counts)
-    for line, what in counts.notes:
-        _note(connection, file.name, line, what)
+    def _count_logs(self, files: Sequence[TraceFile]) -> None:
+        with_logs = [file for file in files if file.scan.logs]
+        if with_logs:
+            for name, records in self._run(columns.count_log_records(), with_logs):
+                self.ledger.add(name, CarefulCounts(ignored_signals=records))
 
+    def _read_pieces(self, file: TraceFile) -> None:
+        """Read a file with faults: in pieces, and carefully those alone that have one."""
+        barren = 0
+        for part, lines_before in self._faulty(file):
+            counts = self._read_careful(file, part, lines_before, barren)
+            if counts.gave_up:
+                return
+            barren = counts.barren_lines
+        if file.tail:
+            self._read_careful(file, file.tail, file.scan.all_lines)
 
-def _load_repaired(connection: duckdb.DuckDBPyConnection, file: TraceFile) -> None:
-    longest = _longest([file.scan])
-    _run(connection, columns.insert_spans(), [file], longest)
-    connection.execute(columns.explain_odd_attributes())
-    if file.scan.metrics:
-        _run(connection, columns.insert_metrics(), [file], longest)
-    _load_resources(connection, [file], longest)
-    connection.execute(
-        "UPDATE spans SET mistyped = NULL WHERE file = ? AND mistyped IS NOT NULL", [file.name]
-    )
+    def _faulty(self, file: TraceFile) -> Iterator[tuple[Path, int]]:
+        """Read what is clean of a file and yield the parts that are not, with the number of lines before each."""
+        if file.plain_bytes <= SMALL_BYTES or is_spread(file.plain):
+            yield file.plain, 0
+            return
+        part = self.folder / "part.jsonl"
+        with file.plain.open("rb") as stream:
+            for large in cut(stream, LARGE_BYTES):
+                if self._read_part(file, part, large):
+                    continue
+                for small in large.cut():
+                    if small == large or not self._read_part(file, part, small):
+                        part.write_bytes(small.data)
+                        yield part, small.lines_before
 
+    def _read_part(self, file: TraceFile, part: Path, piece: Piece) -> bool:
+        """Read a piece with the fast reader; return False, with nothing read, when it has a fault."""
+        part.write_bytes(piece.data)
+        looked = scan(part)
+        if not looked.clean or looked.tail_at is not None:
+            return False
+        if not looked.lines:
+            return True
+        read = replace(file, plain=part, scan=looked)
+        if not self._read_fast([read], sure=False):
+            return False
+        self.ledger.add(file.name, CarefulCounts(looked.lines))
+        self._count_logs([read])
+        return True
 
-def _repair_suspects(connection: duckdb.DuckDBPyConnection, paths: Mapping[str, Path], folder: Path) -> None:
-    """Read files again carefully in which the fast reader met spans that are not in plain form."""
-    suspects = connection.execute(
-        f"SELECT DISTINCT file FROM spans WHERE mistyped OR {columns.odd_span()} ORDER BY file"
-    ).fetchall()
-    for (name,) in suspects:
-        for table in ("spans", "metric_samples", "ingest_files", "ingest_notes"):
-            connection.execute(f"DELETE FROM {table} WHERE file = ?", [name])
-        for file in _prepared(connection, [paths[name]], folder):
-            _load_careful_whole(connection, file, folder)
-            file.clean_up()
-
-
-def _remove_foreign_metrics(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute(
-        "UPDATE ingest_files SET ignored_signals = ignored_signals + foreign_metrics "
-        "FROM (SELECT file, count(*) AS foreign_metrics FROM metric_samples "
-        # The agent's own series, as Prometheus has them, say nothing that its spans and points do not.
-        "WHERE NOT known AND NOT starts_with(name, 'vtprof.') GROUP BY file) AS f "
-        "WHERE ingest_files.file = f.file"
-    )
-    connection.execute("DELETE FROM metric_samples WHERE NOT known OR ts_ns IS NULL OR value IS NULL")
-
-
-def _begin_file(connection: duckdb.DuckDBPyConnection, file: TraceFile) -> None:
-    connection.execute(
-        "INSERT INTO ingest_files VALUES (?, ?, 0, 0, 0, 0, 0, ?, 0)",
-        [file.name, file.size, file.fault is not None],
-    )
-    if file.fault:
-        _note(connection, file.name, None, f"{file.fault}; read up to there")
-
-
-def _add_counts(connection: duckdb.DuckDBPyConnection, file: TraceFile, counts: CarefulCounts) -> None:
-    connection.execute(
-        "UPDATE ingest_files SET lines = lines + ?, malformed_lines = malformed_lines + ?, "
-        "truncated_lines = truncated_lines + ?, ignored_signals = ignored_signals + ?, "
-        "dropped_spans = dropped_spans + ? WHERE file = ?",
-        [counts.lines, counts.malformed_lines, counts.truncated_lines, counts.ignored_signals, counts.dropped_spans,
-         file.name],
-    )  # fmt: skip
-
-
-def _unreadable(connection: duckdb.DuckDBPyConnection, path: Path, error: OSError) -> None:
-    connection.execute("INSERT INTO ingest_files VALUES (?, 0, 0, 0, 0, 0, 0, true, 0)", [shown_name(path)])
-    _note(connection, shown_name(path), None, f"cannot be read ({error.strerror}); left out")
-
-
-def _note(connection: duckdb.DuckDBPyConnection, name: str, line: int | None, what: str) -> None:
-    connection.execute("INSERT INTO ingest_notes VALUES (?, ?, ?)", [name, line, what])
+    def _read_careful(self, file: TraceFile, part: Path, lines_before: int, barren: int = 0) -> CarefulCounts:
+        """Read a file, or the part of it after ``lines_before`` lines, with the careful reader."""
+        repaired = self.folder / "repaired.jsonl"
+        try:
+            with repaired.open("wb") as out:
+                counts = write_plain_copy(part, out, lines_before, barren)
+            looked = scan(repaired)
+        except OSError as error:
+            self.ledger.note(file.name, None, f"cannot be read ({error.strerror}); left out")
+            return CarefulCounts(gave_up=True)
+        self.ledger.add(file.name, counts)
+        if looked.lines and not self._read_fast([replace(file, plain=repaired, scan=looked)]):
+            self.ledger.note(
+                file.name, None, f"{looked.lines} lines after line {lines_before} do not fit; left out"
+            )
+        # What is still of another type is unknown: nothing more can be done.
+        self.connection.execute("UPDATE span_rows SET suspect = false WHERE suspect")
+        return counts

@@ -10,6 +10,7 @@ import duckdb
 
 from vtprof_analyzer.ingest.columns import RESOURCE_ATTRIBUTES, SPAN_ATTRIBUTES
 from vtprof_analyzer.ingest.dialects import FOREIGN_KEYS
+from vtprof_analyzer.ingest.ledger import Ledger
 from vtprof_schemas import names
 
 
@@ -89,7 +90,8 @@ def _outside(column: str, key: str, unit: str) -> _Check:
     )
 
 
-def _span_checks() -> list[_Check]:
+def _span_checks(there: set[str]) -> list[_Check]:
+    """Return the checks of the columns that are there."""
     checks = [
         _Check(
             f"end_ns NOT BETWEEN 0 AND {_LATEST_NS} OR end_ns > start_ns + {_LONGEST_NS}",
@@ -101,41 +103,54 @@ def _span_checks() -> list[_Check]:
     checks += [
         _outside(k.column, k.key, _FOREIGN_UNITS[k.type]) for k in FOREIGN_KEYS if k.type != names.STRING
     ]
+    checks = [check for check in checks if there.issuperset(check.columns)]
     for parts, whole, related in _PARTS:
-        columns = tuple(map(names.column_name, parts))
+        columns = tuple(column for column in map(names.column_name, parts) if column in there)
+        if not columns or names.column_name(whole) not in there:
+            continue
         total = " + ".join(f"coalesce({column}, 0)" for column in columns)
-        unknown = (*columns, *map(names.column_name, related))
+        unknown = (*columns, *(column for column in map(names.column_name, related) if column in there))
         what = f"{' + '.join(parts)} above {whole}"
         checks.append(_Check(f"{total} > {names.column_name(whole)}", unknown, what))
     return checks
 
 
-def remove_implausible(connection: duckdb.DuckDBPyConnection) -> None:
+def remove_implausible(connection: duckdb.DuckDBPyConnection, ledger: Ledger) -> None:
     """Set implausible values to NULL, remove spans and metric points at implausible times, count and note them all."""
     earliest = _earliest(connection)
     for table, column, what in (
-        ("spans", "start_ns", "a span"),
+        ("span_rows", "start_ns", "a span"),
         ("metric_samples", "ts_ns", "a metric point"),
     ):
         condition = f"{column} NOT BETWEEN {earliest} AND {_LATEST_NS}"
-        _remove(connection, table, condition, f"{what} at a time that no clock shows")
+        _remove(connection, ledger, table, condition, f"{what} at a time that no clock shows")
     for name, value in _metric_ranges().items():
         condition = f"name = '{name}' AND value NOT BETWEEN {value.low!r} AND {value.high!r}"
-        _remove(connection, "metric_samples", condition, f"{name} outside {value.low:g} to {value.high:g}")
-    _forget(connection, "spans", _span_checks(), "file")
+        _remove(
+            connection, ledger, "metric_samples", condition, f"{name} outside {value.low:g} to {value.high:g}"
+        )
+    _forget(connection, ledger, "span_rows", _span_checks(_columns(connection)), "file")
     _forget(
         connection,
+        ledger,
         "resources",
         [_outside(a.column, a.key, a.unit) for a in RESOURCE_ATTRIBUTES if a.type != names.STRING],
-        "(SELECT min(file) FROM (SELECT file, resource_id FROM spans UNION ALL BY NAME "
+        "(SELECT min(file) FROM (SELECT file, resource_id FROM span_rows UNION ALL BY NAME "
         "SELECT file, resource_id FROM metric_samples) AS s WHERE s.resource_id = resources.resource_id)",
     )
 
 
+def _columns(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    found = connection.execute("SELECT column_name FROM duckdb_columns() WHERE table_name = 'span_rows'")
+    return {name for (name,) in found.fetchall()}
+
+
 def _earliest(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the earliest time that can be true: traces made by hand count from zero, and are taken as they are."""
-    (row,) = connection.execute("SELECT quantile_disc(start_ns, 0.5) FROM spans").fetchall()
-    return _EARLIEST_NS if row[0] is not None and row[0] >= _EARLIEST_NS else 0
+    ((spans, late),) = connection.execute(
+        f"SELECT count(start_ns), count(*) FILTER (start_ns >= {_EARLIEST_NS}) FROM span_rows"
+    ).fetchall()
+    return _EARLIEST_NS if 2 * late > spans else 0
 
 
 def _metric_ranges() -> dict[str, Range]:
@@ -147,7 +162,9 @@ def _metric_ranges() -> dict[str, Range]:
     }
 
 
-def _remove(connection: duckdb.DuckDBPyConnection, table: str, condition: str, what: str) -> None:
+def _remove(
+    connection: duckdb.DuckDBPyConnection, ledger: Ledger, table: str, condition: str, what: str
+) -> None:
     """Delete rows, counted by file."""
     found = connection.execute(
         f"SELECT file, count(*) FROM {table} WHERE {condition} GROUP BY file"
@@ -156,14 +173,14 @@ def _remove(connection: duckdb.DuckDBPyConnection, table: str, condition: str, w
         return
     connection.execute(f"DELETE FROM {table} WHERE {condition}")
     for file, rows in found:
-        _count(connection, file, rows, f"{what}; left out ({rows})")
-        if table == "spans":
-            connection.execute(
-                "UPDATE ingest_files SET dropped_spans = dropped_spans + ? WHERE file = ?", [rows, file]
-            )
+        _count(ledger, file, rows, f"{what}; left out ({rows})")
+        if table == "span_rows":
+            ledger.files[file].dropped_spans += rows
 
 
-def _forget(connection: duckdb.DuckDBPyConnection, table: str, checks: list[_Check], file: str) -> None:
+def _forget(
+    connection: duckdb.DuckDBPyConnection, ledger: Ledger, table: str, checks: list[_Check], file: str
+) -> None:
     """Set the columns of the checks that some row meets to NULL, counted by file."""
     met = ", ".join(f"coalesce(bool_or({check.condition}), false)" for check in checks)
     (flags,) = connection.execute(f"SELECT {met} FROM {table}").fetchall()
@@ -174,11 +191,10 @@ def _forget(connection: duckdb.DuckDBPyConnection, table: str, checks: list[_Che
         unknown = ", ".join(f"{column} = NULL" for column in check.columns)
         connection.execute(f"UPDATE {table} SET {unknown} WHERE {check.condition}")
         for name, rows in found:
-            _count(connection, name, rows, f"{check.what}; taken as unknown ({rows})")
+            _count(ledger, name, rows, f"{check.what}; taken as unknown ({rows})")
 
 
-def _count(connection: duckdb.DuckDBPyConnection, file: str | None, rows: int, what: str) -> None:
-    connection.execute(
-        "UPDATE ingest_files SET values_out_of_range = values_out_of_range + ? WHERE file = ?", [rows, file]
-    )
-    connection.execute("INSERT INTO ingest_notes VALUES (?, NULL, ?)", [file or "", what])
+def _count(ledger: Ledger, file: str | None, rows: int, what: str) -> None:
+    if file in ledger.files:
+        ledger.files[file].values_out_of_range += rows
+    ledger.note(file or "", None, what)

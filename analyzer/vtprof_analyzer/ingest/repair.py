@@ -119,9 +119,40 @@ def _attribute(item: Json) -> Json | None:
         plain["intValue"] = integer
     elif type_ == names.DOUBLE and (number := to_float(first)) is not None:
         plain["doubleValue"] = number
-    elif type_ not in (names.INT, names.DOUBLE) and first is not None:
+    elif type_ == names.STRING and first is not None:
         plain["stringValue"] = str(first)
+    elif type_ is None:
+        plain = _unknown(given, scalars)
     return {"key": key, "value": plain}
+
+
+def _unknown(given: Json, scalars: Json) -> Json:
+    """Return the value of a key that has no type, as it came."""
+    text, integer, number = (
+        scalars["stringValue"],
+        to_int(scalars["intValue"]),
+        to_float(scalars["doubleValue"]),
+    )
+    bool_, bytes_ = _get(given, "boolValue"), _get(given, "bytesValue")
+    if isinstance(text, str):
+        return {"stringValue": text}
+    if integer is not None:
+        return {"intValue": integer}
+    if number is not None:
+        return {"doubleValue": number}
+    if isinstance(bool_, bool):
+        return {"boolValue": bool_}
+    if isinstance(bytes_, str):
+        return {"bytesValue": bytes_}
+    nested = {
+        name: value for name in ("arrayValue", "kvlistValue") if isinstance(value := _get(given, name), dict)
+    }
+    return dict(list(nested.items())[:1])
+
+
+def _code(value: Any) -> str | None:
+    """Return an enum of OTLP, a number or a name, as the fast reader takes it."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 def _attributes(source: Json) -> list[Json]:
@@ -155,11 +186,14 @@ def _span(source: Json, outcome: Repaired) -> Json | None:
         and (linked_span := to_hex_id(_get(link, "spanId"), SPAN_ID_BYTES))
     ]
     end = to_int(_get(source, "endTimeUnixNano"))
+    status = source.get("status")
     return {
         "traceId": trace_id,
         "spanId": span_id,
         "parentSpanId": to_hex_id(_get(source, "parentSpanId"), SPAN_ID_BYTES),
         "name": name,
+        "kind": _code(source.get("kind")),
+        "status": {"code": _code(status.get("code")) if isinstance(status, dict) else None},
         "startTimeUnixNano": start,
         "endTimeUnixNano": end if end is not None and end > 0 else None,
         "attributes": attributes,

@@ -7,16 +7,24 @@ from importlib import metadata
 import duckdb
 
 from vtprof_analyzer.devices.roofs import Roof
+from vtprof_analyzer.report.build_anomalies import build_anomalies
+from vtprof_analyzer.report.build_caches import build_caches
 from vtprof_analyzer.report.build_deployment import Physics, build_deployment
+from vtprof_analyzer.report.build_dominance import build_dominance
 from vtprof_analyzer.report.build_energy import build_counters, build_energy
 from vtprof_analyzer.report.build_engine import build_engine
 from vtprof_analyzer.report.build_findings import build_findings, build_not_fired, count_outcomes
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.build_integrity import build_integrity
-from vtprof_analyzer.report.build_kv import build_dominance, build_kv
+from vtprof_analyzer.report.build_interference import build_interference
+from vtprof_analyzer.report.build_kv import build_kv
 from vtprof_analyzer.report.build_phases import above_roof_notes, build_phases, build_roofline
-from vtprof_analyzer.report.build_requests import build_slo, build_strata, build_summary, build_ttft_budget
+from vtprof_analyzer.report.build_requests import build_strata, build_summary, build_ttft_budget
 from vtprof_analyzer.report.build_rows import one
+from vtprof_analyzer.report.build_slo import build_scaling, build_slo, build_slo_rows
+from vtprof_analyzer.report.build_steps import build_steps
+from vtprof_analyzer.report.build_trust import build_clock_offsets, build_span_faults, build_trust
+from vtprof_analyzer.report.build_ttft_detail import build_ttft_detail
 from vtprof_analyzer.report.model import Report, Source
 from vtprof_rules.outcome import Outcome
 
@@ -81,4 +89,14 @@ def build(
         engine=build_engine(connection),
         energy=build_energy(connection),
         counters=build_counters(connection),
+        slo_rows=build_slo_rows(connection),
+        scaling=build_scaling(connection),
+        trust=build_trust(connection),
+        span_faults=build_span_faults(connection),
+        clock_offsets=build_clock_offsets(connection),
+        caches=build_caches(connection),
+        ttft_detail=build_ttft_detail(connection) if budget.requests else None,
+        interference=build_interference(connection),
+        anomalies=build_anomalies(connection),
+        step_verdicts=build_steps(connection, roof),
     )

@@ -10,10 +10,13 @@ from vtprof_schemas import names
 _MJ_PER_J = 1_000.0
 _LEAST_WATCHED = 0.9
 """Of the working time: from there on what the GPUs took bounds what their requests can have taken."""
+_ROUNDING = 1.01
+"""What sums of many readings, and the ends of a watch, can make of a total."""
 _QUALITIES = (names.QUALITY_MEASURED, names.QUALITY_ATTRIBUTED, names.QUALITY_ESTIMATED)
 
 _REQUESTS = """
-SELECT count(*) FILTER (complete) AS requests, count(*) FILTER (NOT complete) AS in_part,
+SELECT sum(energy_mj ORDER BY request_key) AS all_mj,
+       count(*) FILTER (complete) AS requests, count(*) FILTER (NOT complete) AS in_part,
        sum(energy_mj ORDER BY request_key) FILTER (NOT complete) AS in_part_mj,
        avg(energy_mj ORDER BY request_key) FILTER (complete) AS mean_mj,
        CASE WHEN count(low_mj) FILTER (complete) = count(*) FILTER (complete)
@@ -58,7 +61,7 @@ def build_energy(connection: duckdb.DuckDBPyConnection) -> Energy | None:
     found = {row["phase"]: row for row in rows(connection, "FROM phase_energy")}
     phases = [found[phase] for phase in names.PHASES if phase in found]
     total_mj = _sum(phases, "energy_mj")
-    most_mj = _most(gpus)
+    most_mj = _most(gpus, requests["all_mj"])
     sampled = one(connection, "SELECT sampled_requests > 0 AS sampled FROM integrity")["sampled"]
     number = requests["requests"]
     return Energy(
@@ -105,16 +108,17 @@ def build_counters(connection: duckdb.DuckDBPyConnection) -> list[CounterCoverag
     ]
 
 
-def _most(gpus: Row) -> float | None:
+def _most(gpus: Row, requests_mj: float | None) -> float | None:
     """Return what requests can have taken at most [mJ]: all that their GPUs did; None while that is not known.
 
-    Where the watch missed a little of the working time it counts with the mean power of the rest.
+    Where the watch missed a little of the working time it counts with the mean power of the rest. A total below what
+    the requests took lacks what an agent did not live to export: it bounds nothing.
     """
     covered = gpus["covered_share"]
     if not gpus["gpus"] or not gpus["all_watched"] or covered is None or covered < _LEAST_WATCHED:
         return None
     most: float = gpus["mj"] / covered
-    return most
+    return None if requests_mj is not None and requests_mj > _ROUNDING * most else most
 
 
 def _within(most: float | None, high: float | None, value: float | None) -> float | None:

@@ -26,6 +26,7 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         """,
     )
     spans = one(connection, "FROM integrity")
+    clocks = one(connection, "SELECT max(abs(offset_ns)) / 1e6 AS largest_ms FROM clock_offsets")
     broken = spans["end_missing"] + spans["negative_duration"]
     total = spans["used_spans"] + files["dropped"]
     return Integrity(
@@ -43,8 +44,8 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         requests_without_tokens=spans["requests_without_tokens"],
         requests_without_phases=spans["requests_without_phases"],
         records_lost=spans["records_lost"],
-        # Phases are clipped to their request, so one node's clock cannot show an offset; across nodes it can.
-        clock_offset_ms=None,
+        # One machine's clock cannot show an offset; between machines it can.
+        clock_offset_ms=clocks["largest_ms"],
         complete_spans_share=(spans["used_spans"] - broken) / total if total else None,
         notes=_notes(connection),
         damaged_files=files["damaged"],

@@ -1,17 +1,10 @@
-"""The KV part of the report, and the four shares of visual-token dominance."""
+"""The KV part of the report: what requests wrote, what was held over time, and what would still fit."""
 
 import duckdb
 
-from vtprof_analyzer.report.build_rows import Row, one, percentiles, row_percentiles, rows, whole
-from vtprof_analyzer.report.model import (
-    Dominance,
-    Kv,
-    KvByModality,
-    KvPoint,
-    Percentiles,
-    TtftWithoutVisual,
-    VisualDominance,
-)
+from vtprof_analyzer.report.build_rows import Row, one, row_percentiles, rows, whole
+from vtprof_analyzer.report.model import Kv, KvByModality, KvPoint
+from vtprof_analyzer.report.model_kv import KvHeadroom, KvOverTime
 
 RECORDED = "recorded by the probe"
 DERIVED = "derived from the model's config"
@@ -52,14 +45,24 @@ SELECT sum(n_text_tokens)::BIGINT AS text, sum(image_tokens)::BIGINT AS image, s
 FROM population
 """
 )
+_MODALITIES = ("text", "image", "video", "audio", "output")
 _PEAK = """
-SELECT max(peak_bytes) AS bytes, arg_max(has_max, peak_bytes) AS has_max, any_value(source) AS source FROM kv_segments
+SELECT max(held_bytes) AS bytes, arg_max(has_max, held_bytes) AS has_max, any_value(source) AS source FROM kv_held
 """
-
-_HOW_WITHOUT = (
-    "if no request had any: TTFT less all encoding it waited for, its own or its neighbours', less preprocessing beyond"
-    " the median of text-only requests, less the visual part of prefill by FLOPs; other queueing stays"
+_OVER_TIME = """
+WITH whole AS (
+    SELECT sum(token_seconds) AS token_seconds,
+           CASE WHEN count(byte_seconds) = count(*) THEN sum(byte_seconds) END AS byte_seconds
+    FROM kv
 )
+SELECT modality, CASE WHEN any_value(whole.byte_seconds) IS NOT NULL THEN sum(kv.byte_seconds) END AS byte_seconds,
+       sum(kv.token_seconds) AS token_seconds,
+       CASE WHEN any_value(whole.byte_seconds) IS NOT NULL THEN sum(peak_bytes) END AS peak_bytes,
+       coalesce(sum(kv.byte_seconds) / nullif(any_value(whole.byte_seconds), 0),
+                sum(kv.token_seconds) / nullif(any_value(whole.token_seconds), 0)) AS share
+FROM kv, whole
+GROUP BY modality
+"""
 
 
 def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
@@ -97,7 +100,27 @@ def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
         held=[KvPoint(p["seconds"], p["visual_bytes"], p["held_bytes"] - p["visual_bytes"]) for p in held],
         how=_how(row["recorded"], row["derived"], row["requests"]),
         peak_kind=_peak_kind(peak),
+        over_time=_over_time(connection),
+        over_time_difference=one(
+            connection,
+            "SELECT sum(requests_token_seconds) / nullif(sum(engine_token_seconds), 0) - 1 AS ratio FROM kv_reconciled",
+        )["ratio"],
+        headroom=[
+            KvHeadroom(**row)
+            for row in rows(connection, "FROM kv_headroom ORDER BY capacity_bytes DESC, instance")
+        ],
     )
+
+
+def _over_time(connection: duckdb.DuckDBPyConnection) -> list[KvOverTime]:
+    found = {row["modality"]: row for row in rows(connection, _OVER_TIME)}
+    return [
+        KvOverTime(
+            modality, row["byte_seconds"], row["token_seconds"], whole(row["peak_bytes"]), row["share"]
+        )
+        for modality in _MODALITIES
+        if (row := found.get(modality))
+    ]
 
 
 def _how(recorded: int, derived: int, requests: int) -> str:
@@ -120,7 +143,7 @@ def _peak_kind(peak: Row) -> str | None:
 
 
 def _by_modality(row: Row) -> list[KvByModality]:
-    modalities = [m for m in ("text", "image", "video", "audio", "output") if row[m] is not None]
+    modalities = [m for m in _MODALITIES if row[m] is not None]
     total = sum(row[m] for m in modalities)
     # The shares of a run that recorded only its outputs would look like a measurement.
     known = any(m != "output" for m in modalities)
@@ -128,30 +151,3 @@ def _by_modality(row: Row) -> list[KvByModality]:
         KvByModality(m, row[m], row[f"{m}_bytes"], row[m] / total if total and known else None)
         for m in modalities
     ]
-
-
-def build_dominance(connection: duckdb.DuckDBPyConnection) -> VisualDominance:
-    """Return the four shares with their thresholds, and TTFT without visual tokens."""
-    shares = {
-        r["measure"]: Dominance(r["share"], r["threshold"], r["dominant"])
-        for r in rows(connection, "FROM dominance")
-    }
-    known = one(
-        connection,
-        # Where a part of the requests is unknown, percentiles over the rest would compare two populations.
-        """
-        SELECT count(ttft_without_visual_ms) = count(*) AS of_all FROM requests WHERE ttft_ms IS NOT NULL
-        """,
-    )
-    without = (
-        percentiles(connection, "ttft_without_visual_ms")
-        if known["of_all"]
-        else Percentiles(None, None, None)
-    )
-    return VisualDominance(
-        prompt_tokens=shares["prompt_tokens"],
-        kv_token_seconds=shares["kv_token_seconds"],
-        prefill_flops=shares["prefill_flops"],
-        decode_bytes=shares["decode_bytes"],
-        ttft_without_visual_ms=TtftWithoutVisual(without.p50, without.p95, _HOW_WITHOUT),
-    )

@@ -3,24 +3,41 @@
 from dataclasses import replace
 
 import duckdb
-import numpy as np
 
 from vtprof_analyzer import verdict_phases as judge
+from vtprof_analyzer import verdict_requests
 from vtprof_analyzer.devices.roofs import Roof
 from vtprof_analyzer.report.build_rows import Row, one, rows
+from vtprof_analyzer.report.build_steps import phase_counters, phase_sums, read_limits
 from vtprof_analyzer.report.model import PhaseRow, RoofPoint
-from vtprof_analyzer.verdict import Counters, PhaseSteps, Verdict, not_judged, too_small
+from vtprof_analyzer.trust import Trust, concerning, lowered
+from vtprof_analyzer.verdict import (
+    INSUFFICIENT_DATA,
+    Thresholds,
+    Verdict,
+    not_judged,
+    percent,
+    too_small,
+    words,
+)
 from vtprof_analyzer.verdict_folded import Folded, despite_folding
 from vtprof_schemas import names
 
 _MJ_PER_J = 1000.0
 _ON_DEVICE = frozenset({names.ENCODE, names.PREFILL, names.DECODE})
-
-
 _STEPS = """
 SELECT sum(steps) FILTER (encode_items > 0 OR encode_patches > 0 OR encode_ns > 0)::BIGINT AS encode,
        sum(steps) FILTER (prefill_tokens > 0)::BIGINT AS prefill, sum(steps) FILTER (decode_requests > 0)::BIGINT AS decode
 FROM steps WHERE NOT folded
+"""
+_WAITED = """
+SELECT sum(s.kv_used_tokens / nullif(k.capacity_tokens, 0) * s.duration_ns)
+           / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / k.capacity_tokens IS NOT NULL), 0) AS usage,
+       (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions,
+       (SELECT max(greatest(kv_used_tokens, kv_used_tokens_max) / nullif(capacity_tokens, 0))
+        FROM steps LEFT JOIN kv_sizes USING (resource_id)) AS most,
+       (SELECT count(*) > 0 AND count(waiting) = count(*) AND max(waiting) = 0 FROM steps) AS left_nobody
+FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
 """
 
 
@@ -34,19 +51,13 @@ def build_phases(
     found = {row["phase"]: row for row in rows(connection, "FROM phase_times")}
     total = sum(row["duration_ns"] for row in found.values())
     gpu_total = sum(row["gpu_time_ns"] or 0 for row in found.values())
-    shares = {
-        row["phase"]: row["share"]
-        for row in rows(connection, "SELECT phase, share FROM ttft_budget WHERE population = 'all'")
-    }
-    steps = one(connection, _STEPS) | {
-        row["phase"]: row["steps"] for row in rows(connection, "SELECT phase, steps FROM phase_costs")
-    }
+    shares = _by_phase(connection, "SELECT phase, share FROM ttft_budget WHERE population = 'all'")
+    steps = one(connection, _STEPS) | _by_phase(connection, "SELECT phase, steps FROM phase_costs")
     # As in the table of energy: of the requests that are known in full.
-    energy_mj = {
-        row["phase"]: row["energy_mj"]
-        for row in rows(connection, "SELECT phase, energy_mj FROM phase_energy")
-    }
+    energy_mj = _by_phase(connection, "SELECT phase, energy_mj FROM phase_energy")
     folded = {row["phase"]: Folded(**row) for row in rows(connection, "FROM folded_phases")}
+    limits = read_limits(connection)
+    doubts = [Trust(**row) for row in rows(connection, "FROM trust")]
     table = []
     for phase in names.PHASES:
         row = found.get(phase)
@@ -54,11 +65,12 @@ def build_phases(
             continue
         time_share = row["duration_ns"] / total if total else None
         share = time_share if phase == names.DECODE else shares.get(phase)
-        verdict = _verdict(connection, phase, row, share, roof)
-        if phase in _ON_DEVICE and not too_small(phase, share, judge.DEFAULTS):
-            verdict = despite_folding(verdict, folded.get(phase))
+        verdict = _verdict(connection, phase, row, share, roof, limits)
+        if phase in _ON_DEVICE and not too_small(phase, share, limits):
+            verdict = despite_folding(verdict, folded.get(phase), limits)
             if no_cost:
                 verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
+        verdict = lowered(verdict, concerning(phase, doubts))
         table.append(
             PhaseRow(
                 phase=phase,
@@ -77,8 +89,8 @@ def build_phases(
                 confidence=verdict.confidence,
                 explanation=verdict.explanation,
                 floor_ratio=verdict.floor_ratio,
-                dram_bw_ratio=row["dram_ratio"],
-                tensor_ratio=row["tensor_ratio"],
+                dram_bw_ratio=verdict.dram_bw_ratio if phase in _ON_DEVICE else row["dram_ratio"],
+                tensor_ratio=verdict.tensor_ratio if phase in _ON_DEVICE else row["tensor_ratio"],
                 energy_j=energy_mj[phase] / _MJ_PER_J if phase in energy_mj else None,
             )
         )
@@ -100,68 +112,59 @@ def build_roofline(connection: duckdb.DuckDBPyConnection) -> list[RoofPoint]:
     return [RoofPoint(**row) for row in found]
 
 
+def _by_phase(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
+    """Return the second column of a query by its first, the phase."""
+    return dict(tuple(row.values()) for row in rows(connection, query))
+
+
 def _verdict(
-    connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None, roof: Roof | None
+    connection: duckdb.DuckDBPyConnection,
+    phase: str,
+    row: Row,
+    share: float | None,
+    roof: Roof | None,
+    limits: Thresholds,
 ) -> Verdict:
     if phase == names.PREPROCESS:
         engine = one(connection, "SELECT engine FROM facts")["engine"]
         timed = row["cpu_timed_s"] or 0.0
-        return judge.judge_preprocess(
-            timed, row["cpu_s"], row["fetch_s"], share, engine, decode_seconds=row["decode_s"]
+        return verdict_requests.judge_preprocess(
+            timed, row["cpu_s"], row["fetch_s"], share, engine, limits, decode_seconds=row["decode_s"]
         )
     if phase == names.QUEUE:
-        waited = one(
-            connection,
-            """
-            SELECT sum(s.kv_used_tokens / nullif(k.capacity_tokens, 0) * s.duration_ns)
-                       / nullif(sum(s.duration_ns) FILTER (s.kv_used_tokens / k.capacity_tokens IS NOT NULL), 0)
-                       AS usage,
-                   (SELECT sum(preemptions)::BIGINT FROM steps) AS preemptions,
-                   (SELECT max(greatest(kv_used_tokens, kv_used_tokens_max) / nullif(capacity_tokens, 0))
-                    FROM steps LEFT JOIN kv_sizes USING (resource_id)) AS most,
-                   (SELECT count(*) > 0 AND count(waiting) = count(*) AND max(waiting) = 0 FROM steps) AS left_nobody
-            FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
-            """,
-        )
-        return judge.judge_queue(
+        waited = one(connection, _WAITED)
+        return verdict_requests.judge_queue(
             waited["usage"],
             waited["preemptions"],
             share,
+            limits,
             most=waited["most"],
             left_nobody=waited["left_nobody"],
         )
     if phase == names.TRANSFER:
-        return judge.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share)
-    return judge.judge_phase(_phase_steps(connection, phase, row, share), roof)
+        return verdict_requests.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share, limits)
+    counters = phase_counters(connection, phase, row)
+    verdict = judge.judge_phase(phase_sums(connection, phase), phase, roof, counters, share, limits)
+    return verdict if verdict.bound == INSUFFICIENT_DATA else _despite_processes(connection, phase, verdict)
 
 
-def _phase_steps(
-    connection: duckdb.DuckDBPyConnection, phase: str, row: Row, share: float | None
-) -> PhaseSteps:
-    columns = connection.execute(
-        "SELECT flops, bytes, time_s, wall_s, steps::DOUBLE AS steps, kv_visual_read_bytes, peak_flops_per_s,"
-        " bandwidth_bytes_per_s FROM step_cost"
-        " WHERE phase = ? ORDER BY step_id",
-        [phase],
-    ).fetchnumpy()
-    arrays = {name: np.ma.filled(values.astype(np.float64), np.nan) for name, values in columns.items()}
-    on_gpu = np.isfinite(arrays["wall_s"])
-    cores = one(
+def _despite_processes(connection: duckdb.DuckDBPyConnection, phase: str, verdict: Verdict) -> Verdict:
+    """Say of a verdict over all processes for which part of the time it does not hold."""
+    other = rows(
         connection,
-        f"SELECT avg(value) AS cores FROM metric_samples WHERE name = '{names.HOST_PROCESS_CPU_RATIO}'",
+        f"""
+        SELECT bound, count(*) AS n, sum(time_s ORDER BY instance) / any_value(all_s) AS share,
+               any_value(processes) AS processes
+        FROM (SELECT *, sum(time_s) OVER () AS all_s, count(*) OVER () AS processes FROM phase_bounds
+              WHERE phase = '{phase}' AND instance IS NOT NULL AND bound <> '{INSUFFICIENT_DATA}')
+        WHERE bound <> (SELECT bound FROM phase_bounds WHERE phase = '{phase}' AND instance IS NULL)
+        GROUP BY bound ORDER BY share DESC, bound
+        """,
     )
-    return PhaseSteps(
-        phase=phase,
-        flops=arrays["flops"],
-        bytes=arrays["bytes"],
-        seconds=np.nan_to_num(arrays["time_s"]),
-        iterations=arrays["steps"],
-        # Wall time beside device time is a witness only where every step has both.
-        wall_seconds=arrays["wall_s"] if len(on_gpu) and on_gpu.all() else None,
-        peak_flops_per_s=arrays["peak_flops_per_s"],
-        bandwidth_bytes_per_s=arrays["bandwidth_bytes_per_s"],
-        bytes_kv_visual=arrays["kv_visual_read_bytes"] if phase == names.DECODE else None,
-        counters=Counters(row["dram_ratio"], row["tensor_ratio"], row["sm_ratio"], row["counter_quality"]),
-        host_cores=cores["cores"],
-        share=share,
+    if not other:
+        return verdict
+    apart = ", ".join(
+        f"{words(row['bound'])} in {row['n']} of {row['processes']} processes ({percent(row['share'])} of its time)"
+        for row in other
     )
+    return replace(verdict, explanation=f"{verdict.explanation}; {apart}")

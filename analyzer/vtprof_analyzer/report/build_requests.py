@@ -1,9 +1,9 @@
-"""The parts of the report that are about requests: summary, TTFT budget, strata, objectives."""
+"""The parts of the report that are about requests: summary, TTFT budget, strata."""
 
 import duckdb
 
 from vtprof_analyzer.report.build_rows import one, percentiles, rows
-from vtprof_analyzer.report.model import BudgetRow, Slo, StratumRow, Summary, TtftBudget
+from vtprof_analyzer.report.model import BudgetRow, StratumRow, Summary, TtftBudget
 from vtprof_schemas import names
 
 _NS_PER_S = 1e9
@@ -72,46 +72,3 @@ def build_strata(connection: duckdb.DuckDBPyConnection) -> list[StratumRow]:
     """Return TTFT by visual stratum, in order."""
     found = rows(connection, "SELECT * EXCLUDE (position) FROM strata ORDER BY position")
     return [StratumRow(**row) for row in found]
-
-
-def build_slo(connection: duckdb.DuckDBPyConnection, ttft_ms: float | None, tpot_ms: float | None) -> Slo:
-    """Return what was reached of the objectives; failed requests count as missed (``<=`` is kept).
-
-    Sampled requests count as often as they stand for others: `goodput_per_s` estimates that of all.
-    """
-    connection.execute("SET VARIABLE slo_ttft_ms = ?::DOUBLE", [ttft_ms])
-    connection.execute("SET VARIABLE slo_tpot_ms = ?::DOUBLE", [tpot_ms])
-    row = one(
-        connection,
-        """
-        WITH judged AS (
-            SELECT request_key, weight, start_unix_nano, end_unix_nano,
-                   coalesce(status, 'ok') = 'ok' AND coalesce(ttft_ms <= getvariable('slo_ttft_ms'), false) AS ttft_kept,
-                   -- A request of one token has no TPOT to miss.
-                   coalesce(status, 'ok') = 'ok'
-                       AND coalesce(tpot_ms <= getvariable('slo_tpot_ms'), n_output_tokens = 1, false) AS tpot_kept
-            FROM requests
-            -- A status nobody knows is neither kept nor missed.
-            WHERE status IS DISTINCT FROM 'unknown'
-        )
-        SELECT sum(ttft_kept::INT * weight ORDER BY request_key) / sum(weight ORDER BY request_key) AS ttft,
-               sum(tpot_kept::INT * weight ORDER BY request_key) / sum(weight ORDER BY request_key) AS tpot,
-               sum(((getvariable('slo_ttft_ms') IS NULL OR ttft_kept)
-                    AND (getvariable('slo_tpot_ms') IS NULL OR tpot_kept))::INT * weight ORDER BY request_key)
-                   / sum(weight ORDER BY request_key) AS goodput,
-               sum(weight ORDER BY request_key) AS requests,
-               (max(end_unix_nano) - min(start_unix_nano)) / 1e9 AS seconds
-        FROM judged
-        """,
-    )
-    given = ttft_ms is not None or tpot_ms is not None
-    goodput = row["goodput"] if given else None
-    seconds = row["seconds"]
-    return Slo(
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-        ttft_attainment=row["ttft"] if ttft_ms is not None else None,
-        tpot_attainment=row["tpot"] if tpot_ms is not None else None,
-        goodput_share=goodput,
-        goodput_per_s=goodput * row["requests"] / seconds if goodput is not None and seconds else None,
-    )

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from html import escape
 
 from vtprof_analyzer.report import absent_phrases, energy_phrases, engine_phrases, phrases, trust_phrases
+from vtprof_analyzer.report.details import (
+    AFTER_KV,
+    AFTER_ROOFLINE,
+    AFTER_STRATA,
+    AFTER_TTFT,
+    IN_TRUST,
+)
+from vtprof_analyzer.report.details_kv import more_dominance
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -22,6 +30,7 @@ from vtprof_analyzer.report.format import (
     whole_percent,
     whole_percents,
 )
+from vtprof_analyzer.report.html_details import inner, sections
 from vtprof_analyzer.report.html_energy import energy as energy_section
 from vtprof_analyzer.report.html_findings import findings
 from vtprof_analyzer.report.html_tags import bar, cell, missing, note, row_head, section, table, text, tile
@@ -36,11 +45,15 @@ def body(report: Report, charts: Mapping[str, str]) -> str:
         _numbers(report),
         _dominance(report),
         _budget(report, charts.get("budget")),
+        *sections(report, AFTER_TTFT),
         _roofline(report, charts.get("roofline")),
+        *sections(report, AFTER_ROOFLINE),
         energy_section(report),
         _kv(report, charts.get("kv")),
+        *sections(report, AFTER_KV),
         _engine(report),
         _strata(report),
+        *sections(report, AFTER_STRATA),
         findings(report),
         _trust(report),
         "</main>",
@@ -115,7 +128,7 @@ def _dominance(report: Report) -> str:
     return section(
         "visual", "What visual tokens take",
         table("Visual tokens' share of four things; the mark is the threshold", heads, rows),
-        note(phrases.without_visual(report)),
+        note(phrases.without_visual(report)), *(note(f"{line}.") for line in more_dominance(report, how=True)),
     )  # fmt: skip
 
 
@@ -308,4 +321,4 @@ def _trust(report: Report) -> str:
                 rows,
             )
         )
-    return section("trust", "Can this be trusted?", *parts)
+    return section("trust", "Can this be trusted?", *parts, *inner(report, IN_TRUST))

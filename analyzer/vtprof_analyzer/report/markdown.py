@@ -14,6 +14,15 @@ from vtprof_analyzer.report import (
     phrases,
     trust_phrases,
 )
+from vtprof_analyzer.report.details import (
+    AFTER_KV,
+    AFTER_ROOFLINE,
+    AFTER_STRATA,
+    AFTER_TTFT,
+    Part,
+    brief_details,
+)
+from vtprof_analyzer.report.details_kv import more_dominance
 from vtprof_analyzer.report.format import (
     DASH,
     count,
@@ -45,6 +54,7 @@ def render(report: Report) -> str:
         _numbers(report),
         f"#### Where TTFT goes ({phrases.population(report)})",
         _budget(report),
+        *_more(report, AFTER_TTFT),
         "#### Phases against the roofline",
         escape(
             phrases.roof_line(report.deployment.roof)
@@ -52,11 +62,14 @@ def render(report: Report) -> str:
             else absent_phrases.no_roof(report.deployment)
         ),
         _phases(report),
+        *_more(report, AFTER_ROOFLINE),
         *_energy(report),
         f"#### {phrases.kv_title(report)} ({escape(safe(report.kv.how))})",
         _kv(report),
+        *_more(report, AFTER_KV),
         *_engine(report),
         *_strata(report),
+        *_more(report, AFTER_STRATA),
         "#### What to do, largest gain first",
         *(_finding(number, finding) for number, finding in enumerate(report.findings, start=1)),
         advice_phrases.rule_counts(report.rules)
@@ -101,6 +114,7 @@ def _numbers(report: Report) -> str:
         f"- KV: {phrases.kv_peak(report)}",
         f"- tokens: {phrases.input_tokens(report)}",
         f"- visual: {phrases.visual_shares(report)}",
+        *(f"- {escape(line)}" for line in more_dominance(report)),
     ]
     if sampled := phrases.sampling(report):
         lines.append(f"- sampled: {sampled}")
@@ -119,6 +133,18 @@ def _budget(report: Report) -> str:
             for row, whole in zip(rows, wholes, strict=True)
         ],
     )
+
+
+def _more(report: Report, parts: Sequence[Part]) -> list[str]:
+    """Return the parts that every format shows alike."""
+    shown = []
+    for detail in brief_details(report, parts):
+        shown.append(f"#### {escape(detail.title)}")
+        if detail.rows:
+            rows = [[escape(words) for words in row] for row in detail.rows]
+            shown.append(_table(detail.heads, rows, numeric_from=detail.words))
+        shown.append("\n".join(f"- {escape(line)}" for line in detail.lines))
+    return shown
 
 
 def _phases(report: Report) -> str:

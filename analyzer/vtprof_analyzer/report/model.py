@@ -10,6 +10,31 @@ from typing import Any
 from vtprof_analyzer.report.energy_model import CounterCoverage, Energy
 from vtprof_analyzer.report.energy_model import EnergyRow as EnergyRow
 from vtprof_analyzer.report.energy_model import OtherGpu as OtherGpu
+from vtprof_analyzer.report.model_anomalies import Anomalies
+from vtprof_analyzer.report.model_anomalies import SlowRequest as SlowRequest
+from vtprof_analyzer.report.model_caches import Cache
+from vtprof_analyzer.report.model_dominance import ContextWindow, TpotWithoutVisual, VisualPreemptions
+from vtprof_analyzer.report.model_findings import Advice as Advice
+from vtprof_analyzer.report.model_findings import Finding as Finding
+from vtprof_analyzer.report.model_findings import RuleCounts as RuleCounts
+from vtprof_analyzer.report.model_findings import RuleOutcome as RuleOutcome
+from vtprof_analyzer.report.model_findings import Saving as Saving
+from vtprof_analyzer.report.model_interference import Interference
+from vtprof_analyzer.report.model_kv import KvHeadroom, KvOverTime
+from vtprof_analyzer.report.model_requests import BudgetPart as BudgetPart
+from vtprof_analyzer.report.model_requests import PreprocessPart as PreprocessPart
+from vtprof_analyzer.report.model_requests import QueueBlame as QueueBlame
+from vtprof_analyzer.report.model_requests import QueueCause as QueueCause
+from vtprof_analyzer.report.model_requests import StratumBudget as StratumBudget
+from vtprof_analyzer.report.model_requests import TtftDetail
+from vtprof_analyzer.report.model_slo import ScalingRow, SloRow
+from vtprof_analyzer.report.model_steps import BoundShare as BoundShare
+from vtprof_analyzer.report.model_steps import InstanceVerdict as InstanceVerdict
+from vtprof_analyzer.report.model_steps import MixedSteps as MixedSteps
+from vtprof_analyzer.report.model_steps import SplitPhase as SplitPhase
+from vtprof_analyzer.report.model_steps import StepSplit as StepSplit
+from vtprof_analyzer.report.model_steps import StepVerdicts
+from vtprof_analyzer.report.model_trust import ClockOffsetRow, SpanFaultRow, TrustRow
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,11 @@ class VisualDominance:
     prefill_flops: Dominance
     decode_bytes: Dominance
     ttft_without_visual_ms: TtftWithoutVisual
+    tpot_without_visual_ms: TpotWithoutVisual | None = None  # None where no request's can be told
+    ttft: Dominance | None = None  # part of all TTFT that the counterfactual takes away; None likewise
+    tpot: Dominance | None = None  # the same of TPOT
+    context_window: ContextWindow | None = None  # None where no context window is known
+    preemptions: VisualPreemptions | None = None  # None where no step recorded one
 
 
 @dataclass(frozen=True)
@@ -204,6 +234,11 @@ class Kv:
     peak_kind: (
         str | None
     )  # "max" (largest of any iteration), "mean" (of steps, so a lower bound), "requests" (their sizes)
+    over_time: list[KvOverTime] = field(default_factory=list)  # empty where no request tells its tokens
+    over_time_difference: float | None = (
+        None  # tokens x time of that / as the engines' steps count them, less 1; None where no step does
+    )
+    headroom: list[KvHeadroom] = field(default_factory=list)  # of processes whose capacity and use are known
 
 
 @dataclass(frozen=True)
@@ -293,65 +328,6 @@ class Integrity:
 
 
 @dataclass(frozen=True)
-class Saving:
-    """Expected gain of a finding: an interval, in the metric's unit, and how it was got."""
-
-    metric: str
-    unit: str
-    low: float | None
-    high: float | None
-    basis: str  # measured, bound, published, heuristic
-    how: str
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One thing to do. ``set`` holds flags and values to paste, for the engine named."""
-
-    action: str
-    engine: str | None
-    versions: str | None
-    set: dict[str, Any]
-    risk: str | None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A rule that fired."""
-
-    rule: str
-    severity: str  # high, medium, low, info
-    phase: str
-    title: str
-    summary: str  # the counts behind it: "412 of 980 requests"
-    evidence: list[dict[str, Any]]
-    advice: list[Advice]
-    saving: Saving | None
-    references: list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class RuleCounts:
-    """How many rules ended in each outcome."""
-
-    fired: int
-    passed: int
-    not_applicable: int
-    insufficient_data: int
-    suppressed: int
-    error: int
-
-
-@dataclass(frozen=True)
-class RuleOutcome:
-    """A rule that did not fire, and why."""
-
-    rule: str
-    status: str  # passed, not_applicable, insufficient_data, suppressed, error
-    reason: str
-
-
-@dataclass(frozen=True)
 class RoofPoint:
     """A cell of the roofline plot: steps of one phase with like intensity and rate."""
 
@@ -386,6 +362,18 @@ class Report:
     engine: Engine | None = None  # None where the agent read no metrics page of an engine
     energy: Energy | None = None  # None where nothing recorded energy
     counters: list[CounterCoverage] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)  # what told of no cache has no row
+    step_verdicts: StepVerdicts | None = None  # None where no step was judged
+    slo_rows: list[SloRow] = field(default_factory=list)  # by group of requests and objective; all first
+    scaling: list[ScalingRow] = field(default_factory=list)  # by number of nodes that served at once
+    trust: list[TrustRow] = field(default_factory=list)  # by area, each with what lowers it
+    span_faults: list[SpanFaultRow] = field(default_factory=list)  # kinds that occurred
+    clock_offsets: list[ClockOffsetRow] = field(
+        default_factory=list
+    )  # pairs of machines that met in requests
+    ttft_detail: TtftDetail | None = None  # None where no request has a first token
+    interference: list[Interference] = field(default_factory=list)  # TTFT, TPOT; empty without image work
+    anomalies: Anomalies | None = None  # None where too few requests tell what is normal
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

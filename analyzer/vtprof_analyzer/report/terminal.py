@@ -3,6 +3,8 @@
 Everything goes through ``rich`` as ``Text`` objects, never as markup: what a trace says cannot style the page.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from io import StringIO
 
 from rich.cells import set_cell_size
@@ -19,6 +21,15 @@ from vtprof_analyzer.report import (
     phrases,
     trust_phrases,
 )
+from vtprof_analyzer.report.details import (
+    AFTER_KV,
+    AFTER_ROOFLINE,
+    AFTER_STRATA,
+    AFTER_TTFT,
+    Part,
+    brief_details,
+)
+from vtprof_analyzer.report.details_kv import more_dominance
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -61,7 +72,11 @@ def render(report: Report, width: int = 80, color: bool = False, full_report: st
         legacy_windows=False,
         _environ={},
     )
-    for block in (_head, _numbers, _verdict, _budget, _roofline, _energy, _kv, _engine, _strata, _advice):
+    for block in (
+        _head, _numbers, _verdict, _budget, partial(_more, parts=AFTER_TTFT), _roofline,
+        partial(_more, parts=AFTER_ROOFLINE), _energy, _kv, partial(_more, parts=AFTER_KV), _engine, _strata,
+        partial(_more, parts=AFTER_STRATA), _advice,
+    ):  # fmt: skip
         parts = block(report)
         for part in parts:
             console.print(part)
@@ -117,7 +132,8 @@ def _percentiles(values: Percentiles) -> str:
 
 def _verdict(report: Report) -> list[RenderableType]:
     lead, rest = phrases.headline(report.headline)
-    return [Text.assemble((lead.upper(), "bold"), " " if lead and rest else "", rest)]
+    said = Text.assemble((lead.upper(), "bold"), " " if lead and rest else "", rest)
+    return [said, *(Text(line) for line in more_dominance(report))]
 
 
 def _budget(report: Report) -> list[RenderableType]:
@@ -152,6 +168,29 @@ def _bar(share: float | None) -> str:
         return ""
     eighths = round(min(max(share, 0.0), 1.0) * BAR_CELLS * 8)
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def _more(report: Report, parts: Sequence[Part]) -> list[RenderableType]:
+    """Return the parts that all formats show alike, one below the other."""
+    shown: list[RenderableType] = []
+    for detail in brief_details(report, parts):
+        shown += [Text(), _title(detail.title)] if shown else [_title(detail.title)]
+        if detail.rows:
+            table = Table(
+                box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True
+            )
+            for column, head in enumerate(detail.heads):
+                last = column == len(detail.heads) - 1
+                word = detail.is_word(column)
+                width = None if word else max(len(head), *(len(row[column]) for row in detail.rows))
+                table.add_column(
+                    head, justify="left" if word else "right", no_wrap=not (word and last), min_width=width
+                )
+            for row in detail.rows:
+                table.add_row(*row)
+            shown.append(_indent(table))
+        shown += [_indent(Text(f"· {line}" if not detail.rows else line)) for line in detail.lines]
+    return shown
 
 
 def _roofline(report: Report) -> list[RenderableType]:

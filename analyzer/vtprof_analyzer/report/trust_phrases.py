@@ -3,8 +3,9 @@
 from typing import Any
 
 from vtprof_analyzer.report import energy_phrases
-from vtprof_analyzer.report.format import NOT_RECORDED, count, counted, duration, known, percent
+from vtprof_analyzer.report.format import NOT_RECORDED, count, counted, duration, known, percent, safe
 from vtprof_analyzer.report.model import Integrity, Report
+from vtprof_analyzer.report.model_trust import TrustRow
 from vtprof_analyzer.report.phrases import outcomes
 
 REPAIRS: tuple[tuple[str, str, str], ...] = (
@@ -34,6 +35,14 @@ def repairs(integrity: Integrity) -> list[tuple[str, int, str]]:
     return [(name, document[field], done) for field, name, done in REPAIRS if document[field]]
 
 
+def doubts(rows: list[TrustRow]) -> list[str]:
+    """Return what makes an area weak, or no ground for a verdict at all."""
+    said = {"weak": "weak", "refused": "not to be trusted"}
+    return [
+        f"{safe(row.area, 16)} {said[row.state]}: {safe(row.reason)}" for row in rows if row.state in said
+    ]
+
+
 def trust(report: Report) -> str:
     """Return in one paragraph whether the numbers can be believed."""
     integrity = report.integrity
@@ -55,6 +64,7 @@ def trust(report: Report) -> str:
         f"{counted(integrity.files_read, 'file')} read",
     ]
     parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
+    parts += doubts(report.trust)
     if covered := energy_phrases.trust(report.counters):
         parts.append(covered)
     summary = report.summary

@@ -1,7 +1,8 @@
 -- One row: one stretch of time that a request spent in a phase.
 -- request_key        row of `request_base`
 -- phase              preprocess, queue, encode, transfer, prefill or decode
--- start_ns, end_ns   Unix time; a missing or earlier end counts as no time, so that it shows as unexplained
+-- start_ns, end_ns   Unix time, by the clock of the request's machine (`clock_offsets`: here alone clocks are put right);
+--                    a missing or earlier end counts as no time, so that it shows as unexplained
 -- end_missing, negative_duration  whether that was done
 -- gpu_time_ns        the request's share of GPU time [ns]; energy_mj its share of energy [mJ], energy_low_mj and
 --                    energy_high_mj the ends of its interval, energy_quality how it was got
@@ -9,15 +10,23 @@
 --                    of it, and an encoder whose every output was cached did not run; NULL in other dialects
 -- cpu_ns             CPU time of preprocessing [ns]; pixels before resizing
 -- items, patches     media items and patches encoded
--- tokens, visual_tokens  prompt tokens computed in prefill
+-- tokens, visual_tokens  prompt tokens computed in prefill; chunks: steps that they were computed in
 -- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got
 -- fetch_ns, decode_ns  media download and decoding [ns]; transfer_bytes: bytes moved [B]
+-- outside_ns         time of it before its request's arrival or after the end, which cannot be [ns]; NULL in other dialects
 CREATE TABLE phase_intervals AS
-WITH ours AS (
+WITH shifts AS (
+    SELECT c.resource_id, r.resource_id AS request_resource_id, o.offset_ns
+    FROM clock_offsets AS o
+    JOIN hosts AS c ON c.host_name = o.host_name
+    JOIN hosts AS r ON r.host_name = o.against
+    WHERE o.offset_ns <> 0
+), ours AS (
     -- A phase whose request is absent finds no partner here: an orphan, counted in `integrity`.
     SELECT
         r.request_key, substr(s.name, length('vtprof.') + 1) AS phase,
-        s.start_ns, greatest(s.start_ns, coalesce(s.end_ns, s.start_ns)) AS end_ns,
+        s.start_ns - coalesce(shifts.offset_ns, 0) AS start_ns,
+        greatest(s.start_ns, coalesce(s.end_ns, s.start_ns)) - coalesce(shifts.offset_ns, 0) AS end_ns,
         s.end_ns IS NULL AS end_missing, coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
         s.gpu_time_ns, s.gpu_energy_mj AS energy_mj, s.gpu_energy_mj_low AS energy_low_mj,
         s.gpu_energy_mj_high AS energy_high_mj, s.gpu_energy_mj_quality AS energy_quality,
@@ -25,13 +34,15 @@ WITH ours AS (
             IS NOT NULL AND NOT coalesce(s.encode_items = 0 AND s.encode_cache_hits > 0, false) AS works,
         s.preprocess_cpu_ns AS cpu_ns, s.preprocess_pixels AS pixels,
         s.encode_items AS items, s.encode_patches AS patches,
-        s.prefill_tokens AS tokens, s.prefill_visual_tokens AS visual_tokens,
+        s.prefill_tokens AS tokens, s.prefill_visual_tokens AS visual_tokens, s.prefill_chunks AS chunks,
         s.gpu_dram_bandwidth_ratio AS dram_ratio, s.gpu_tensor_active_ratio AS tensor_ratio,
         s.gpu_sm_active_ratio AS sm_ratio,
         coalesce(s.gpu_dram_bandwidth_ratio_quality, s.gpu_tensor_active_ratio_quality) AS counter_quality,
-        s.preprocess_fetch_ns AS fetch_ns, s.preprocess_decode_ns AS decode_ns, s.transfer_bytes
+        s.preprocess_fetch_ns AS fetch_ns, s.preprocess_decode_ns AS decode_ns, s.transfer_bytes,
+        r.arrival_ns, r.end_ns AS request_end_ns
     FROM spans AS s
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.parent_span_id = r.span_id
+    LEFT JOIN shifts ON shifts.resource_id = s.resource_id AND shifts.request_resource_id = r.resource_id
     WHERE s.name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
                      'vtprof.decode')
 ), vllm AS (
@@ -92,7 +103,9 @@ WITH ours AS (
            false AS end_missing, false AS negative_duration
     FROM sglang_stretches GROUP BY request_key, phase, stretch
 )
-SELECT * FROM ours
+SELECT * EXCLUDE (arrival_ns, request_end_ns),
+       greatest(0, least(arrival_ns, end_ns) - start_ns) + greatest(0, end_ns - greatest(request_end_ns, start_ns)) AS outside_ns
+FROM ours
 UNION ALL BY NAME
 SELECT *, false AS end_missing, false AS negative_duration FROM vllm_intervals
 UNION ALL BY NAME

@@ -4,32 +4,42 @@
 -- duration_ns        union of its stretches: overlap counted once [ns]
 -- first_ns, last_ns  begin of the first and end of the last stretch, Unix time
 -- intervals          number of stretches
--- gpu_time_ns, energy_mj, cpu_ns, pixels, items, patches, tokens, visual_tokens  sums; NULL when none recorded it
+-- overlapping, overlap_ns  of them, those that begin before an earlier one ended, and the time counted twice so [ns]
+-- gpu_time_ns, energy_mj, cpu_ns, pixels, items, patches, tokens, visual_tokens, chunks  sums; NULL when none recorded it
 -- fetch_ns, decode_ns, transfer_bytes  sums: media download and decoding [ns], bytes moved [B]
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
 CREATE TABLE phases AS
-WITH ordered AS (
-    -- What ended latest before this stretch began hides the part of it that was counted already.
-    SELECT *, max(end_ns) OVER (
+WITH summed AS MATERIALIZED (
+    SELECT
+        request_key, phase, sum(end_ns - start_ns)::BIGINT AS length_ns,
+        min(start_ns) AS first_ns, max(end_ns) AS last_ns, count(*) AS intervals,
+        sum(gpu_time_ns)::BIGINT AS gpu_time_ns, sum(energy_mj) AS energy_mj, sum(cpu_ns)::BIGINT AS cpu_ns,
+        sum(pixels)::BIGINT AS pixels, sum(items)::BIGINT AS items, sum(patches)::BIGINT AS patches,
+        sum(tokens)::BIGINT AS tokens, sum(visual_tokens)::BIGINT AS visual_tokens, sum(chunks)::BIGINT AS chunks,
+        sum(dram_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (dram_ratio IS NOT NULL), 0)
+            AS dram_ratio,
+        sum(tensor_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (tensor_ratio IS NOT NULL), 0)
+            AS tensor_ratio,
+        sum(sm_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (sm_ratio IS NOT NULL), 0) AS sm_ratio,
+        -- The weakest: one estimated stretch makes the mean an estimate.
+        CASE WHEN bool_or(counter_quality = 'estimated') THEN 'estimated'
+             WHEN bool_or(counter_quality = 'attributed') THEN 'attributed'
+             WHEN bool_or(counter_quality = 'measured') THEN 'measured' END AS counter_quality,
+        sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes
+    FROM phase_intervals
+    GROUP BY request_key, phase
+), ordered AS (
+    -- What ended latest before this stretch began hides the part of it that was counted already. Most phases are one
+    -- stretch: only the others need the order.
+    SELECT request_key, phase, start_ns, end_ns, max(end_ns) OVER (
         PARTITION BY request_key, phase ORDER BY start_ns, end_ns ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS covered_until_ns
-    FROM phase_intervals
+    FROM phase_intervals SEMI JOIN (FROM summed WHERE intervals > 1) AS several USING (request_key, phase)
+), hidden AS (
+    SELECT request_key, phase, count(*) AS overlapping, sum(least(end_ns, covered_until_ns) - start_ns)::BIGINT AS overlap_ns
+    FROM ordered WHERE start_ns < covered_until_ns
+    GROUP BY request_key, phase
 )
-SELECT
-    request_key, phase,
-    sum(greatest(0, end_ns - greatest(start_ns, coalesce(covered_until_ns, start_ns))))::BIGINT AS duration_ns,
-    min(start_ns) AS first_ns, max(end_ns) AS last_ns, count(*) AS intervals,
-    sum(gpu_time_ns)::BIGINT AS gpu_time_ns, sum(energy_mj) AS energy_mj, sum(cpu_ns)::BIGINT AS cpu_ns,
-    sum(pixels)::BIGINT AS pixels, sum(items)::BIGINT AS items, sum(patches)::BIGINT AS patches,
-    sum(tokens)::BIGINT AS tokens, sum(visual_tokens)::BIGINT AS visual_tokens,
-    sum(dram_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (dram_ratio IS NOT NULL), 0)
-        AS dram_ratio,
-    sum(tensor_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (tensor_ratio IS NOT NULL), 0)
-        AS tensor_ratio,
-    sum(sm_ratio * (end_ns - start_ns)) / nullif(sum(end_ns - start_ns) FILTER (sm_ratio IS NOT NULL), 0) AS sm_ratio,
-    -- The weakest: one estimated stretch makes the mean an estimate.
-    CASE WHEN bool_or(counter_quality = 'estimated') THEN 'estimated' WHEN bool_or(counter_quality = 'attributed') THEN 'attributed'
-         WHEN bool_or(counter_quality = 'measured') THEN 'measured' END AS counter_quality,
-    sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes
-FROM ordered
-GROUP BY request_key, phase;
+SELECT * EXCLUDE (length_ns, overlapping, overlap_ns), length_ns - coalesce(overlap_ns, 0) AS duration_ns,
+       coalesce(overlapping, 0) AS overlapping, coalesce(overlap_ns, 0) AS overlap_ns
+FROM summed LEFT JOIN hidden USING (request_key, phase);

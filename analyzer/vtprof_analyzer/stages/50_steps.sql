@@ -13,8 +13,9 @@
 -- encode_items, encode_patches, encode_pairs, encode_ns, encode_gpu_time_ns  encoder work and time
 -- kv_used_tokens, kv_visual_tokens  tokens held, mean over the row; running, waiting: requests, mean
 -- kv_used_tokens_max, kv_visual_tokens_max  the most held in the row, without batch padding
+-- kv_used_blocks     blocks in use, mean; NULL where not recorded
 -- preemptions        in the row
--- dram_ratio, tensor_ratio, counter_quality  GPU counters over the row, 0..1, and how they were got
+-- dram_ratio, tensor_ratio, sm_ratio, counter_quality  GPU counters over the row, 0..1, and how they were got
 CREATE TABLE steps AS
 SELECT
     row_number() OVER (ORDER BY start_ns, trace_id, span_id) AS step_id,
@@ -42,8 +43,10 @@ SELECT
     step_encode_ns AS encode_ns, step_encode_gpu_time_ns AS encode_gpu_time_ns,
     step_kv_used_tokens AS kv_used_tokens, step_kv_visual_tokens AS kv_visual_tokens,
     step_kv_used_tokens_max AS kv_used_tokens_max, step_kv_visual_tokens_max AS kv_visual_tokens_max,
-    step_running AS running, step_waiting AS waiting, coalesce(step_preemptions, 0) AS preemptions,
+    step_kv_used_blocks AS kv_used_blocks, step_running AS running, step_waiting AS waiting,
+    coalesce(step_preemptions, 0) AS preemptions,
     gpu_dram_bandwidth_ratio AS dram_ratio, gpu_tensor_active_ratio AS tensor_ratio,
+    gpu_sm_active_ratio AS sm_ratio,
     coalesce(gpu_dram_bandwidth_ratio_quality, gpu_tensor_active_ratio_quality) AS counter_quality
 FROM spans
 -- A continuation span (count 0) carries further links of a step and no work.

@@ -12,6 +12,7 @@
 -- ttft_without_visual_ms     TTFT had no request of the run had visual tokens [ms]: less the time in which its process
 --                            encoded, its own items or its neighbours', less its preprocessing beyond the median of
 --                            text-only requests, less the visual part of its prefill; NULL when the parts are not known
+-- tpot_without_visual_ms  TPOT had no request had visual tokens [ms]: `tpot_without_visual`; NULL when it cannot be told
 -- weight             requests that it stands for, as it was sampled: 1 / vtprof.sampling_ratio
 CREATE TABLE requests AS
 WITH sized AS (
@@ -66,7 +67,8 @@ SELECT
     q.token_bytes AS kv_bytes_per_token,
     CASE WHEN q.visual_tokens = 0 OR q.visual_tokens > 0 AND b.has_phases
          THEN greatest(0, b.ttft_ns - v.encode_ns - v.preprocess_ns - v.prefill_ns) / 1e6 END AS ttft_without_visual_ms,
-    q.weight
+    t.ms AS tpot_without_visual_ms, q.weight
 FROM sized AS q
 LEFT JOIN request_budget AS b USING (request_key)
-LEFT JOIN visual_parts AS v USING (request_key);
+LEFT JOIN visual_parts AS v USING (request_key)
+LEFT JOIN tpot_without_visual AS t USING (request_key);

@@ -4,19 +4,21 @@
 -- decode_mj          of which decoding [mJ]; NULL where it has none
 -- complete           whether all of its work on the device has energy: only then the sum is the request's
 -- output_tokens      tokens generated; NULL is not recorded
+-- (Decimals add up to the same in any order; a nanojoule is less than any meter tells.)
 CREATE TABLE request_energy AS
-SELECT
-    p.request_key,
-    sum(p.energy_mj ORDER BY p.start_ns, p.end_ns, p.energy_mj) AS energy_mj,
-    CASE WHEN count(p.energy_low_mj) = count(p.energy_mj)
-         THEN sum(p.energy_low_mj ORDER BY p.start_ns, p.end_ns, p.energy_low_mj) END AS low_mj,
-    CASE WHEN count(p.energy_high_mj) = count(p.energy_mj)
-         THEN sum(p.energy_high_mj ORDER BY p.start_ns, p.end_ns, p.energy_high_mj) END AS high_mj,
-    sum(p.energy_mj ORDER BY p.start_ns, p.end_ns, p.energy_mj) FILTER (p.phase = 'decode') AS decode_mj,
-    bool_and(p.energy_mj IS NOT NULL OR NOT coalesce(p.works, true) OR p.phase NOT IN ('encode', 'prefill', 'decode'))
-        AS complete,
-    any_value(q.output_tokens) AS output_tokens
-FROM phase_intervals AS p
-JOIN request_base AS q USING (request_key)
-GROUP BY p.request_key
-HAVING count(p.energy_mj) > 0;
+WITH stretches AS (
+    SELECT request_key, phase, energy_mj::DECIMAL(24, 6) AS energy_mj, energy_low_mj::DECIMAL(24, 6) AS low_mj,
+           energy_high_mj::DECIMAL(24, 6) AS high_mj,
+           energy_mj IS NOT NULL OR NOT coalesce(works, true) OR phase NOT IN ('encode', 'prefill', 'decode') AS known
+    FROM phase_intervals
+    WHERE request_key IN (SELECT request_key FROM phase_intervals WHERE energy_mj IS NOT NULL)
+), summed AS (
+    SELECT request_key, sum(energy_mj)::DOUBLE AS energy_mj,
+           CASE WHEN count(low_mj) = count(energy_mj) THEN sum(low_mj)::DOUBLE END AS low_mj,
+           CASE WHEN count(high_mj) = count(energy_mj) THEN sum(high_mj)::DOUBLE END AS high_mj,
+           (sum(energy_mj) FILTER (phase = 'decode'))::DOUBLE AS decode_mj,
+           bool_and(known) AS complete
+    FROM stretches
+    GROUP BY request_key
+)
+SELECT s.*, q.output_tokens FROM summed AS s JOIN request_base AS q USING (request_key);

@@ -7,17 +7,18 @@
 -- estimated_mj       of which labelled estimated [mJ]
 -- quality            the weakest of them
 CREATE TABLE phase_energy AS
+WITH stretches AS (
+    SELECT request_key, phase, energy_mj::DECIMAL(24, 6) AS energy_mj, energy_low_mj::DECIMAL(24, 6) AS low_mj,
+           energy_high_mj::DECIMAL(24, 6) AS high_mj, energy_quality AS quality
+    FROM phase_intervals
+    WHERE energy_mj IS NOT NULL AND request_key IN (SELECT request_key FROM request_energy WHERE complete)
+)
 SELECT
-    phase, count(DISTINCT request_key) AS requests,
-    sum(energy_mj ORDER BY request_key, start_ns, end_ns, energy_mj) AS energy_mj,
-    CASE WHEN count(energy_low_mj) = count(*)
-         THEN sum(energy_low_mj ORDER BY request_key, start_ns, end_ns, energy_low_mj) END AS low_mj,
-    CASE WHEN count(energy_high_mj) = count(*)
-         THEN sum(energy_high_mj ORDER BY request_key, start_ns, end_ns, energy_high_mj) END AS high_mj,
-    coalesce(sum(energy_mj ORDER BY request_key, start_ns, end_ns, energy_mj) FILTER (energy_quality = 'estimated'), 0)
-        AS estimated_mj,
-    CASE WHEN bool_or(energy_quality = 'estimated') THEN 'estimated' WHEN bool_or(energy_quality = 'attributed') THEN 'attributed'
-         WHEN bool_or(energy_quality = 'measured') THEN 'measured' END AS quality
-FROM phase_intervals
-WHERE energy_mj IS NOT NULL AND request_key IN (SELECT request_key FROM request_energy WHERE complete)
+    phase, count(DISTINCT request_key) AS requests, sum(energy_mj)::DOUBLE AS energy_mj,
+    CASE WHEN count(low_mj) = count(*) THEN sum(low_mj)::DOUBLE END AS low_mj,
+    CASE WHEN count(high_mj) = count(*) THEN sum(high_mj)::DOUBLE END AS high_mj,
+    coalesce((sum(energy_mj) FILTER (quality = 'estimated'))::DOUBLE, 0) AS estimated_mj,
+    CASE WHEN bool_or(quality = 'estimated') THEN 'estimated' WHEN bool_or(quality = 'attributed') THEN 'attributed'
+         WHEN bool_or(quality = 'measured') THEN 'measured' END AS quality
+FROM stretches
 GROUP BY phase;

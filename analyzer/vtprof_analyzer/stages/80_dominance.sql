@@ -1,7 +1,10 @@
--- One row: one of the four visual-token shares, each over its own whole.
--- measure            prompt_tokens, kv_token_seconds, prefill_flops or decode_bytes
+-- One row: one share that visual tokens have, each over its own whole.
+-- measure            prompt_tokens, kv_token_seconds, prefill_flops, decode_bytes: what they are and what is done for them;
+--                    ttft, tpot: the part of these times that would not be, had no request visual tokens, over requests
+--                    for which that is known; context_window: of the window, mean over requests; preemptions
 -- share              visual part / whole, 0..1, over what is known; NULL when it is known for less than half of the
---                    requests: prompt tokens by requests that tell them, the others by requests whose spans can
+--                    requests (tokens and windows: of those that tell them; what steps tell: of those whose spans can;
+--                    times: of those that have them), and of preemptions when less than half tell what KV was held
 -- threshold          from which on the measure counts as dominated (`settings`)
 -- dominant           share >= threshold; NULL when the share is not known
 CREATE TABLE dominance AS
@@ -10,9 +13,24 @@ WITH known AS (
            -- Steps and phases of other dialects' requests are not there to be counted.
            2 * count(*) FILTER (dialect = 'vtprof') >= count(*) AS work
     FROM request_base
+), times AS (
+    -- As of all requests, where they were sampled.
+    SELECT sum(weight * (ttft_ms - ttft_without_visual_ms))
+               / nullif(sum(weight * ttft_ms) FILTER (ttft_without_visual_ms IS NOT NULL), 0) AS ttft,
+           2 * count(ttft_without_visual_ms) >= count(ttft_ms) AS ttft_enough,
+           sum(weight * (tpot_ms - w.ms)) / nullif(sum(weight * tpot_ms) FILTER (w.ms IS NOT NULL), 0) AS tpot,
+           2 * count(w.ms) >= count(tpot_ms) AS tpot_enough
+    FROM requests LEFT JOIN tpot_without_visual AS w USING (request_key)
+), windows AS (
+    SELECT sum(weight * visual_ratio) / nullif(sum(weight) FILTER (visual_ratio IS NOT NULL), 0) AS share,
+           2 * count(visual_ratio) >= (SELECT count(*) FROM request_base) AS enough
+    FROM context_share JOIN request_base USING (request_key)
+), lost AS (
+    SELECT sum(attributed_to_images) / nullif(sum(count) FILTER (attributed_to_images IS NOT NULL), 0) AS share,
+           2 * sum(count) FILTER (attributed_to_images IS NOT NULL) >= sum(count) AS enough
+    FROM preemptions
 ), measures AS (
     SELECT 'prompt_tokens' AS measure, prompt_tokens_threshold AS threshold,
-           -- As of all requests, where they were sampled.
            (SELECT sum(visual_tokens * weight ORDER BY request_key) / nullif(sum(input_tokens * weight ORDER BY request_key), 0)
             FROM request_base
             WHERE visual_tokens IS NOT NULL AND input_tokens IS NOT NULL) AS share, known.tokens AS enough
@@ -34,6 +52,14 @@ WITH known AS (
            (SELECT sum(kv_visual_read_bytes) / nullif(sum(weight_bytes + kv_read_bytes), 0)
             FROM step_cost WHERE phase = 'decode'), known.work
     FROM settings, known
+    UNION ALL
+    SELECT 'ttft', ttft_threshold, ttft, ttft_enough FROM settings, times
+    UNION ALL
+    SELECT 'tpot', tpot_threshold, tpot, tpot_enough FROM settings, times
+    UNION ALL
+    SELECT 'context_window', context_window_threshold, share, enough FROM settings, windows
+    UNION ALL
+    SELECT 'preemptions', preemptions_threshold, share, enough FROM settings, lost
 )
 SELECT measure, CASE WHEN enough THEN share END AS share, threshold,
        CASE WHEN enough THEN share >= threshold END AS dominant

@@ -2,23 +2,19 @@
 -- phase              encode, prefill, decode, or mixed (prefill and decode in one step)
 -- intensity          FLOP/B, mean of the cell weighed by time; flops_per_s: achieved rate, likewise
 -- steps, seconds     iterations in the cell and their time [s]
--- Sums of doubles are taken in one order: in another their last digit, and so the report, would differ from run to run.
--- The plane is cut into `settings.roof_columns` x `settings.roof_rows` cells, equal in the logarithm.
+-- The plane is cut into `settings.roof_columns` x `settings.roof_rows` cells, equal in the logarithm. Sums are taken of whole
+-- numbers: in another order sums of doubles differ in the last digit, and so would the report from run to run.
 CREATE TABLE roofline_points AS
-WITH points AS (
-    SELECT CASE WHEN phase <> 'encode' AND mixed THEN 'mixed' ELSE phase END AS phase,
-           step_id, sum(flops ORDER BY phase) AS flops, sum(bytes ORDER BY phase) AS bytes,
-           sum(time_s ORDER BY phase) AS time_s, any_value(steps) AS steps
-    FROM step_cost
-    GROUP BY ALL
-), placed AS (
-    SELECT *, ln(flops / bytes) AS x, ln(flops / time_s) AS y FROM points WHERE flops > 0 AND bytes > 0 AND time_s > 0
+WITH placed AS (
+    SELECT phase, steps, time_s, intensity, flops, ln(intensity) AS x, ln(flops / time_s) AS y
+    FROM roofline WHERE NOT shared AND phase <> 'step' AND flops > 0 AND bytes > 0 AND time_s > 0
 ), bounds AS (
     SELECT min(x) AS x0, max(x) AS x1, min(y) AS y0, max(y) AS y1 FROM placed
 )
-SELECT phase, sum(exp(x) * time_s ORDER BY step_id) / sum(time_s ORDER BY step_id) AS intensity,
-       sum(exp(y) * time_s ORDER BY step_id) / sum(time_s ORDER BY step_id) AS flops_per_s,
-       sum(steps)::BIGINT AS steps, sum(time_s ORDER BY step_id) AS seconds
+SELECT phase,
+       sum(TRY_CAST(intensity * time_s * 1e15 AS HUGEINT)) / 1e15 / (sum(TRY_CAST(time_s * 1e15 AS HUGEINT)) / 1e15) AS intensity,
+       sum(TRY_CAST(flops AS HUGEINT)) / (sum(TRY_CAST(time_s * 1e15 AS HUGEINT)) / 1e15) AS flops_per_s,
+       sum(steps)::BIGINT AS steps, sum(TRY_CAST(time_s * 1e15 AS HUGEINT)) / 1e15 AS seconds
 FROM placed, bounds, settings
 GROUP BY phase,
          least(roof_columns - 1, floor((x - x0) / nullif(x1 - x0, 0) * roof_columns)),

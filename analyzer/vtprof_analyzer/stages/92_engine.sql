@@ -21,34 +21,27 @@ WITH states AS (
         sum(value) FILTER (name = 'vtprof.engine.running') AS running,
         sum(value) FILTER (name = 'vtprof.engine.waiting') AS waiting
     FROM engine_samples GROUP BY ts_ns
-), ordered AS (
-    SELECT instance, name, value,
-           lag(value) OVER (PARTITION BY instance, name ORDER BY ts_ns) AS before
-    FROM engine_samples
-), grown AS (
-    SELECT name, sum(CASE WHEN value < before THEN value ELSE value - before END) AS growth
-    FROM ordered WHERE before IS NOT NULL GROUP BY name
 ), beginnings AS (
-    SELECT bool_and(value = 0) AS since_start FROM ordered
-    WHERE before IS NULL
-      AND name NOT IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')
+    SELECT bool_and(first_value = 0) AS since_start FROM (
+        SELECT arg_min(value, ts_ns) AS first_value FROM engine_samples
+        WHERE name NOT IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')
+        GROUP BY instance, name
+    )
 ), growths AS (
     SELECT
         max(growth) FILTER (name = 'vtprof.engine.preemptions') AS preemptions,
         max(growth) FILTER (name = 'vtprof.engine.prompt_tokens') AS prompt_tokens,
         max(growth) FILTER (name = 'vtprof.engine.output_tokens') AS output_tokens,
-        max(growth) FILTER (name = 'vtprof.engine.cached_tokens') AS cached_tokens,
-        max(growth) FILTER (name = 'vtprof.engine.prefix_cache.queried_tokens') AS prefix_queried,
-        max(growth) FILTER (name = 'vtprof.engine.prefix_cache.hit_tokens') AS prefix_hit,
-        max(growth) FILTER (name = 'vtprof.engine.mm_cache.queried_items') AS mm_queried,
-        max(growth) FILTER (name = 'vtprof.engine.mm_cache.hit_items') AS mm_hit,
-        max(growth) FILTER (name = 'vtprof.engine.encoder_cache.queried_items') AS encoder_queried,
-        max(growth) FILTER (name = 'vtprof.engine.encoder_cache.hit_items') AS encoder_hit,
         max(growth) FILTER (name = 'vtprof.engine.ttft.seconds') AS ttft_s,
         max(growth) FILTER (name = 'vtprof.engine.ttft.requests') AS ttft_requests,
         max(growth) FILTER (name = 'vtprof.engine.queue.seconds') AS queue_s,
         max(growth) FILTER (name = 'vtprof.engine.queue.requests') AS queue_requests
-    FROM grown
+    FROM engine_growth
+), rates AS (
+    SELECT max(ratio) FILTER (cache = 'prefix') AS prefix_hit_rate,
+           max(ratio) FILTER (cache = 'processor') AS mm_cache_hit_rate,
+           max(ratio) FILTER (cache = 'encoder') AS encoder_cache_hit_rate
+    FROM caches WHERE source = 'engine_page'
 ), whose AS (
     SELECT mode(engine_name) AS engine_name, mode(engine_version) AS engine_version,
            count(DISTINCT instance) AS ranks
@@ -65,10 +58,8 @@ WITH states AS (
 SELECT
     whose.*, summed.*, since_start,
     preemptions::BIGINT AS preemptions, prompt_tokens::BIGINT AS prompt_tokens, output_tokens::BIGINT AS output_tokens,
-    coalesce(prefix_hit / nullif(prefix_queried, 0), cached_tokens / nullif(prompt_tokens, 0)) AS prefix_hit_rate,
-    mm_hit / nullif(mm_queried, 0) AS mm_cache_hit_rate,
-    encoder_hit / nullif(encoder_queried, 0) AS encoder_cache_hit_rate,
+    rates.*,
     1e3 * ttft_s / nullif(ttft_requests, 0) AS ttft_ms_mean,
     1e3 * queue_s / nullif(queue_requests, 0) AS queue_ms_mean
-FROM whose, summed, growths, beginnings
+FROM whose, summed, growths, rates, beginnings
 WHERE readings > 0;

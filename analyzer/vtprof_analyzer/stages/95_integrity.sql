@@ -26,14 +26,6 @@ WITH ours AS (
                    'vtprof.decode')
 ), joined AS (
     SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_key) WHERE dialect = 'vtprof'
-), last_counts AS (
-    SELECT
-        m.name,
-        coalesce(r.service_instance_id, m.resource_id::VARCHAR) AS instance,
-        arg_max(m.value, (m.ts_ns, m.value)) AS last_value
-    FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)
-    WHERE m.name IN ('vtprof.agent.records_lost', 'vtprof.agent.hook_errors')
-    GROUP BY m.name, instance, r.ring_created_ns
 ), kept AS (
     -- Summed in one order, or the rounded sum could differ from run to run.
     SELECT count(*) FILTER (weight > 1) AS sampled_requests,
@@ -48,8 +40,8 @@ SELECT
     (SELECT count(*) FROM request_base WHERE input_tokens IS NULL) AS requests_without_tokens,
     (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))
         AS requests_without_phases,
-    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.records_lost') AS records_lost,
-    (SELECT sum(last_value)::BIGINT FROM last_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors,
+    (SELECT total FROM agent_counts WHERE name = 'vtprof.agent.records_lost') AS records_lost,
+    (SELECT total FROM agent_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors,
     (SELECT coalesce(sum(steps), 0)::BIGINT FROM steps WHERE folded) AS folded_iterations,
     kept.*
 FROM ours, phase_spans, joined, kept;

@@ -1,0 +1,45 @@
+"""Tell what an unpacked input file is from its bytes: OTLP JSON lines, OTLP protobuf or Parquet. Names lie."""
+
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from vtprof_analyzer.ingest.framing import FRAMINGS, Framing, Messages
+
+_HEAD_BYTES: Final = 64 << 10
+_PARQUET: Final = (b"PAR1", b"PARE")
+"""The second one is encrypted."""
+_JSON: Final = re.compile(rb'[\xef\xbb\xbf\s\x00]*(?:\{\s*"|\[\s*\{\s*")')
+"""A document's begin, after a byte order mark, blanks and padding; no OTLP message begins so."""
+_RESOURCE: Final = b'"resource'
+_CONTROLS: Final = bytes(range(1, 9)) + bytes(range(14, 32))
+_TEXT_RATIO: Final = 0.02
+"""Share of control characters from which on bytes are no text: random ones have a tenth."""
+
+
+class Format(NamedTuple):
+    """What a file holds; ``framing`` is how protobuf messages follow one another."""
+
+    kind: Literal["json", "protobuf", "parquet"] | None
+    """None: none of these."""
+    framing: Framing | None = None
+
+
+def detect(path: Path, *, framed: bool = False) -> Format:
+    """Return the format of an unpacked file; ``framed`` tells that its messages are packed one by one.
+
+    Whatever is text counts as JSON: its reader finds whole documents beside faults. Raises OSError.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+        if head.startswith(_PARQUET):
+            return Format("parquet")
+        if _JSON.match(head):
+            return Format("json")
+        size = os.fstat(stream.fileno()).st_size
+        for framing in ("length32",) if framed else FRAMINGS:
+            if kind := Messages(stream, size, framing).kind():
+                return Format("json" if kind == "json" else "protobuf", framing)
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    return Format("json" if framed or _RESOURCE in head or controls <= _TEXT_RATIO * len(head) else None)

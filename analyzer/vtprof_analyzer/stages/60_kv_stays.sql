@@ -1,0 +1,84 @@
+-- One row: one stay of a request in the KV cache: from its first prompt token that is written to its end, or to the
+-- preemption that frees it; computing it again is the next stay. Of requests that tell their tokens by modality.
+--    held   .--prefilled_ns---. end_ns          Prompt tokens come with their chunks; the output grows evenly over
+--     .--'  |   output grows  |                 the time of decoding.
+--   begin_ns                  '-- 0
+-- request_key        row of `request_base`
+-- instance           the process that held it; token_bytes: KV bytes of a token there [B/token], NULL if not known
+-- weight             requests that it stands for
+-- begin_ns, prefilled_ns, end_ns  Unix time
+-- prefill_level      mean part of its prompt that is held while that is computed, 0..1: all of it where chunks are not
+--                    told; the engine takes room for a chunk when it schedules it
+-- text_tokens, image_tokens, video_tokens, audio_tokens  of the prompt, once for each sequence
+-- output_from, output_to  output tokens held at prefilled_ns and at end_ns
+-- A prompt that loses its room while it is still being computed is not told from one that waits for its next chunk.
+CREATE TABLE kv_stays AS
+WITH sized AS (
+    SELECT q.request_key, q.weight, k.instance, k.token_bytes,
+           q.sequences
+               * greatest(0, coalesce(q.text_tokens, q.input_tokens - q.visual_tokens - coalesce(q.audio_tokens, 0)))
+               AS text_tokens,
+           q.sequences * coalesce(q.image_tokens, 0) AS image_tokens,
+           q.sequences * coalesce(q.video_tokens, 0) AS video_tokens,
+           q.sequences * coalesce(q.audio_tokens, 0) AS audio_tokens,
+           -- The last token of each sequence is answered, not cached.
+           greatest(0, q.output_tokens - q.sequences) AS output_tokens
+    FROM request_base AS q
+    JOIN kv_sizes AS k USING (resource_id)
+    -- Without the visual part, or the output, it would look as if there was none.
+    WHERE q.input_tokens >= 0 AND q.visual_tokens >= 0 AND q.output_tokens >= 0
+), outlines AS (
+    SELECT request_key,
+           max(first_ns) FILTER (phase = 'prefill') AS prefill_from, max(last_ns) FILTER (phase = 'prefill') AS prefill_to,
+           max(first_ns) FILTER (phase = 'encode') AS encode_from, max(last_ns) FILTER (phase = 'encode') AS encode_to,
+           max(first_ns) FILTER (phase = 'decode') AS decode_from, max(last_ns) FILTER (phase = 'decode') AS decode_to,
+           max(last_ns) FILTER (phase = 'queue') AS queue_to,
+           max(tokens) FILTER (phase = 'prefill') AS computed, max(chunks) FILTER (phase = 'prefill') AS chunks,
+           coalesce(prefill_to > decode_from, false)
+               OR coalesce(max(intervals) FILTER (phase = 'encode') > 1, false) AS winding
+    FROM phases GROUP BY request_key
+), told AS (
+    -- A step takes room for what it schedules, and encodes before it prefills.
+    SELECT request_key, phase, start_ns, end_ns, tokens, chunks,
+           phase <> 'encode' OR lead(phase) OVER time = 'prefill' AND lead(start_ns) OVER time = end_ns AS holds,
+           coalesce(phase <> 'decode' AND lag(phase) OVER time = 'decode', false) AS again
+    FROM phase_intervals SEMI JOIN (FROM outlines WHERE winding) USING (request_key)
+    WHERE phase IN ('encode', 'prefill', 'decode')
+    WINDOW time AS (PARTITION BY request_key ORDER BY start_ns, end_ns, phase DESC)
+), numbered AS (
+    SELECT *, sum(again::INT) OVER (PARTITION BY request_key ORDER BY start_ns, end_ns, phase DESC) AS stay FROM told
+), pieces AS (
+    SELECT request_key, stay, min(start_ns) FILTER (holds) AS begin_ns,
+           coalesce(max(end_ns) FILTER (phase = 'prefill'), min(start_ns)) AS prefilled_ns,
+           max(end_ns) FILTER (phase <> 'encode') AS end_ns,
+           coalesce(sum(end_ns - start_ns) FILTER (phase = 'decode'), 0) AS decode_ns,
+           sum(tokens) FILTER (phase = 'prefill') AS computed, sum(chunks) FILTER (phase = 'prefill') AS chunks
+    FROM numbered GROUP BY request_key, stay HAVING bool_or(phase <> 'encode')
+), stays AS (
+    SELECT request_key, begin_ns, prefilled_ns, end_ns, computed, chunks,
+           coalesce((sum(decode_ns) OVER until - decode_ns) / nullif(sum(decode_ns) OVER request, 0), 0) AS part_from,
+           coalesce(sum(decode_ns) OVER until / nullif(sum(decode_ns) OVER request, 0), 1) AS part_to
+    FROM pieces
+    WINDOW request AS (PARTITION BY request_key), until AS (PARTITION BY request_key ORDER BY stay)
+    UNION ALL BY NAME
+    SELECT request_key,
+           CASE WHEN encode_to = prefill_from THEN encode_from ELSE coalesce(prefill_from, decode_from) END AS begin_ns,
+           coalesce(prefill_to, decode_from) AS prefilled_ns, coalesce(decode_to, prefill_to) AS end_ns, computed, chunks,
+           0 AS part_from, 1 AS part_to
+    FROM outlines WHERE NOT winding AND coalesce(prefill_from, decode_from) IS NOT NULL
+    UNION ALL BY NAME
+    -- Without phases of work: from first scheduling, as far as that is known.
+    SELECT q.request_key, coalesce(o.encode_from, o.queue_to, q.arrival_ns) AS begin_ns,
+           greatest(begin_ns, least(q.end_ns, q.arrival_ns + q.ttft_ns)) AS prefilled_ns, q.end_ns,
+           0 AS part_from, 1 AS part_to
+    FROM request_base AS q LEFT JOIN outlines AS o USING (request_key)
+    WHERE q.ttft_ns IS NOT NULL AND coalesce(o.prefill_from, o.decode_from) IS NULL
+)
+SELECT request_key, instance, token_bytes, weight, begin_ns, prefilled_ns, greatest(prefilled_ns, end_ns) AS end_ns,
+       -- Of n like chunks the first is held all the time, the last for an n-th of it.
+       1 - least(1, coalesce(computed, 0) / nullif(text_tokens + image_tokens + video_tokens + audio_tokens, 0))
+           * coalesce((chunks - 1) / (2 * nullif(chunks, 0)), 0) AS prefill_level,
+       text_tokens, image_tokens, video_tokens, audio_tokens,
+       part_from * output_tokens AS output_from, part_to * output_tokens AS output_to
+FROM sized JOIN stays USING (request_key)
+WHERE end_ns > begin_ns;

@@ -1,0 +1,117 @@
+"""What a file is follows from its bytes, whatever its name; text is never taken for messages, nor noise for either."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from otlp_builder import document, line, metric_document, request, span
+from otlp_messages import FRAMINGS, delimited, length32, message
+
+from vtprof_analyzer.ingest.formats import Format, detect
+from vtprof_analyzer.ingest.wire import signal_of
+from vtprof_schemas import names
+
+LOGS = {
+    "resourceLogs": [
+        {"resource": {}, "scopeLogs": [{"logRecords": [{"timeUnixNano": "5", "body": {"stringValue": "x"}}]}]}
+    ]
+}
+
+
+def detected(folder: Path, data: bytes) -> Format:
+    path = folder / "f"
+    path.write_bytes(data)
+    return detect(path)
+
+
+def good(trace: int) -> dict[str, Any]:
+    return document(*request(0, 100, {names.INPUT_TOKENS: 7}, trace=trace), resource={"service.name": "x"})
+
+
+@pytest.mark.parametrize("framing", list(FRAMINGS))
+@pytest.mark.parametrize(
+    "made",
+    [good(1), document(span("x", 0, None)), metric_document(names.GPU_POWER_MW, [(1, 2.0)]), LOGS],
+    ids=["spans", "bare span", "metrics", "logs"],
+)
+def test_messages_are_told_by_their_content_in_every_framing(
+    tmp_path: Path, framing: str, made: dict[str, Any]
+) -> None:
+    assert detected(tmp_path, FRAMINGS[framing](*[message(made)] * 3)) == Format("protobuf", framing)
+
+
+@pytest.mark.parametrize("framing", ["length32", "varint"])
+def test_broken_and_empty_messages_at_the_begin_do_not_hide_the_others(tmp_path: Path, framing: str) -> None:
+    data = FRAMINGS[framing](b"", b"\xff" * 40, message(good(1)))
+    assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
+@pytest.mark.parametrize(
+    ("made", "signal"),
+    [
+        (good(1), "traces"),
+        (metric_document("a name of sixtee", [(1, 2.0)]), "metrics"),
+        (metric_document(names.AGENT_CPU_RATIO, [(1, 2.0)], kind="sum"), "metrics"),
+        (LOGS, "logs"),
+    ],
+)
+def test_a_signal_is_never_taken_for_another(made: dict[str, Any], signal: str) -> None:
+    assert signal_of(message(made)) == signal
+
+
+def test_a_metric_with_a_name_and_description_as_long_as_ids_is_no_span() -> None:
+    made = metric_document("m" * 16, [(1, 2.0)])
+    made["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["description"] = "d" * 8
+    assert signal_of(message(made)) == "metrics"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"not json\n",
+        b"\n\n\n" + line(good(1)).encode(),
+        b"\xef\xbb\xbf" + line(good(1)).encode(),
+        b"\x00" * 4096 + line(good(1)).encode(),
+        json.dumps(good(1), indent=1).encode(),
+        b"[" + line(good(1)).encode() + b"]",
+        b"\xff\x01\x02\x03 broken " + line(good(1)).encode(),
+        line(good(1)).encode("utf-8").replace(b"vtprof", b"vt\xffrof"),
+    ],
+)
+def test_text_is_json(tmp_path: Path, text: bytes) -> None:
+    assert detected(tmp_path, text) == Format("json")
+
+
+def test_framed_json_is_json(tmp_path: Path) -> None:
+    assert detected(tmp_path, length32(line(good(1)).encode())) == Format("json", "length32")
+
+
+def test_parquet_is_told_by_its_first_bytes(tmp_path: Path) -> None:
+    assert detected(tmp_path, b"PAR1 and so on") == Format("parquet")
+
+
+def test_noise_and_other_protobuf_are_none_of_ours(tmp_path: Path) -> None:
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
+    for seed in range(50):
+        assert detected(tmp_path, random.Random(seed).randbytes(4000)) == Format(None)
+    other: bytes = trace_pb2.DESCRIPTOR.serialized_pb
+    assert signal_of(other) is None
+    assert detected(tmp_path, length32(other, other)).kind != "protobuf"
+    assert detected(tmp_path, delimited(other, other)).kind != "protobuf"
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=300))
+@example(text="{\n" + " " * 119 + "}")
+@example(text="\n{" + "x" * 121)
+@example(text="[\nY" + "x" * 88)
+def test_no_text_passes_for_a_request(text: str) -> None:
+    data = text.encode()
+    assert signal_of(data) in (None, "empty")
+    assert (signal_of(data) == "empty") <= (not data or data[0] == 0x0A)
