@@ -8,7 +8,7 @@ import numpy as np
 from vtprof_agent.counters.meter import CLASSES
 from vtprof_agent.counters.nonnegative import Array, solve
 from vtprof_agent.counters.rolling_fit import Fit
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
+from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS
 
 Three = tuple[float, float, float]
 
@@ -56,8 +56,7 @@ def assess(
     ``countable``: the counter follows the work closely, as bytes do; ``least_rate``: what comes and goes by less, a ns,
     is no co-tenant but how an idle GPU drifts.
     """
-    parts = work[:, :COLUMNS] * fit.costs
-    classes = np.column_stack([parts[:, columns].sum(axis=1) for columns in CLASS_COLUMNS])
+    classes = (work[:, :COLUMNS] * fit.costs) @ TO_CLASS
     residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
     spread = _spread(classes, residual, float(amounts.mean()))
     slow, noise = _slow_residual(ends, residual, amounts)
@@ -87,7 +86,8 @@ def _spread(classes: Array, residual: Array, mean: float) -> Three:
 
 
 def _slow_residual(ends: Array, residual: Array, amounts: Array) -> tuple[float, float]:
-    _, bins = np.unique(ends // _BIN_NS, return_inverse=True)
+    seconds = ends // _BIN_NS
+    bins = np.concatenate(([0], np.cumsum(seconds[1:] > seconds[:-1])))
     counts = np.bincount(bins)
     full = counts >= counts.max()
     mean = float(amounts.mean()) * float(counts.max())

@@ -97,11 +97,11 @@ class GpuWork:
         return self._remembered[1]
 
     def begun_in(self, starts: Array, ends: Array) -> NDArray[np.bool_]:
-        """Return in which of the windows a scheduler was first heard of: more may have run than is known."""
+        """Return in which of the windows, in order, a scheduler was first heard of: more may have run than is known."""
         begun: NDArray[np.bool_] = np.zeros(len(starts), dtype=bool)
         for curve in self._curves:
-            if curve.whole:
-                begun |= (starts < curve.begin_ns) & (curve.begin_ns < ends)
+            if curve.whole and starts[0] < (begin_ns := curve.begin_ns) < ends[-1]:
+                begun |= (starts < begin_ns) & (begin_ns < ends)
         return begun
 
     def kinds(self) -> Array | None:

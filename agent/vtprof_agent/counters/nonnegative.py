@@ -22,7 +22,7 @@ def solve(gram: Array, moment: Array, start: Sequence[int] = ()) -> Array:
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     scaled = gram * inverse[:, None] * inverse
     target = moment * inverse
-    scaled[np.diag_indices_from(scaled)] += _RIDGE
+    scaled.ravel()[:: len(target) + 1] += _RIDGE  # its diagonal
     return _active_sets(scaled, target, norms > 0, start) * inverse
 
 
@@ -65,5 +65,5 @@ def _on(gram: Array, moment: Array, chosen: NDArray[np.bool_]) -> Array:
     x = np.zeros(len(moment))
     index = np.flatnonzero(chosen)
     if len(index):
-        x[index] = np.linalg.solve(gram[np.ix_(index, index)], moment[index])
+        x[index] = np.linalg.solve(gram[index[:, None], index], moment[index])
     return x

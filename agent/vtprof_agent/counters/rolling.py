@@ -155,7 +155,7 @@ class RollingMeter:
         curve = self._curves.get((gpus, line))
         if curve is None:
             return None
-        found = self._grids[gpus].of_run(works, [curve.where(work) for work in works])
+        found = self._grids[gpus].of_run(works, *curve.spans(works))
         if found is None:
             return None
         ran_ns = sum(work.end_ns - work.start_ns for work in works)

@@ -1,7 +1,5 @@
 """A rolling non-negative fit of amounts on work: Gram matrices in blocks of time, costs, and how sure they are."""
 
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
@@ -9,14 +7,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vtprof_agent.counters import blocks
+from vtprof_agent.counters.blocks import SIZE, Blocks
 from vtprof_agent.counters.idle_power import DRIFT, IdlePower
 from vtprof_agent.counters.nonnegative import Array, solve
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, UNKNOWN_OF_COLUMN, UNKNOWNS, unknowns_of
 
 TIME: Final = UNKNOWNS
 """The unknown behind those of work: what flows without work of ours."""
-_ALL: Final = UNKNOWNS + 1
-_PAUSE: Final = _ALL
+_PAUSE: Final = UNKNOWNS + 1
 """Time between steps of ours: what flows without them shows there, and nowhere else for sure."""
 SMALL: Final = 0.3
 """Errors grow with the amount, down to this share of the mean amount."""
@@ -61,46 +60,6 @@ class Fit:
     """Relative error of all that work is given, from not knowing idle power better."""
 
 
-class _Block:
-    __slots__ = ("amounts", "gram", "mean", "moment", "number", "small", "squares", "total", "work")
-
-    def __init__(self, number: int, small: float) -> None:
-        self.small = small
-        self.number, self.amounts, self.mean, self.total, self.squares = number, 0, 0.0, 0.0, 0.0
-        self.gram, self.moment = np.zeros((_ALL + 1, _ALL + 1)), np.zeros(_ALL + 1)
-        self.work = np.zeros(COLUMNS + 1)
-
-    def add(self, features: Array, work: Array, amounts: Array, mean: float) -> None:
-        """Add amounts, with weights as their errors are at that mean amount."""
-        self.move(mean)
-        if mean > 0:
-            variance = amounts**2 + (self.small * mean) ** 2
-            weighted = features / variance[:, None]
-            self.gram += weighted.T @ features
-            self.moment += weighted.T @ amounts
-            self.squares += float((amounts**2 / variance).sum())
-        self.amounts += len(amounts)
-        self.total += float(amounts.sum())
-        self.work[:COLUMNS] += work.sum(axis=0)
-        self.work[COLUMNS] += float(features[:, TIME].sum())
-
-    def move(self, mean: float) -> None:
-        """Let all that is in it weigh what it would at another mean amount: most is near the one so far."""
-        if mean != self.mean:
-            self.scale((1 + self.small**2) * self.mean**2 / (self.mean**2 + (self.small * mean) ** 2))
-            self.mean = mean
-
-    def scale(self, factor: float) -> None:
-        """Let all that is in it weigh so much."""
-        self.gram, self.moment, self.squares = self.gram * factor, self.moment * factor, self.squares * factor
-
-    def forget_beyond(self, most: int) -> None:
-        """Let older amounts count half when there are more."""
-        if self.amounts > most:
-            self.scale(0.5)
-            self.work, self.total, self.amounts = self.work / 2, self.total / 2, self.amounts // 2
-
-
 class RollingFit:
     """Amounts of the last ``window_s``; what is not work of ours may flow too, always or only when it is evident."""
 
@@ -112,11 +71,8 @@ class RollingFit:
         ``small``: down to which share of the mean amount errors grow with the amount; ``idle``: what is known of it.
         """
         self._block_ns = block_s * _NANO
-        self._blocks: deque[_Block] = deque()
-        self._most_blocks = max(2, round(window_s / block_s))
+        self._blocks = Blocks(small, max(2, round(window_s / block_s)))
         self._always_idle = always_idle
-        self._small = small
-        self._idle = _Block(-1, small)
         self._likely: list[int] = []
         """Costs above 0 in the last fit: where the next one begins, which saves time."""
         self._last_busy = np.zeros(0, dtype=bool)
@@ -133,23 +89,28 @@ class RollingFit:
         """
         if not len(amounts):
             return
-        block = self._block(int(time_ns // self._block_ns))
-        block.amounts, block.total = block.amounts + len(amounts), block.total + float(amounts.sum())
-        mean = self._mean()
-        block.amounts, block.total = block.amounts - len(amounts), block.total - float(amounts.sum())
+        number = int(time_ns // self._block_ns)
+        self._blocks.begin(number)
+        whole = self._blocks.whole()
+        mean = float((whole[blocks.TOTAL] + amounts.sum()) / (whole[blocks.AMOUNTS] + len(amounts)))
         ran_ns = work[:, COLUMNS] if work.shape[1] > COLUMNS else duration_ns
         work = work[:, :COLUMNS]
-        features = np.column_stack((unknowns_of(work), duration_ns, np.maximum(duration_ns - ran_ns, 0.0)))
+        features = np.empty((len(amounts), SIZE + 1))
+        features[:, :TIME] = unknowns_of(work)
+        features[:, TIME], features[:, SIZE] = duration_ns, amounts
+        np.maximum(duration_ns - ran_ns, 0.0, out=features[:, _PAUSE])
+        if not self._always_idle:
+            self._blocks.add(number, features, work, mean)
+            return
         busy = np.asarray(work.any(axis=1), dtype=bool)
         rest = self._surely_idle(busy, duration_ns)
         usable = np.ones(len(busy), dtype=bool)
-        if self._always_idle and not again:
+        if not again:
             usable = self._usable(time_ns, busy, rest, duration_ns, amounts)
         used, rest = usable & ~rest, usable & rest
-        block.add(features[used], work[used], amounts[used], mean)
+        self._blocks.add(number, features[used], work[used], mean)
         if rest.any() and not again:
-            self._idle.add(features[rest], work[rest], amounts[rest], mean)
-            self._idle.forget_beyond(_MOST_IDLE)
+            self._blocks.rest(features[rest], work[rest], mean, _MOST_IDLE)
 
     def _usable(self, time_ns: float, busy: Mask, rest: Mask, duration_ns: Array, amounts: Array) -> Mask:
         """Take what windows tell of idle power; return which can be used for the fit.
@@ -186,7 +147,7 @@ class RollingFit:
 
     def amounts(self) -> int:
         """Return how many amounts there are."""
-        return sum(block.amounts for block in (*self._blocks, self._idle))
+        return int(self._blocks.whole()[blocks.AMOUNTS])
 
     def fit(self, kinds: Array | None = None) -> Fit | None:
         """Fit; None without any amount.
@@ -194,26 +155,23 @@ class RollingFit:
         ``kinds``: rows of work with the time that it took last. As long as amounts are too few to tell them apart,
         each is held to flow at the mean rate, give or take several times as much.
         """
-        blocks = [block for block in (*self._blocks, self._idle) if block.amounts]
-        if not blocks:
+        work = self._blocks.whole()
+        amounts = int(work[blocks.AMOUNTS])
+        if not amounts:
             return None
-        mean, amounts = self._mean(), self.amounts()
-        for block in blocks:
-            block.move(mean)
-        gram = np.sum([block.gram for block in blocks], axis=0)
-        moment = np.sum([block.moment for block in blocks], axis=0)
-        squares = sum(block.squares for block in blocks)
+        products = self._blocks.used(float(work[blocks.TOTAL]) / amounts)
+        summed = products.sum(axis=0)
+        gram, moment, squares = summed[:SIZE, :SIZE], summed[:SIZE, SIZE], float(summed[SIZE, SIZE])
         if kinds is not None:
-            for row in _expected(kinds, blocks):
+            for row in _expected(kinds, work):
                 gram, moment, squares = gram + np.outer(row, row), moment + _GUESS * row, squares + _GUESS**2
-        costs, other = self._solve(blocks, gram, moment, squares, amounts)
+        costs, other = self._solve(products, gram, moment, squares, amounts)
         if not np.isfinite(costs).all():
             raise ArithmeticError("no finite costs")
-        work = np.sum([block.work for block in blocks], axis=0)
         used = np.flatnonzero(np.diagonal(gram)[:TIME] > 0)
-        condition, covariance = _covariance(blocks, gram, moment, squares, costs, used)
+        condition, covariance = _covariance(products, gram, moment, squares, costs, used, amounts)
         given = costs[UNKNOWN_OF_COLUMN] * work[:COLUMNS]
-        idle = float(costs[TIME]) * float(work[COLUMNS])
+        idle = float(costs[TIME]) * float(work[blocks.TIME])
         whole = float(given.sum()) + idle
         differ = other[UNKNOWN_OF_COLUMN] * work[:COLUMNS] - given
         errors = [_class_error(columns, work, given, differ, covariance) for columns in CLASS_COLUMNS]
@@ -223,19 +181,8 @@ class RollingFit:
             abs(float(differ.sum())) / float(given.sum()) if given.any() else 0.0,
         )  # fmt: skip
 
-    def _mean(self) -> float:
-        blocks = (*self._blocks, self._idle)
-        return sum(block.total for block in blocks) / max(sum(block.amounts for block in blocks), 1)
-
-    def _block(self, number: int) -> _Block:
-        if not self._blocks or number > self._blocks[-1].number:
-            self._blocks.append(_Block(number, self._small))
-            while len(self._blocks) > 1 and self._blocks[0].number <= number - self._most_blocks:
-                self._blocks.popleft()
-        return self._blocks[-1]
-
     def _solve(
-        self, blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, amounts: int
+        self, products: Array, gram: Array, moment: Array, squares: float, amounts: int
     ) -> tuple[Array, Array]:
         """Return the costs, and others a standard deviation of what flows without work away.
 
@@ -243,7 +190,7 @@ class RollingFit:
         which often goes with time better than with any count of work.
         """
         paused = np.append(np.arange(TIME), _PAUSE)
-        tried = np.zeros(_ALL + 1)
+        tried = np.zeros(SIZE)
         tried[paused] = solve(gram[np.ix_(paused, paused)], moment[paused], self._likely)
         self._likely = np.flatnonzero(tried[:TIME]).tolist()
         shown = inf
@@ -251,7 +198,7 @@ class RollingFit:
             # Work that idle power left nothing for may have cost something: how sure it is follows from all of it.
             there = np.diagonal(gram) > 0 if self._always_idle else tried > 0
             used = np.append(np.flatnonzero(there[:TIME]), _PAUSE)
-            _, covariance = _covariance(blocks, gram, moment, squares, tried, used)
+            _, covariance = _covariance(products, gram, moment, squares, tried, used, amounts)
             shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5
         if self._always_idle:
             idle, error = self._known.given(float(tried[_PAUSE]), shown)
@@ -267,16 +214,16 @@ class RollingFit:
 
     def _with_idle(self, gram: Array, moment: Array, idle: float) -> Array:
         """Fit the work to what is left beside an idle amount for each ns."""
-        costs = np.zeros(_ALL + 1)
+        costs = np.zeros(SIZE)
         costs[:TIME] = solve(gram[:TIME, :TIME], moment[:TIME] - idle * gram[:TIME, TIME], self._likely)
         costs[TIME] = idle
         return costs
 
 
-def _expected(kinds: Array, blocks: Sequence[_Block]) -> list[Array]:
+def _expected(kinds: Array, work: Array) -> list[Array]:
     """Return a row of unknowns for each kind of work, such that it makes ``_GUESS`` at the mean rate."""
-    time = sum(float(block.work[COLUMNS]) for block in blocks)
-    rate = sum(block.total for block in blocks) / time if time > 0 else 0.0
+    time = float(work[blocks.TIME])
+    rate = float(work[blocks.TOTAL]) / time if time > 0 else 0.0
     taken = [row for row in kinds if row[COLUMNS] * rate > 0]
     return [
         np.append(unknowns_of(row[:COLUMNS]), (row[COLUMNS], 0.0)) * (_GUESS / (rate * row[COLUMNS]))
@@ -285,10 +232,16 @@ def _expected(kinds: Array, blocks: Sequence[_Block]) -> list[Array]:
 
 
 def _covariance(
-    blocks: Sequence[_Block], gram: Array, moment: Array, squares: float, costs: Array, used: NDArray[np.intp]
+    products: Array,
+    gram: Array,
+    moment: Array,
+    squares: float,
+    costs: Array,
+    used: NDArray[np.intp],
+    amounts: int,
 ) -> tuple[float, Array]:
     """Return the condition number and the larger of the textbook covariance and that of the blocks' scores."""
-    covariance = np.zeros((_ALL + 1, _ALL + 1))
+    covariance = np.zeros((SIZE, SIZE))
     if not len(used):
         return 1.0, covariance
     index = np.ix_(used, used)
@@ -297,12 +250,10 @@ def _covariance(
     floor = max(float(eigenvalues[-1]) * 1e-13, 1e-300)
     eigenvalues = np.maximum(eigenvalues, floor)
     inverse = (vectors / eigenvalues) @ vectors.T / np.outer(norms, norms)
-    amounts = sum(block.amounts for block in blocks)
     variance = _residual(gram, moment, squares, costs) / max(amounts - len(used), 1)
     variance = squares if amounts <= len(used) else max(variance, _NOISE**2)
-    scores = [(block.moment - block.gram @ costs)[used] for block in blocks]
-    middle = sum((np.outer(score, score) for score in scores), np.zeros((len(used), len(used))))
-    middle *= len(scores) / max(len(scores) - 1, 1)
+    scores = (products[:, :SIZE] @ np.append(costs, -1.0))[:, used]
+    middle = scores.T @ scores * (len(scores) / max(len(scores) - 1, 1))
     clustered = inverse @ middle @ inverse
     larger = np.sqrt(np.maximum(np.diagonal(clustered) / np.diagonal(inverse * variance), 1.0))
     covariance[index] = inverse * variance * np.outer(larger, larger)
@@ -315,7 +266,7 @@ def _residual(gram: Array, moment: Array, squares: float, x: Array) -> float:
 
 def _class_error(columns: slice, work: Array, given: Array, differ: Array, covariance: Array) -> float:
     amount = float(given[columns].sum())
-    done = np.zeros(_ALL + 1)
+    done = np.zeros(SIZE)
     np.add.at(done, UNKNOWN_OF_COLUMN[columns], work[:COLUMNS][columns])
     if not done.any():
         return 0.0

@@ -17,7 +17,7 @@ from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import SMALL, Fit, RollingFit
 from vtprof_agent.counters.trimmed import trimmed_fit
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
+from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS
 from vtprof_schemas import names
 
 KEEP_NS: Final = 120_000_000_000
@@ -58,9 +58,6 @@ for no longer than it was made from."""
 _LIKE: Final = 0.02
 _UNLIKE: Final = 0.03
 """Relative difference of what two fits give a class; of what is measured from what is predicted."""
-_TO_CLASS: Final = np.zeros((COLUMNS, len(CLASS_COLUMNS)))
-for _place, _columns in enumerate(CLASS_COLUMNS):
-    _TO_CLASS[_columns, _place] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +235,7 @@ class Series:
             self._apart = 0.0
             if many and before is not None and not self.assessment.co_tenant:
                 given, given_before = (
-                    (one.costs * work[:, :COLUMNS].sum(axis=0)) @ _TO_CLASS for one in (self.fit, before)
+                    (one.costs * work[:, :COLUMNS].sum(axis=0)) @ TO_CLASS for one in (self.fit, before)
                 )
                 if bool((np.abs(given - given_before) <= _LIKE * given).all()):
                     self._due_ns = now_ns + min(_SELDOM * self._refit_ns, now_ns - starts[0])
@@ -352,11 +349,12 @@ class Series:
     def _give(self, starts: Array, ends: Array, amounts: Array, work: Array) -> Settled:
         """Scale what the fit predicts to what was measured; the idle part, and what is far too much, is nobody's."""
         costs, idle = (self.fit.costs, self.fit.idle) if self.fit else (np.zeros(COLUMNS), 0.0)
-        classes = (work[:, :COLUMNS] * costs) @ _TO_CLASS
+        classes = (work[:, :COLUMNS] * costs) @ TO_CLASS
         predicted = classes.sum(axis=1) + idle * (ends - starts)
-        whole = float(predicted.sum())
-        if self._due_ns > self._soon_ns and abs(float(amounts.sum()) - whole) > _UNLIKE * whole:
-            self._due_ns = self._soon_ns
+        if self._due_ns > self._soon_ns:
+            whole = float(predicted.sum())
+            if abs(float(amounts.sum()) - whole) > _UNLIKE * whole:
+                self._due_ns = self._soon_ns
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
         begun = self._gpu.begun_in(starts - self.lag_ns, ends - self.lag_ns)
         scale = np.minimum(scale, np.where(begun, 1.0, _MOST_SCALE))

@@ -12,7 +12,7 @@ from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit
 from vtprof_agent.counters.series import Series, Settled
 from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_curve, row_of
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_curve, rows_of_decoding
 
 KEEP_NS: Final = 30_000_000_000
 """How long after a step its shares can be asked for."""
@@ -28,10 +28,12 @@ class ShareGrid:
         self._parts: dict[tuple[str, str], list[Settled]] = {}
         self._ends: dict[tuple[str, str], float] = {}
         self._times: list[float] = []
-        self._values: list[Array] = []
+        self._values: Array = np.zeros((0, len(COUNTERS), _WIDTH))
         self._trust = [Trust()] * len(COUNTERS)
         self._costs: dict[int, UnitCosts | None] = {}
         self._predicted: UnitCosts | None = None
+        self._fitted: Array = np.zeros((_DECODE.stop - _DECODE.start, len(COUNTERS)))
+        """What the fits say that a unit of each column of decoding costs, by counter."""
         self._judged: list[tuple[str, Fit | None, Assessment | None]] = []
 
     @property
@@ -54,7 +56,8 @@ class ShareGrid:
             return
         pieces = self._pieces()
         edges = pieces[0][1] if len(pieces) == 1 else np.concatenate([times for _, times, _ in pieces])
-        edges = np.unique(edges[(edges > begin) & (edges <= end)])
+        edges = np.sort(edges[(edges > begin) & (edges <= end)])
+        edges = edges[np.append(edges[1:] > edges[:-1], True)]
         if not self._times:
             edges = np.concatenate(([min(float(times[0]) for _, times, _ in pieces)], edges))
             begin = float(edges[0])
@@ -110,6 +113,7 @@ class ShareGrid:
                 np.sum([one.typical for one in seen], axis=0).tolist(),
             )
         self._costs.clear()
+        self._fitted = np.array([trust.costs[_DECODE] for trust in self._trust]).T
         self._predicted = UnitCosts.of_fits(self._trust, len({one.hw_id for one in series if one.fit}))
 
     def of(self, work: Work, where: tuple[int, int, int]) -> StepCounters | None:
@@ -129,32 +133,25 @@ class ShareGrid:
             costs = read or costs
         return costs.shares(work) if costs is not None else None
 
-    def of_run(self, works: Sequence[Work], where: Sequence[tuple[int, int, int]]) -> StepCounters | None:
+    def of_run(self, works: Sequence[Work], starts: Array, ends: Array) -> StepCounters | None:
         """Return what steps of decoding alone that lie there, one behind the other, are given together."""
-        rows = np.array([row_of(work)[_DECODE] for work in works])
+        rows = rows_of_decoding(works)
         work = rows.sum(axis=0).tolist()
-        starts, ends = np.array([(start, end) for start, _, end in where], dtype=float).T
         times = self._times
         costs = None
         first, last, ran_ns = float(starts.min()), float(ends.max()), float((ends - starts).sum())
         if times and times[0] <= first and last <= times[-1]:
             begin, behind = bisect_right(times, first) - 1, bisect_left(times, last) + 1
-            values = np.concatenate(self._values[begin:behind])[:, _DECODE.start :]
-            read = read_curve(
-                np.array(times[begin:behind]),
-                values.reshape(behind - begin, -1),
-                np.concatenate((starts, ends)),
-            )
-            stretches = (read[len(works) :] - read[: len(works)]).reshape(
-                len(works), len(COUNTERS), values.shape[1]
-            )
+            values = self._values[begin:behind, :, _DECODE.start :]
+            read = read_curve(np.array(times[begin:behind]), values, np.concatenate((starts, ends)))
+            stretches = read[len(works) :] - read[: len(works)]
             costs = self._read(first, first, last)
         if costs is None:
             return self._predicted.run(len(works), ran_ns, work) if self._predicted is not None else None
         covered = stretches[:, :, COVERED - _DECODE.start]
         given = np.einsum("sck,sk->sc", stretches[:, :, : rows.shape[1]], rows)
         # Where windows are missing the fit alone tells, as of a single step.
-        fitted = rows @ np.array([trust.costs[_DECODE] for trust in self._trust]).T / costs.gpus
+        fitted = rows @ (self._fitted / costs.gpus)
         amounts = np.divide(given, covered, out=fitted, where=covered > 0).sum(axis=0) * costs.gpus
         return costs.run(len(works), ran_ns, work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
 
@@ -168,16 +165,15 @@ class ShareGrid:
         return UnitCosts.of_stretch(rows, end - start, self._trust)
 
     def _append(self, edges: Array, more: Array) -> None:
-        if self._values:
-            more = more + self._values[-1]
+        if self._times:
+            more += self._values[-1]
         self._times += edges.tolist()
-        self._values += list(more)
+        self._values = np.concatenate((self._values, more))
         self._costs.clear()
         old = bisect_right(self._times, self._times[-1] - KEEP_NS)
         if old > len(self._times) // 4:  # seldom, and so that the sums never grow large
-            base = self._values[old]
             self._times = self._times[old:]
-            self._values = [value - base for value in self._values[old:]]
+            self._values = self._values[old:] - self._values[old]
 
     def _at(self, time_ns: float) -> Array:
         times = self._times

@@ -1,6 +1,7 @@
 """The work of steps as columns of numbers, and as curves over time that windows of any edges can be read from."""
 
 from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from math import exp
@@ -20,6 +21,8 @@ COLUMNS: Final = 14
 reads of what drafts its tokens."""
 CLASS_COLUMNS: Final = (slice(0, 3), slice(3, 8), slice(8, 14))
 """Columns of each of ``meter.CLASSES``."""
+TO_CLASS: Final = np.repeat(np.eye(3), [columns.stop - columns.start for columns in CLASS_COLUMNS], axis=0)
+"""Adds up the columns of each class."""
 UNKNOWNS: Final = 11
 """Costs to fit: weight reads and experts cost the same for prefill and decode."""
 UNKNOWN_OF_COLUMN: Final = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7, 10])
@@ -85,6 +88,17 @@ def row_of(work: Work) -> Row:
     )  # fmt: skip
 
 
+def rows_of_decoding(works: Sequence[Work]) -> Array:
+    """Return the columns of decoding of steps without other work."""
+    counts = {(work.decode_requests, work.decode_tokens) for work in works}
+    if len(counts) > 1:
+        return np.array([row_of(work)[CLASS_COLUMNS[2]] for work in works])
+    rows = np.array((row_of(works[0])[CLASS_COLUMNS[2]],) * len(works))
+    rows[:, 0] = [work.decode_context_tokens for work in works]
+    np.maximum(rows[:, 0], 0.0, out=rows[:, 0])
+    return rows
+
+
 def _nothing_else(work: Work) -> bool:
     return (
         work.prefill_tokens <= 0 and work.patches <= 0 and work.encode_pairs <= 0 and work.prefill_pairs <= 0
@@ -97,14 +111,14 @@ def unknowns_of(rows: Array) -> Array:
 
 
 def read_curve(times: Array, values: Array, at: Array) -> Array:
-    """Interpolate cumulative values (n x columns) linearly; flat before the first and behind the last time."""
+    """Interpolate cumulative values (n x columns, or more axes) linearly; flat before the first and behind the last time."""
     right = np.minimum(np.maximum(np.searchsorted(times, at, side="right"), 1), len(times) - 1)
     left = right - 1
     span = times[right] - times[left]
     part = np.divide(at - times[left], span, out=np.ones_like(at), where=span > 0)
     part = np.minimum(np.maximum(part, 0.0), 1.0)  # np.clip takes several times as long for a few
     low = values[left]
-    result: Array = low + (values[right] - low) * part[:, None]
+    result: Array = low + (values[right] - low) * part.reshape(-1, *(1,) * (values.ndim - 1))
     return result
 
 
@@ -119,6 +133,7 @@ class WorkCurve:
         self._new_times: list[int] = []
         self._new_rows: list[Row] = []
         self._kinds: deque[tuple[float, Array]] = deque()
+        self._kinds_now: Array | None = np.zeros((3, COLUMNS + 1))
         self._remembered: dict[tuple[bytes, bytes], Array] = {}
         self._placed: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.end_ns = 0
@@ -163,6 +178,14 @@ class WorkCurve:
         placed = self._placed.get((work.start_ns, work.end_ns)) if self._placed else None
         return placed or _parts(work)
 
+    def spans(self, works: Sequence[Work]) -> tuple[Array, Array]:
+        """Return where steps begin and end on the curve."""
+        if self._placed:
+            starts, _, ends = np.array([self.where(work) for work in works], dtype=float).T
+            return starts, ends
+        starts = np.array([work.start_ns for work in works], dtype=float)
+        return starts, np.maximum([work.end_ns for work in works], starts + 1.0)
+
     def between(self, starts: Array, ends: Array) -> Array:
         """Return the work done in each of the windows and, last, how long steps ran in it, ns; not to be changed."""
         self._flush()
@@ -192,12 +215,11 @@ class WorkCurve:
         return ran
 
     def kinds(self) -> Array:
-        """Return the work done lately and, last, the time it took, ns: encoders, steps with prefill, other steps."""
+        """Return the work done lately and, last, the time it took, ns: encoders, prefill, others; not to be changed."""
         self._flush()
-        if not self._kinds:
-            return np.zeros((3, COLUMNS + 1))
-        summed: Array = np.sum([kinds for _, kinds in self._kinds], axis=0)
-        return summed
+        if self._kinds_now is None:
+            self._kinds_now = np.sum([kinds for _, kinds in self._kinds], axis=0)
+        return self._kinds_now
 
     def _read(self, starts: Array, ends: Array) -> Array:
         times, values = (
@@ -223,6 +245,7 @@ class WorkCurve:
         rows, times = flat.reshape(count, COLUMNS + 1), np.array(self._new_times, dtype=float)
         self._new_times, self._new_rows = [], []
         self._remembered.clear()
+        self._kinds_now = None
         if self._size + count > len(self._all_times):
             self._move(count)
         begin, self._size = self._size, self._size + count
