@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 SOURCES := agent analyzer rules schemas tests
 
-.PHONY: demo test check bench check-gpu test-engines bench-engines format docs clean help
+.PHONY: demo test check bench fuzz check-gpu test-engines bench-engines format docs clean help
 help:
 	@echo "make demo   install, profile a tiny vision-language model, print its report"
 	@echo "make test   install and run all tests but those of real engines"
 	@echo "make check  formatting, lint, types, import contract, Python floor of the probe, generated docs"
 	@echo "make bench  benchmarks: ratios measured in one run"
+	@echo "make fuzz   ten thousand broken trace files through the analyzer; takes half an hour"
 	@echo "make check-gpu   on a machine with an NVIDIA GPU: what its counters tell, against loads of known size"
 	@echo "make test-engines   install a real vLLM for CPU beside (4 GB) and run what needs it"
 	@echo "make bench-engines  what the probe costs that vLLM"
@@ -49,6 +50,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@missed=; for bench in tests/bench/bench_*.py; do echo; echo "== $$bench"; $(BIN)/python $$bench || missed="$$missed $$bench"; done; \
 	if [ -n "$$missed" ]; then echo; echo "over budget, or failed:$$missed" >&2; exit 1; fi
+
+# FUZZ_ARGUMENTS="--first 10000 --files 500"
+fuzz: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz.campaign $(FUZZ_ARGUMENTS)
 
 # Exit code 1: something differs from what is assumed; 2: no GPU. GPU_CHECK_ARGUMENTS="--gpu 1 --json findings.json"
 check-gpu: $(VENV)/.demo

@@ -18,7 +18,7 @@ from vtprof_analyzer.physics import find_physics
 from vtprof_analyzer.report.build import Objectives, Reading, build
 from vtprof_analyzer.report.format import safe
 from vtprof_analyzer.report.model import Report
-from vtprof_analyzer.store import open_store
+from vtprof_analyzer.store import open_store, use_few_threads
 from vtprof_analyzer.versions import leave_newer_out
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.load import LoadedRules, load_packs
@@ -54,6 +54,7 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
     key = key_of(sources, options.paths) if options.cache else None
     keep = options.database is not None
     with open_store(options.database) as connection, ExitStack() as held:
+        use_few_threads(connection, sum(sources.sizes.values()))
         create_tables(connection)
 
         def read() -> None:
@@ -75,6 +76,8 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
             interference_stage.STAGE: interference_stage.fill_table,
         }
         pipeline.run(connection, settings, python_stages)
+        if keep:
+            pipeline.describe_tables(connection)
         outcomes = _judge(connection, packs)
         reading = Reading(
             [shown_name(path) for path in options.paths], sources.skipped, _duplicates(connection)

@@ -3,6 +3,7 @@
 Tables in, one table out, each; parameters are tables too (``settings``, ``visual_strata``).
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -13,6 +14,7 @@ from vtprof_analyzer.verdict import Thresholds
 from vtprof_schemas import names
 
 _LARGEST = 2**63 - 1
+_HEADER = re.compile(r"((?:^--.*\n)+)CREATE TABLE (\w+) AS$", re.M)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,17 @@ def stage_names() -> list[str]:
 def run_sql_stage(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Run one SQL stage by its file name."""
     connection.execute(resources.files("vtprof_analyzer.stages").joinpath(name).read_text("utf-8"))
+
+
+def describe_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Put each stage's header on its table, for whoever opens the database: ``SELECT comment FROM duckdb_tables()``."""
+    made = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    for name in stage_names():
+        text = resources.files("vtprof_analyzer.stages").joinpath(name).read_text("utf-8")
+        for header, table in _HEADER.findall(text):
+            if table in made:
+                told = "\n".join(line.removeprefix("--").strip() for line in header.splitlines())
+                connection.execute(f"COMMENT ON TABLE {table} IS '{told.replace(chr(39), chr(39) * 2)}'")
 
 
 def create_parameters(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:

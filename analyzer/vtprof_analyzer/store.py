@@ -4,14 +4,14 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
 from vtprof_analyzer.report.format import safe
-from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.errors import BackendError, ConfigError
 
 _TABLES: Final = "tables.db"
 _MARK: Final = "ingest_files"
@@ -20,6 +20,19 @@ MEMORY_BYTES: Final = 2 << 30
 """What the database may hold in memory where a quarter of the machine's is not less; the rest goes to disk."""
 _MEMORY_SHARE: Final = "25%"
 _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MEMORY: Final = "memory"
+_DISK: Final = "disk space"
+_MORE: Final = {
+    _MEMORY: "free some, or raise the limit of this shell or container",
+    _DISK: "free some in the temporary folder, or set TMPDIR to another one",
+}
+_DISK_WORDS: Final = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "max_temp_directory_size",
+)
+_SMALL_BYTES: Final = 8 << 20
 _CONFIG: Final[dict[str, Any]] = {
     # What is not in the package is never fetched from the network.
     "autoinstall_known_extensions": False,
@@ -79,8 +92,28 @@ def _connected(
         connection.execute("SET enable_progress_bar = false")
         _limit_memory(connection, memory_bytes)
         yield connection
+    except (duckdb.Error, MemoryError) as error:
+        if (lack := lack_of(error)) is None:
+            raise
+        raise BackendError(f"not enough {lack}; {_MORE[lack]}") from error
     finally:
-        connection.close()
+        with suppress(duckdb.Error):  # on a full disk it cannot put its log away
+            connection.close()
+
+
+def lack_of(error: BaseException) -> str | None:
+    """Return what the system had too little of where an error tells of that: it is no fault of the input."""
+    if isinstance(error, MemoryError | duckdb.OutOfMemoryException):
+        return _MEMORY
+    if isinstance(error, duckdb.Error) and any(words in str(error) for words in _DISK_WORDS):
+        return _DISK
+    return None
+
+
+def use_few_threads(connection: duckdb.DuckDBPyConnection, input_bytes: int) -> None:
+    """Take one thread for a small input, which several would only wait for each other over."""
+    if input_bytes < _SMALL_BYTES:
+        connection.execute("SET threads = 1")
 
 
 def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_bytes: int | None) -> None:

@@ -451,10 +451,15 @@ def _counter(key: str, unit: str, meaning: str) -> str:
 
 
 GPU_DRAM_BANDWIDTH_RATIO = _counter(
-    "vtprof.gpu.dram_bandwidth_ratio", "1", "DRAM traffic over its peak, mean over the wall time of the span"
+    "vtprof.gpu.dram_bandwidth_ratio",
+    "1",
+    "DRAM traffic over its peak, mean over the wall time of the span; of a phase over its part of its steps: encode the"
+    " encoder's, prefill and decode the rest, whoever else works in it",
 )
 GPU_TENSOR_ACTIVE_RATIO = _counter(
-    "vtprof.gpu.tensor_active_ratio", "1", "share of cycles a tensor core was active"
+    "vtprof.gpu.tensor_active_ratio",
+    "1",
+    "share of cycles a tensor core was active, mean as of vtprof.gpu.dram_bandwidth_ratio",
 )
 GPU_SM_ACTIVE_RATIO = _counter("vtprof.gpu.sm_active_ratio", "1", "share of cycles an SM had a warp")
 GPU_ENERGY_MJ = _counter("vtprof.gpu.energy_mj", "mJ", "energy; on a phase the request's share")

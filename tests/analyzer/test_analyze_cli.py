@@ -406,6 +406,10 @@ def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(
         assert run("analyze", traces, "--format", "json", "--db", tmp_path / "run.db")[0] == 0
     with duckdb.connect(str(tmp_path / "run.db"), read_only=True) as db:
         assert db.execute("SELECT count(*) FROM requests").fetchall() == [(3,)]
+        ((comment,),) = db.execute(
+            "SELECT comment FROM duckdb_tables() WHERE table_name = 'queue_blame'"
+        ).fetchall()
+        assert comment.startswith("One row: ") and "capacity" in comment
     (tmp_path / "mine.txt").write_text("precious")
     code, _, err = run("analyze", traces, "--format", "json", "--db", tmp_path / "mine.txt")
     assert code == 2 and "mine.txt" in err

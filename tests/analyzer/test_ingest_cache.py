@@ -273,7 +273,8 @@ def test_a_damaged_entry_is_no_entry(kept: Path, table: str, damage: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "{}", "[]", "null", '{"reader": 1, "faults": []}', '{"reader": "x"', "\x00" * 100]
+    "manifest",
+    ["", "{}", "[]", "null", '{"reader": 1, "faults": []}', '{"reader": "x"', "\x00" * 100, "[" * 100_000],
 )
 def test_a_broken_manifest_is_no_entry(kept: Path, manifest: str) -> None:
     (entries(kept)[0] / "manifest.json").write_text(manifest)
@@ -377,13 +378,33 @@ def test_where_nothing_can_be_written_the_analysis_goes_on(run: Path) -> None:
     assert tables(run) == (rows, False)
 
 
-def test_a_disk_that_is_full_leaves_no_half_entry(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), duckdb.IOException("disk full")])
+def test_a_disk_that_is_full_leaves_no_half_entry(
+    run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: Any) -> str:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(cache, "_write_table", full)
     assert not hit(run)
     assert entries(run) == []
+
+
+def test_a_file_of_the_cache_that_cannot_be_read_when_it_is_taken_costs_the_hit_alone(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, was_hit = tables(kept)
+    assert was_hit
+    rows_of = cache._rows_of
+
+    def broken(connection: Any, table: str, path: str, renamed: Any) -> str:
+        # What is taken first is taken back.
+        if table == "resources":
+            raise duckdb.IOException("Could not read from file: Input/output error")
+        return rows_of(connection, table, path, renamed)
+
+    monkeypatch.setattr(cache, "_rows_of", broken)
+    assert tables(kept) == (expected, False)
 
 
 def test_files_of_several_folders_have_no_place(tmp_path: Path, run: Path) -> None:

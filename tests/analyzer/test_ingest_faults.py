@@ -85,6 +85,45 @@ def test_logs_and_foreign_metrics_are_counted_and_ours_are_read(tmp_path: Path) 
         ]
 
 
+def test_documents_in_one_line_are_all_salvaged_behind_bytes_that_are_no_utf8(tmp_path: Path) -> None:
+    # Each byte becomes a character of three: more in all than stands before the next document.
+    made = document(*request(0, 9, REQUEST | {names.REQUEST_MODEL: "here"}, trace=1))
+    first = line(made).encode().replace(b"here", b"\xff\xfe" * 20)
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(first + line(good(2)).encode() + line(good(3)).encode() + b"\n")
+    spans, counted, notes = read(path)
+    assert (spans, counted["malformed_lines"]) == (5, 1)
+    assert notes == [(1, "not JSON; left out, 3 whole document(s) inside it used")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "malformed", "ignored"),
+    [
+        ('{"resourceLogs":[{"resource":{},"scopeLogs":[-5]}]}', 0, 3),
+        ('{"resourceLogs":[{"scopeLogs":[{"logRecords":9223372036854775808}]}]}', 0, 3),
+        ('{"resourceLogs":[{"scopeLogs":[{"logRecords":[{]}]}]}', 1, 2),
+    ],
+)
+@pytest.mark.parametrize("traces", [0, 1, 400])
+def test_a_broken_log_line_costs_itself_and_is_counted(
+    tmp_path: Path, bad: str, malformed: int, ignored: int, traces: int
+) -> None:
+    # What cannot be counted of a log document is one record. 400 traces are read in pieces.
+    logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {}}, {"body": {}}]}]}]}
+    spans, counted, notes = read(write(tmp_path / "t.jsonl", logs, *map(good, range(1, traces + 1)), bad))
+    assert (spans, counted["malformed_lines"], counted["ignored_signals"]) == (2 * traces, malformed, ignored)
+    assert counted["lines"] == traces + 2
+    assert [number for number, _ in notes] == [traces + 2] * malformed
+
+
+def test_log_records_of_a_file_that_is_read_again_carefully_are_counted_once(tmp_path: Path) -> None:
+    logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {}}, {"body": {}}]}]}]}
+    suspect = good(1)
+    suspect["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["spanId"] = "ab"
+    _, counted, _ = read(write(tmp_path / "t.jsonl", suspect, logs))
+    assert (counted["dropped_spans"], counted["ignored_signals"]) == (1, 2)
+
+
 def test_a_pretty_printed_document_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     path.write_text(json.dumps(good(1), indent=2))

@@ -2,14 +2,16 @@
 
 import json
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otlp_builder import document, line, metric_document, request, span
-from otlp_messages import FRAMINGS, delimited, length32, message
+from otlp_messages import FRAMINGS, delimited, length32, message, varint, whole
 
 from vtprof_analyzer.ingest.formats import Format, detect
 from vtprof_analyzer.ingest.wire import signal_of
@@ -48,6 +50,46 @@ def test_messages_are_told_by_their_content_in_every_framing(
 def test_broken_and_empty_messages_at_the_begin_do_not_hide_the_others(tmp_path: Path, framing: str) -> None:
     data = FRAMINGS[framing](b"", b"\xff" * 40, message(good(1)))
     assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
+@pytest.mark.parametrize("framing", ["length32", "varint"])
+@pytest.mark.parametrize("wrong_by", [-9, 7, 1 << 20])
+def test_a_wrong_length_at_the_begin_does_not_hide_the_other_messages(
+    tmp_path: Path, framing: str, wrong_by: int
+) -> None:
+    first = message(good(1))
+    length = len(first) + wrong_by
+    start = struct.pack(">I", length) if framing == "length32" else varint(length)
+    data = start + first + FRAMINGS[framing](message(good(2)), message(good(3)))
+    assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
+def test_a_broken_record_at_the_begin_does_not_hide_those_after_it(tmp_path: Path) -> None:
+    data = b"\n\xff\x7f" + bytes(range(40)) + whole(message(good(2)), message(good(3)))
+    assert detected(tmp_path, data) == Format("protobuf", "whole")
+
+
+UNKNOWN_FIELD = b"\x78\x01"
+"""Field 15, a varint: no part of OTLP has it."""
+
+
+def nested(number: int, content: bytes) -> bytes:
+    """Return a field with a length."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def test_fields_that_otlp_does_not_have_yet_do_not_hide_what_a_message_carries() -> None:
+    made = ExportTraceServiceRequest.FromString(message(good(1)))
+    (record,) = made.resource_spans
+    (scope,) = record.scope_spans
+    strange_scope = nested(2, UNKNOWN_FIELD + scope.SerializeToString() + UNKNOWN_FIELD)
+    strange_record = nested(1, UNKNOWN_FIELD + strange_scope)
+    for data in (message(good(1)) + UNKNOWN_FIELD, strange_record + UNKNOWN_FIELD):
+        assert len(ExportTraceServiceRequest.FromString(data).resource_spans) == 1
+        assert signal_of(data) == "traces"
+    # Alone they say nothing.
+    assert signal_of(UNKNOWN_FIELD) is None
+    assert signal_of(nested(1, UNKNOWN_FIELD)) is None
 
 
 @pytest.mark.parametrize(
@@ -113,5 +155,6 @@ def test_noise_and_other_protobuf_are_none_of_ours(tmp_path: Path) -> None:
 @example(text="[\nY" + "x" * 88)
 def test_no_text_passes_for_a_request(text: str) -> None:
     data = text.encode()
-    assert signal_of(data) in (None, "empty")
+    # Two bytes can be an empty request or profiles: no file is judged by these.
+    assert signal_of(data) in (None, "empty", "profiles")
     assert (signal_of(data) == "empty") <= (not data or data[0] == 0x0A)

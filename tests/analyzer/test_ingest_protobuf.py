@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link
 from otlp_builder import BASE_NS, document, line, metric_document, request, span, write
-from otlp_messages import FRAMINGS, length32, message
+from otlp_messages import FRAMINGS, length32, message, varint
 from store_fixture import fetch, loaded
 
 from vtprof_analyzer.analyze import Options, analyze
@@ -157,6 +158,55 @@ def test_a_wrong_length_is_got_over(tmp_path: Path, framed: str) -> None:
     path.write_bytes(b"".join(parts))
     assert traces_of(path) == {1, 3, 4}
     assert counts_of(path)[2] == 1
+
+
+@pytest.mark.parametrize("framed", ["length32", "varint"])
+@pytest.mark.parametrize("packing", list(PACKINGS))
+@pytest.mark.parametrize("wrong_by", [-9, 7, 150, 1 << 20])
+def test_a_wrong_length_costs_its_message_however_it_is_packed(
+    tmp_path: Path, framed: str, packing: str, wrong_by: int
+) -> None:
+    first, wrong, *others = [PACKINGS[packing](message(good(n))) for n in (1, 2, 3, 4)]
+    length = len(wrong) + wrong_by
+    head = varint(length) if framed == "varint" else struct.pack(">I", length)
+    path = tmp_path / "t.pb"
+    path.write_bytes(FRAMINGS[framed](first) + head + wrong + FRAMINGS[framed](*others))
+    assert traces_of(path) - {2} == {1, 3, 4}
+    assert counts_of(path)[2] == 1
+
+
+@pytest.mark.parametrize("framed", ["length32", "varint"])
+@pytest.mark.parametrize("packing", list(PACKINGS))
+def test_junk_between_messages_costs_itself(tmp_path: Path, framed: str, packing: str) -> None:
+    parts = [FRAMINGS[framed](PACKINGS[packing](message(good(n)))) for n in (1, 2, 3)]
+    path = tmp_path / "t.pb"
+    path.write_bytes(parts[0] + b"junkjunk" + parts[1] + b"junkjunk" + parts[2])
+    assert traces_of(path) == {1, 2, 3}
+    _, messages, dropped, _, _, notes = counts_of(path)
+    assert (messages, dropped) == (5, 2)
+    assert all("8 bytes" in note for note in notes)
+
+
+@pytest.mark.parametrize("framed", ["length32", "varint"])
+def test_a_message_of_a_later_otlp_is_read(tmp_path: Path, framed: str) -> None:
+    # Field 15, a varint, is none that there is.
+    strange = message(good(2)) + b"\x78\x01"
+    path = tmp_path / "t.pb"
+    path.write_bytes(FRAMINGS[framed](message(good(1)), strange, message(good(3))))
+    assert traces_of(path) == {1, 2, 3}
+    assert counts_of(path)[2] == 0
+
+
+@pytest.mark.parametrize("framed", ["length32", "varint"])
+def test_a_wrong_first_length_costs_its_message_and_is_said(tmp_path: Path, framed: str) -> None:
+    first = message(good(1))
+    length = varint(len(first) + 7) if framed == "varint" else struct.pack(">I", len(first) + 7)
+    path = tmp_path / "t.pb"
+    path.write_bytes(length + first + FRAMINGS[framed](message(good(2)), message(good(3))))
+    assert traces_of(path) == {2, 3}
+    kind, messages, dropped, _, _, notes = counts_of(path)
+    assert (kind, messages, dropped) == ("protobuf", 3, 1)
+    assert "from byte 0 on left out" in notes[0]
 
 
 @pytest.mark.parametrize("framed", list(FRAMINGS))

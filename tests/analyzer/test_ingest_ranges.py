@@ -47,6 +47,19 @@ def test_every_number_of_a_span_has_a_range(tmp_path: Path, sign: int) -> None:
         assert all(any(attribute.key in note for note in notes) for attribute in NUMBERS)
 
 
+@pytest.mark.parametrize("huge", [INT64_MAX, -INT64_MAX - 1])
+def test_numbers_of_one_span_that_overflow_together_are_all_unknown(tmp_path: Path, huge: int) -> None:
+    keys = [a.key for a in NUMBERS if a.where == "request" and a.type == names.INT]
+    parts = {names.TOKENS_IMAGE, names.TOKENS_VIDEO, names.TOKENS_AUDIO, names.INPUT_TOKENS}
+    assert parts <= set(keys)
+    made = span(names.SPAN_REQUEST, 0, 9, dict.fromkeys(keys, huge))
+    with loaded(write(tmp_path / "t.jsonl", document(made, *request(0, 9, trace=2)))) as db:
+        columns_ = ", ".join(names.column_name(key) for key in keys)
+        (first, _) = fetch(db, f"SELECT {columns_} FROM spans ORDER BY trace_id")
+        assert first == (None,) * len(keys)
+        assert judged(db)[0] == len(keys)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_every_number_of_a_resource_has_a_range(tmp_path: Path, sign: int) -> None:
     huge = {names.INT: sign * INT64_MAX, names.DOUBLE: sign * 1e300}

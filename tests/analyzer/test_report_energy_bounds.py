@@ -77,7 +77,9 @@ def test_gpus_that_were_watched_for_a_part_of_the_work_bound_nothing(tmp_path: P
     most = energy_of(reported(tmp_path, *spans, metrics=(watched(57, until=95),)))
     assert most.high_j == pytest.approx(57 / 0.95), "for the rest at the same power"
     less = energy_of(reported(tmp_path, *spans, metrics=(watched(4),)))
-    assert less.high_j == pytest.approx(101), "a total below the requests' own lacks something: it bounds nothing"
+    assert less.high_j == pytest.approx(101), (
+        "a total below the requests' own lacks something: it bounds nothing"
+    )
 
 
 def test_an_end_that_a_second_gpu_may_have_given_is_not_bounded_by_the_first(tmp_path: Path) -> None:

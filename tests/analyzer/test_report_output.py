@@ -4,7 +4,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from report_samples import SAMPLES
 
+from vtprof_analyzer.cli.deliver import deliver
 from vtprof_analyzer.report import output
 from vtprof_schemas.errors import BackendError, ConfigError
 
@@ -50,3 +52,11 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(
     with pytest.raises(BackendError, match="No space left on device"):
         output.write(tmp_path, "index.html", "new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("index.html", "old")]
+
+
+def test_a_closed_standard_output_is_one_line_unless_a_folder_gets_the_report(tmp_path: Path) -> None:
+    report = SAMPLES["empty"]()
+    with pytest.raises(ConfigError, match="standard output is closed; give -o"):
+        deliver(report, ["json"], None, tmp_path, None)
+    deliver(report, ["json"], tmp_path, tmp_path, None)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]

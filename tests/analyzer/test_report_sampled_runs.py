@@ -87,7 +87,7 @@ def test_every_number_has_its_mark_beside_it_in_every_format(tmp_path: Path) -> 
             "10 requests kept at or above p95, weighted" in text
             or "19 requests kept with a first token" in text
         )
-        assert "KV written by the requests kept" in text or "KV footprint" in text
+        assert "KV of the requests kept" in text or "KV footprint" in text
     assert "TTFT, p95 (for all)" in said(html.render(report))
     assert "of the requests kept" in said(terminal.render(report, width=110))
     assert json.loads(json_text.render(report))["summary"]["weighted"] is True

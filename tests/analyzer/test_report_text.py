@@ -9,11 +9,12 @@ import pytest
 from report_samples import HOSTILE, SAMPLES, demo_run, empty_run, gpu_run, hostile_run, vllm_run
 from rich.cells import cell_len
 
-from vtprof_analyzer.report import json_text, markdown, terminal
+from vtprof_analyzer.report import html, json_text, markdown, phrases, terminal
 from vtprof_analyzer.report.advice_phrases import command, saving_line
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.formats import FORMATS, render
 from vtprof_analyzer.report.model import Advice, BudgetRow, Saving
+from vtprof_analyzer.report.model_kv import KvFullest
 
 GOLD = Path(__file__).parents[1] / "gold"
 
@@ -58,7 +59,7 @@ def test_the_verdict_comes_first_then_time_then_causes_then_advice_then_trust() 
         "VISUAL TOKENS DOMINATE",
         "Where TTFT goes",
         "Phases against",
-        "KV written",
+        "KV of the requests",
         "What to do",
         "Can this be",
         "Full report",
@@ -279,3 +280,21 @@ def test_the_headline_says_that_kv_is_held_over_time() -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_can_be_rendered_by_name(name: str) -> None:
     assert render(name, empty_run()).strip()
+
+
+def test_kv_says_which_process_was_fullest_what_differs_and_what_was_reused() -> None:
+    run = gpu_run()
+    kv = replace(
+        run.kv, bytes_per_token=None, bytes_per_token_min=36_864, bytes_per_token_max=57_344, peak_kind="mean",
+        fullest=KvFullest("beta-4001-1", 99, 100.0, 0.99),
+    )  # fmt: skip
+    told = replace(run, kv=kv, summary=replace(run.summary, cached_tokens=206_944))
+    assert phrases.kv_peak(told).endswith("42 preemptions; fullest process beta-4001-1 at least 99 %")
+    for rendered in (terminal.render(told), html.render(told)):
+        text = " ".join(rendered.split())
+        assert "bytes per token differ by process (36,864 to 57,344 B)" in text
+        assert "206,944 tokens of it came from the prefix cache, not written again" in text
+        assert "KV written" not in text
+    assert phrases.kv_reused(replace(run, summary=replace(run.summary, cached_tokens=None))) == ""
+    assert phrases.kv_per_token(replace(run, kv=replace(kv, bytes_per_token_max=None))) == "not recorded"
+    assert "fullest" not in phrases.kv_peak(run)

@@ -1,14 +1,17 @@
 """Stage `slow_requests`: a dozen ordinary requests and one that is not, and what the report says of it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 from otlp_builder import BASE_NS, attributes, document, request, span, write
 from stage_fixture import staged
 from store_fixture import loaded
 
 from vtprof_analyzer import pipeline, step_cost
 from vtprof_analyzer.report.build_anomalies import build_anomalies
+from vtprof_analyzer.report.format import duration
 from vtprof_analyzer.report.model_anomalies import Anomalies, SlowRequest
 from vtprof_schemas import names
 
@@ -70,8 +73,8 @@ def test_a_request_behind_an_image_is_explained_by_it_and_the_image_is_named(tmp
     assert (row.rank, row.request_id, row.phase, row.cause) == (1, "r50", "queue", "image_prefill")
     assert (row.phase_ms, row.normal_ms, row.excess_ms) == (190.0, 10.0, 210.0)
     assert row.evidence == (
-        "queue took 190.0 ms, normally 10.0 ms; meanwhile 150.0 ms image prefill, 40.0 ms image encode;"
-        " beside 1 prompts of others, 1 with visual tokens: the image (900 visual tokens)"
+        "queue took 190 ms, normally 10.0 ms; meanwhile 150 ms image prefill, 40.0 ms image encode;"
+        " beside 1 prompt of others, 1 with visual tokens: the image (900 visual tokens)"
     )
 
 
@@ -83,11 +86,11 @@ def test_a_slow_decode_is_explained_by_its_preemption_else_by_what_ran_more_than
     row = only(explained(tmp_path, *ordinary(), *slow, *steps))
     # 10 tokens in 300 ms instead of 50; 4/5 of the step's time went to prompts, normally none
     assert (row.phase, row.phase_ms, row.normal_ms, row.cause) == ("decode", 300.0, 50.0, "text_prefill")
-    assert "240.0 ms text prefill, 60.0 ms decode batch" in row.evidence
+    assert "240 ms text prefill, 60.0 ms decode batch" in row.evidence
     slow[-1]["attributes"] += attributes({names.DECODE_PREEMPTIONS: 2})
     row = only(explained(tmp_path, *ordinary(), *slow, *steps))
     assert row.cause == "preemption"
-    assert "preempted 2 times while it decoded" in row.evidence
+    assert "preempted twice while it decoded" in row.evidence
 
 
 def test_lowered_clocks_explain_work_that_took_long(tmp_path: Path) -> None:
@@ -147,6 +150,30 @@ def test_a_large_prompt_explains_itself_and_a_slow_download_too(tmp_path: Path) 
     assert "its prompt has 800 tokens, normally 50" in found.requests[0].evidence
 
 
+def test_what_ran_meanwhile_adds_up_to_the_phase(tmp_path: Path) -> None:
+    """A queue of 400 ms: 300 of a text prefill, 10 of a decode (too little to name), 90 of nothing: the rest is 100."""
+    slow = asked(50, 500, 410, 460, queue=(0, 400), prefill=(400, 410), decode=(410, 460))
+    other = request(400 * MS, 5000 * MS, {names.TTFT_NS: 300 * MS}, trace=51, prefill=(500 * MS, 800 * MS))
+    steps = [step(500, 800, 60, prefill_tokens=900), step(800, 810, 61, decode_requests=3)]
+    row = only(explained(tmp_path, *ordinary(), *slow, *other, *steps))
+    assert row.evidence.startswith("queue took 400 ms, normally 10.0 ms; meanwhile 300 ms text prefill, ")
+    told = row.evidence.split("meanwhile ")[1].split(";")[0]
+    assert sum(float(number) for number in re.findall(r"([0-9.]+) ms", told)) == 400.0
+
+
+TIMES_MS = [
+    0.0, 2e-6, 0.000339, 0.0123, 0.85, 0.9994, 0.9995, 1.0, 9.995, 9.996, 14.2, 99.96, 999.4, 999.5, 2310.0, 7945.6,
+    119_499.0, 119_500.0, 744_000.0, 7_169_000.0, 7_170_000.0, 11_520_000.0, -14.2, -7945.6,
+]  # fmt: skip
+
+
+def test_durations_are_spelled_as_the_report_spells_them() -> None:
+    with duckdb.connect() as db:
+        pipeline.run_sql_stage(db, "06_spelled_duration.sql")
+        spelled = db.execute("SELECT spelled_duration(unnest(?::DOUBLE[]))", [TIMES_MS]).fetchall()
+    assert [text for (text,) in spelled] == [duration(ms) for ms in TIMES_MS]
+
+
 def test_the_list_is_limited_and_says_how_many_were_slow(tmp_path: Path) -> None:
     slow = [spans for n in range(3) for spans in asked(50 + n, 500, 40 + n, 100 + n)]
     settings = pipeline.Settings(slow_requests=2)
@@ -154,7 +181,7 @@ def test_the_list_is_limited_and_says_how_many_were_slow(tmp_path: Path) -> None
     assert (found.slow, found.limit, [row.request_id for row in found.requests]) == (3, 2, ["r52", "r51"])
     assert {row.cause for row in found.requests} == {"unexplained"}
     assert found.requests[0].evidence.startswith(
-        "unexplained took 42.0 ms, normally 0.0 ms; what ran meanwhile is not"
+        "unexplained took 42.0 ms, normally 0 ms; what ran meanwhile is not"
     )
 
 

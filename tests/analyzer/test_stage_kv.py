@@ -175,3 +175,19 @@ def test_nothing_recorded_is_no_kv(tmp_path: Path) -> None:
             assert fetch(db, f"SELECT count(*) FROM {table}") == [(0,)], table
         kv = build_kv(db)
         assert (kv.over_time, kv.over_time_difference, kv.headroom, kv.peak_kind) == ([], None, [], None)
+
+
+def test_the_picture_begins_with_the_first_step_where_that_is_older_than_the_first_request(
+    tmp_path: Path,
+) -> None:
+    """The requests of the first steps may be left out by sampling: a second before the first that is there."""
+    second = 10**9
+    spans = [
+        step(0, second // 2, 10, 4, trace=1),
+        step(second, 2 * second, 20, 0, trace=2),
+        *request(second, 2 * second, trace=3, decode=(second, 2 * second)),
+    ]
+    with staged(tmp_path, spans, resource={names.KV_BYTES_PER_TOKEN: 2}) as db:
+        ((first, last),) = fetch(db, "SELECT min(seconds), max(seconds) FROM kv_held")
+        assert first == 0
+        assert 1 <= last <= 2

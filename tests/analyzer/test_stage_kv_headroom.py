@@ -68,3 +68,26 @@ def test_without_capacity_or_size_nothing_is_said(tmp_path: Path, absent: str) -
     resource = {key: value for key, value in SIZED.items() if key != absent}
     with staged_in_processes(tmp_path, (resource, [step(0, 100, 10, 0, 11), *sized(1, 30)])) as db:
         assert fetch(db, "SELECT count(*) FROM kv_headroom") == [(0,)]
+
+
+def test_a_full_cache_is_not_hidden_by_idle_ones_beside_it(tmp_path: Path) -> None:
+    """Of 1,000 tokens each 'a' holds 100 at most, 'b' 900, and never both at once; 2 and 4 bytes a token."""
+    other = {names.SERVICE_INSTANCE_ID: "b", names.KV_BYTES_PER_TOKEN: 4, names.KV_CAPACITY_TOKENS: 1000}
+    spans = [step(0, 100, 100, 0, 11), *sized(1, 30)]
+    crowded = [step(200, 300, 500, 0, 12, kv_used_tokens_max=900), *sized(2, 30)]
+    with staged_in_processes(tmp_path, (SIZED, spans), (other, crowded)) as db:
+        kv = build_kv(db)
+    assert kv.peak_usage_ratio == pytest.approx(3600 / 6000)
+    assert kv.fullest is not None
+    assert (kv.fullest.instance, kv.fullest.peak_held_bytes, kv.fullest.capacity_bytes) == ("b", 3600, 4000)
+    assert kv.fullest.peak_usage_ratio == pytest.approx(0.9)
+    assert (kv.bytes_per_token, kv.bytes_per_token_min, kv.bytes_per_token_max) == (None, 2, 4)
+    # Of 'a' 90 % are free, of 'b' half: the fuller one first, though its cache is no smaller.
+    assert [row.instance for row in kv.headroom] == ["b", "a"]
+
+
+def test_one_process_has_no_fullest_of_several(tmp_path: Path) -> None:
+    with staged_in_processes(tmp_path, (SIZED, [step(0, 100, 100, 0, 11), *sized(1, 30)])) as db:
+        kv = build_kv(db)
+    assert kv.fullest is None
+    assert (kv.bytes_per_token, kv.bytes_per_token_min, kv.bytes_per_token_max) == (2, 2, 2)

@@ -3,11 +3,14 @@
 import tempfile
 from pathlib import Path
 
+import duckdb
 import pytest
+from otlp_builder import document, request, write
 from store_fixture import fetch
 
+from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.store import MEMORY_BYTES, open_store
-from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.errors import BackendError, ConfigError
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -49,3 +52,31 @@ def test_without_a_place_for_tables_one_line_says_so(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="set TMPDIR to another folder") as raised, open_store():
         pass
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"), "not enough memory"),
+        (MemoryError(), "not enough memory"),
+        (duckdb.TransactionException("Failed to commit: No space left on device"), "not enough disk space"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line_and_no_fault_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    """Met while a file is read: it is not taken for a bad one, nor its lines for bad ones."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vtprof_analyzer.ingest.load.JsonReader._insert", fail)
+    path = write(tmp_path / "t.jsonl", document(*request(0, 10, queue=(0, 10))))
+    with pytest.raises(BackendError, match=words) as caught:
+        analyze(Options([path]))
+    assert "\n" not in str(caught.value)
+
+
+def test_any_other_error_of_the_database_stays_what_it_is() -> None:
+    with pytest.raises(duckdb.CatalogException), open_store() as connection:
+        connection.execute("FROM nothing")

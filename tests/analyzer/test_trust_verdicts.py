@@ -1,5 +1,6 @@
 """What faults of a run do to its areas and to verdicts: told in words with counts, weak, or refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from vtprof_analyzer import pipeline, step_cost, trust
 from vtprof_analyzer import verdict as v
 from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.report import trust_phrases
+from vtprof_analyzer.report.build_phases import felt
 from vtprof_analyzer.trust import Trust, concerning, lowered
 from vtprof_analyzer.verdict import Verdict
 from vtprof_schemas import names
 
 SURE = Verdict(v.MEMORY_BOUND, v.HIGH, "decode is memory-bound", intensity=1.9)
 Row = tuple[Any, ...]
+S = 1_000_000_000
 
 
 def areas(folder: Path, spans: list[dict[str, Any]], area: str, **more: Any) -> list[Row]:
@@ -124,6 +127,61 @@ def test_missing_iterations_weaken_steps(tmp_path: Path) -> None:
     assert areas(tmp_path, steps, "steps") == [
         ("weak", "iterations missing between the first and the last of a process: 2", 0.8)
     ]
+
+
+def sampled(times: range) -> dict[str, Any]:
+    """Readings of one GPU's DRAM activity at these seconds, on its points its id as an agent gives it."""
+    found = metric_document(names.GPU_DRAM_BANDWIDTH_RATIO, [(at * S, 0.7) for at in times])
+    (metric,) = found["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
+    for point in metric["gauge"]["dataPoints"]:
+        point["attributes"] = [{"key": names.HW_ID, "value": {"stringValue": "GPU-a"}}]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("times", "on_the_phase", "state"),
+    [
+        (range(101), False, "ok"),  # one a second: the means of a window of 100 s
+        (range(200, 301), False, "weak"),  # of another time
+        (range(200, 301), True, "ok"),  # a phase has its own
+        (range(0), False, "ok"),  # nobody watched
+    ],
+)
+def test_samples_of_which_nothing_comes_to_any_step_or_phase_are_told(
+    tmp_path: Path, times: range, on_the_phase: bool, state: str
+) -> None:
+    given = {names.GPU_DRAM_BANDWIDTH_RATIO: 0.7, names.GPU_DRAM_BANDWIDTH_RATIO + ".quality": "attributed"}
+    spans = request(0, 100 * S, {names.INPUT_TOKENS: 10}, decode=(0, 100 * S))
+    spans[1] = span(
+        spans[1]["name"], 0, 100 * S, {names.PHASE: names.DECODE, **(given if on_the_phase else {})},
+        span_id=2, parent=1,
+    )  # fmt: skip
+    steps = {
+        names.STEP_INDEX: 0,
+        names.STEP_COUNT: 9,
+        names.STEP_DECODE_REQUESTS: 9,
+        names.STEP_PREFILL_TOKENS: 0,
+    }
+    spans.append(span(names.SPAN_WINDOW, 0, 100 * S, steps, trace=9))
+    files = [document(*spans, resource={names.SERVICE_INSTANCE_ID: "i", names.HW_ID: "GPU-a"})]
+    files += [sampled(times)] if times else []
+    with loaded(write(tmp_path / "t.jsonl", *files)) as db:
+        pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
+        rows = fetch(db, "SELECT state, reason FROM trust WHERE area = 'counters'")
+    assert [row[0] for row in rows] == [state]
+    assert (state == "weak") is (
+        rows[0][1]
+        == "GPU counters: for no phase, nor for half of the time of its steps, though samples were read (101): too coarse,"
+        " or of another time or device"
+    )
+
+
+def test_a_verdict_without_counters_is_not_less_sure_for_want_of_them() -> None:
+    """Of one witness it is medium already; with counters their faults lower it."""
+    doubts = [Trust("counters", trust.WEAK, "none", 0.0), Trust("steps", trust.WEAK, "gaps", 0.9)]
+    assert felt(SURE, doubts) == doubts[1:]
+    assert felt(replace(SURE, dram_bw_ratio=0.7), doubts) == doubts
+    assert felt(replace(SURE, tensor_ratio=0.0), doubts) == doubts
 
 
 def test_energies_that_do_not_add_up_are_told_after_an_agent_was_killed(tmp_path: Path) -> None:

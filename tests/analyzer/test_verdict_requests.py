@@ -26,18 +26,37 @@ def test_downloads_are_named_and_are_no_host_work() -> None:
     assert (waiting.bound, waiting.explanation) == (
         v.QUEUE_BOUND,
         (
-            "preprocess is queue-bound: CPU work is 2.0 % of it, 3.0 % decoding media, 44 % downloads, the rest, 54 %,"
-            " is waiting for a worker"
+            "preprocess is queue-bound: 3.0 % decoding media, 44 % downloads, the rest, 53 %, is waiting for a worker"
         ),
     )
     loading = judge_preprocess(10.0, 2.0, 4.4, engine="vllm")
     assert (loading.bound, loading.explanation) == (
-        v.COMM_BOUND, "preprocess is comm-bound: 44 % of it went into downloads, 20 % into CPU work",
+        v.COMM_BOUND, "preprocess is comm-bound: 44 % of it went into downloads, 20 % into CPU work, 36 % waiting",
     )  # fmt: skip
     assert judge_preprocess(10.0, 6.0, 3.0).explanation.endswith(
-        "CPU work of 60 % of its duration, 30 % downloads"
+        "CPU work of 60 % of its duration, 30 % downloads, 10 % waiting"
     )
     assert "downloads" not in judge_preprocess(10.0, 2.0, 0.0, engine="vllm").explanation
+
+
+@pytest.mark.parametrize(
+    ("cpu", "fetch", "decode", "said"),
+    [
+        # 67 + 13 + 20: what was decoded is part of the CPU work, and is said once.
+        (3.3, 6.7, 1.3, "67 % of it went into downloads, 13 % into decoding media, 20 % into other CPU work"),
+        (9.0, 0.4, 3.0,
+         "CPU work of 90 % of its duration (30 % decoding media, 60 % other), 4.0 % downloads, 6.0 % waiting"),
+        (2.0, 1.0, 0.5,
+         "5.0 % decoding media, 15 % other CPU work, 10 % downloads, the rest, 70 %, is waiting for a worker"),
+        (2.0, 0.0, 0.0, "20 % CPU work, the rest is waiting for a worker"),
+        # All of the CPU work was decoding.
+        (2.0, 8.0, 2.0, "80 % of it went into downloads, 20 % into decoding media"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_preprocess_add_up(cpu: float, fetch: float, decode: float, said: str) -> None:
+    assert judge_preprocess(10.0, cpu, fetch, engine="vllm", decode_seconds=decode).explanation.endswith(
+        ": " + said
+    )
 
 
 def test_one_ratio_is_one_witness() -> None:
@@ -50,7 +69,7 @@ def test_an_engine_without_workers_is_not_said_to_wait_for_one(engine: str | Non
     verdict = judge_preprocess(10.0, 2.0, engine=engine)
     assert (verdict.bound, verdict.confidence) == (v.INSUFFICIENT_DATA, v.LOW)
     assert "worker" not in verdict.explanation
-    assert "CPU work is 20 % of it" in verdict.explanation
+    assert "20 % CPU work; the process was not running" in verdict.explanation
     assert "other load on this host?" in verdict.explanation
 
 
@@ -81,6 +100,30 @@ def test_who_waited_for_the_step_under_way_only_did_not_wait_for_the_cache() -> 
     )
     assert "at most 0.1 % full" in judge_queue(None, 0, most=0.00002, left_nobody=True).explanation
     assert judge_queue(None, 0, most=0.95).confidence == v.LOW, "it may have been full just then"
+
+
+def test_what_the_engine_did_meanwhile_decides_what_the_queue_waited_for() -> None:
+    busy = {"image_prefill": 0.41, "text_prefill": 0.34, "decode_batch": 0.19, "image_encode": 0.06}
+    verdict = judge_queue(0.056, 0, causes=busy)
+    assert (verdict.bound, verdict.confidence) == (v.QUEUE_BOUND, v.MEDIUM)
+    assert verdict.explanation == (
+        "queue is queue-bound: 41 % of it waited for running prefill of visual tokens, 34 % for running prefill of text,"
+        " 19 % for running decode, 6.0 % for running encode, 0 % for room; KV cache 5.6 % full while requests waited"
+    )
+    # A full cache and preemptions say otherwise: a tendency.
+    assert (judge_queue(0.95, 3, causes=busy).bound, judge_queue(0.95, 3, causes=busy).confidence) == (
+        v.QUEUE_BOUND, v.LOW,
+    )  # fmt: skip
+    room = judge_queue(0.3, 0, causes={"capacity": 0.6, "text_prefill": 0.4, "image_encode": 0.004})
+    assert (room.bound, room.confidence) == (v.CAPACITY_BOUND, v.MEDIUM)
+    assert room.explanation == (
+        "queue is capacity-bound: 60 % of it waited for room, 40 % for running prefill of text; KV cache 30 % full"
+        " while requests waited"
+    )
+    assert judge_queue(0.96, 149, causes={"capacity": 0.86, "text_prefill": 0.14}).confidence == v.HIGH
+    # What nothing explains decides nothing: as without causes.
+    dark = {"unexplained": 0.7, "capacity": 0.3}
+    assert judge_queue(0.3, 0, causes=dark) == judge_queue(0.3, 0) == judge_queue(0.3, 0, causes={})
 
 
 def test_transfer_is_communication() -> None:

@@ -1,4 +1,4 @@
-"""GPU counters of a day: means of what the device did over phases, and the samples that an agent takes of them."""
+"""GPU counters of a day: means over the steps of phases, and the samples that an agent takes of them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -30,6 +30,8 @@ class Integrals:
     def __init__(self, setup: EngineSetup, iterations: Sequence[Iteration]) -> None:
         """Sum up: in each iteration the encoder, then the rest; between two of them the device idles."""
         times, steps = [0], [(0.0, 0.0, 0.0, 0.0)]
+        # Of each stretch between two times: whether the encoder ran, or the rest of a step.
+        encoding, beside = [False], [False]
         for it in iterations:
             gap_s = (it.start_ns - times[-1]) / 1e9
             language = Part()
@@ -42,27 +44,37 @@ class Integrals:
                 amounts(setup.device, it.time.parts[ENCODE], it.encode_ns / 1e9),
                 amounts(setup.device, language, rest_s),
             ]
+            encoding += [False, True, False]
+            beside += [False, False, True]
         self._setup = setup
         self._times = np.array(times, float)
         self._totals = np.cumsum(np.array(steps), axis=0)
+        amounts_s = np.column_stack([np.array(steps)[:, :3], np.diff(self._times, prepend=0.0) / 1e9])
+        self._encoder, self._rest = (
+            np.cumsum(amounts_s * np.array(own)[:, None], axis=0) for own in (encoding, beside)
+        )
 
     def at(self, moments_ns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the four integrals up to each moment, a row each."""
-        return np.stack([np.interp(moments_ns, self._times, column) for column in self._totals.T], axis=1)
+        return self._up_to(moments_ns, self._totals)
+
+    def _up_to(self, moments_ns: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([np.interp(moments_ns, self._times, column) for column in totals.T], axis=1)
 
     def note(self, lives: Sequence[Life]) -> None:
-        """Write the means of the ratios on every stretch of work of these requests."""
-        pieces = [
-            piece
-            for life in lives
-            for piece in life.pieces
-            if piece.phase != "queue" and piece.end_ns > piece.start_ns
-        ]
-        begins = np.array([piece.start_ns for piece in pieces], float)
-        ends = np.array([piece.end_ns for piece in pieces], float)
-        means = (self.at(ends) - self.at(begins))[:, :3] / ((ends - begins)[:, None] / 1e9)
-        for piece, (dram, tensor, sm) in zip(pieces, means.tolist(), strict=True):
-            piece.ratios = (dram, tensor, sm)
+        """Write the means of the ratios on every stretch of work of these requests, as an agent attributes them.
+
+        Encode has the mean over the encoder's part of its steps, prefill and decode that over the rest of theirs, whoever
+        else was in it; what lies between two steps is nobody's.
+        """
+        for phases, totals in (({"encode"}, self._encoder), ({"prefill", "decode"}, self._rest)):
+            pieces = [piece for life in lives for piece in life.pieces if piece.phase in phases]
+            begins = np.array([piece.start_ns for piece in pieces], float)
+            ends = np.array([piece.end_ns for piece in pieces], float)
+            differences = self._up_to(ends, totals) - self._up_to(begins, totals)
+            for piece, (dram, tensor, sm, seconds) in zip(pieces, differences.tolist(), strict=True):
+                if seconds > 0:
+                    piece.ratios = (dram / seconds, tensor / seconds, sm / seconds)
 
     def samples(self) -> Iterator[tuple[str, bool, str, list[tuple[int, float]]]]:
         """Yield name, whether it is a running total, unit, and the readings at their Unix times by the host's clock."""

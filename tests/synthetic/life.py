@@ -20,7 +20,7 @@ class Piece:
     """Whether its steps held nobody else: then its device time is measured, not attributed."""
     counts: dict[str, int] = field(default_factory=dict)
     ratios: tuple[float, float, float] | None = None
-    """Means of the device's counters over the stretch: DRAM, tensor cores, SMs."""
+    """Means of the device's counters over its part of its steps (`counters.note`): DRAM, tensor cores, SMs."""
 
 
 class Life:

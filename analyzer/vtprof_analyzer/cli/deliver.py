@@ -27,7 +27,9 @@ def check_formats(text: str) -> list[str]:
     return wanted
 
 
-def deliver(report: Report, formats: list[str], folder: Path | None, default: Path, stdout: TextIO) -> None:
+def deliver(
+    report: Report, formats: list[str], folder: Path | None, default: Path, stdout: TextIO | None
+) -> None:
     """Write the formats: one text format alone goes to stdout, and to ``folder`` only when the user named one.
 
     With HTML the JSON document is written beside it, so that a picture never stands without its numbers.
@@ -39,7 +41,10 @@ def deliver(report: Report, formats: list[str], folder: Path | None, default: Pa
     where = folder or default
     written = {name: write(where, FORMATS[name].file_name, render(name, report)) for name in files}
     shown = written.get(_HTML) or next(iter(written.values()), None)
-    if _TERMINAL in formats:
+    if stdout is None:
+        if not written or _TERMINAL in formats:
+            raise ConfigError("standard output is closed; give -o FOLDER and --format html, json or markdown")
+    elif _TERMINAL in formats:
         stdout.write(_terminal(report, stdout, shown))
     elif alone:
         stdout.write(render(alone, report))

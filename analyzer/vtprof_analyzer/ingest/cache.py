@@ -56,13 +56,12 @@ def through_cache(
     """
     with ExitStack() as held:
         found = _find(key, held) if key else None
-        if found and key:
-            _attach(connection, found, key, copy=copy)
-        else:
+        was_hit = found is not None and key is not None and _attach(connection, found, key, copy=copy)
+        if not was_hit:
             read()
             if key:
                 _write(connection, key)
-        yield found is not None
+        yield was_hit
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def _find(key: Key, held: ExitStack) -> _Entry | None:
     except OSError:
         return None
     for entry in entries:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             with (entry / _MANIFEST).open("rb") as stream:
                 manifest = json.loads(stream.read(_MAX_MANIFEST_BYTES))
             if _fits(manifest, key, digests) and (files := _open(entry, manifest["tables"], held)):
@@ -142,19 +141,25 @@ def _open(entry: Path, tables: Mapping[str, str], held: ExitStack) -> dict[str, 
     return handles
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, entry: _Entry, key: Key, *, copy: bool) -> None:
-    """Replace base tables by views of an entry's files, and copy the small ones."""
-    renamed = {old: new for old, new in zip(entry.shown, key.shown, strict=True) if old != new}
+def _attach(connection: duckdb.DuckDBPyConnection, entry: _Entry, key: Key, *, copy: bool) -> bool:
+    """Replace base tables by views of an entry's files, and copy the small ones; False, and nothing, if that fails."""
     connection.begin()
-    for table, path in entry.files.items():
-        rows = _rows_of(connection, table, path, renamed)
-        if table in _COPIED or copy:
-            connection.execute(f"INSERT INTO {table} {rows}")
-        else:
-            connection.execute(f"DROP TABLE {table}")
-            connection.execute(f"CREATE VIEW {table} AS {rows}")
-    connection.execute("UPDATE ingest_counts SET cached = true")
-    connection.commit()
+    try:
+        renamed = {old: new for old, new in zip(entry.shown, key.shown, strict=True) if old != new}
+        for table, path in entry.files.items():
+            rows = _rows_of(connection, table, path, renamed)
+            if table in _COPIED or copy:
+                connection.execute(f"INSERT INTO {table} {rows}")
+            else:
+                connection.execute(f"DROP TABLE {table}")
+                connection.execute(f"CREATE VIEW {table} AS {rows}")
+        connection.execute("UPDATE ingest_counts SET cached = true")
+        connection.commit()
+    except (duckdb.Error, ValueError):
+        with suppress(duckdb.Error):
+            connection.rollback()
+        return False
+    return True
 
 
 def _rows_of(connection: duckdb.DuckDBPyConnection, table: str, path: str, renamed: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ WHOLE_DOCUMENT_BYTES: Final = 256 << 20
 MAX_BARREN_LINES: Final = 1_000_000
 """Lines in a row without anything usable after which a file is given up: it is something else."""
 _MAX_INT_DIGITS: Final = 20
-_DOCUMENT_BEGIN: Final = re.compile(rb'\{\s*"resource_?(?:[sS]pans|[mM]etrics|[lL]ogs)"')
+_DOCUMENT_BEGIN: Final = re.compile(r'\{\s*"resource_?(?:[sS]pans|[mM]etrics|[lL]ogs)"')
 _BOM: Final = b"\xef\xbb\xbf"
 _PADDING: Final = b" \t\r\n\x00"
 
@@ -62,15 +62,16 @@ def parse(data: bytes) -> Any:
 
 def _salvage(line: bytes) -> Iterator[Any]:
     """Yield the whole documents inside a line that is none: a writer died and another went on in the same line."""
+    # Positions are those of the text: a byte that is no UTF-8 becomes three.
+    text = line.decode("utf-8", "replace")
     position = 0
-    while match := _DOCUMENT_BEGIN.search(line, position):
+    while match := _DOCUMENT_BEGIN.search(text, position):
         try:
-            document, length = _DECODER.raw_decode(line[match.start() :].decode("utf-8", "replace"))
+            document, position = _DECODER.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             position = match.start() + 1
             continue
         yield document
-        position = match.start() + len(line[match.start() :].decode("utf-8", "replace")[:length].encode())
 
 
 def _write(document: Any, number: int | None, counts: CarefulCounts, out: BinaryIO) -> bool:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from vtprof_analyzer.ingest.framing import FRAMINGS, Framing, Messages
+from vtprof_analyzer.ingest.framing import FRAMINGS, Framing, Kind, Messages
 
 _HEAD_BYTES: Final = 64 << 10
 _PARQUET: Final = (b"PAR1", b"PARE")
@@ -16,6 +16,10 @@ _RESOURCE: Final = b'"resource'
 _CONTROLS: Final = bytes(range(1, 9)) + bytes(range(14, 32))
 _TEXT_RATIO: Final = 0.02
 """Share of control characters from which on bytes are no text: random ones have a tenth."""
+_SEARCHED_BYTES: Final = 1 << 20
+"""Where the first message has to be found of a file that does not begin with one."""
+_BY_CERTAINTY: Final[tuple[Framing, ...]] = ("length32", "varint", "whole")
+"""A search for records without lengths finds those of messages with lengths too."""
 
 
 class Format(NamedTuple):
@@ -40,6 +44,18 @@ def detect(path: Path, *, framed: bool = False) -> Format:
         size = os.fstat(stream.fileno()).st_size
         for framing in ("length32",) if framed else FRAMINGS:
             if kind := Messages(stream, size, framing).kind():
-                return Format("json" if kind == "json" else "protobuf", framing)
-    controls = len(head) - len(head.translate(None, _CONTROLS))
-    return Format("json" if framed or _RESOURCE in head or controls <= _TEXT_RATIO * len(head) else None)
+                return _messages(kind, framing)
+        controls = len(head) - len(head.translate(None, _CONTROLS))
+        if not framed and (_RESOURCE in head or controls <= _TEXT_RATIO * len(head)):
+            return Format("json")
+        # A fault at the begin costs its message, not the file.
+        for framing in ("length32",) if framed else _BY_CERTAINTY:
+            messages = Messages(stream, size, framing)
+            start = messages.next_start(1, _SEARCHED_BYTES)
+            if start is not None and (kind := messages.kind(start)):
+                return _messages(kind, framing)
+    return Format("json" if framed else None)
+
+
+def _messages(kind: Kind, framing: Framing) -> Format:
+    return Format("json" if kind == "json" else "protobuf", framing)

@@ -27,15 +27,17 @@ _HEADER_BYTES: Final = 11
 _JSON: Final = re.compile(rb'[\s\[]*\{\s*"resource')
 _BEGIN: Final = b"\n"
 """Field 1, with a length: how every OTLP request begins."""
+_INNER_BEGINS: Final = (b"\n", b"\x12", b"\x1a", b"\xc2", b"")
+"""How the first record of a request begins: resource, scopes, schema, or what preceded scopes; or past the window."""
 _CERTAIN: Final = ("traces", "metrics", "logs", "json")
 """What nothing else looks like."""
 _PROBED_MESSAGES: Final = 64
 _WINDOW_BYTES: Final = 1 << 20
+_BEGINS: Final = rb"(?:\n|\x28\xb5\x2f\xfd|\x1f\x8b\x08)"
+"""Of a message, plain or packed with zstd or gzip."""
 _CANDIDATES: Final = {
-    "length32": re.compile(rb"(?s)(?=[\x00-\x0f]...(?:\n|\x28\xb5\x2f\xfd))"),
-    "varint": re.compile(
-        rb"(?=[\x01-\xff][\x00-\x7f]?[\x00-\x7f]?[\x00-\x7f]?\n|[\x80-\xff]{1,3}[\x01-\x7f]\n)"
-    ),
+    "length32": re.compile(rb"(?s)(?=[\x00-\x0f]..." + _BEGINS + rb")"),
+    "varint": re.compile(rb"(?=[\x80-\xff]{0,4}[\x01-\x7f]" + _BEGINS + rb")"),
     "whole": re.compile(rb"(?=\n)"),
 }
 
@@ -50,7 +52,7 @@ class Message(NamedTuple):
     """None: it cannot be used, and ``fault`` says why."""
     fault: str = ""
     packed: bool = False
-    """It begins as packed data does: its length is to be trusted, whatever is in it."""
+    """It begins as packed data does: the length before it is to be trusted, whatever its own is."""
 
 
 @dataclass
@@ -114,9 +116,8 @@ class Messages:
         self._size = size
         self._framing = framing
 
-    def kind(self) -> Kind | None:
+    def kind(self, position: int = 0) -> Kind | None:
         """Return what the first certain message is, where lengths lead to one; None where the framing is another."""
-        position = 0
         for _ in range(_PROBED_MESSAGES):
             frame = self._at(position)
             if frame is None:
@@ -133,7 +134,7 @@ class Messages:
         while position < min(stop, self._size):
             frame = self._at(position)
             message = self._read_frame(frame) if frame else None
-            if frame and message and (message.kind or message.packed or self._leads_on(frame.end)):
+            if frame and message and (message.kind or self._leads_on(frame.end)):
                 yield message
                 position = frame.end
                 continue
@@ -146,9 +147,12 @@ class Messages:
                 return
             position = found
 
-    def next_start(self, position: int) -> int | None:
-        """Return where the first message begins, from ``position`` on, that is certain to be one."""
-        while position < self._size:
+    def next_start(self, position: int, stop: int | None = None) -> int | None:
+        """Return where the first message begins, from ``position`` on, that is certain to be one.
+
+        The search ends at ``stop``, or up to a MiB after it.
+        """
+        while position < min(self._size if stop is None else stop, self._size):
             window = self._read(position, position + _WINDOW_BYTES + _HEADER_BYTES)
             for match in _CANDIDATES[self._framing].finditer(window):
                 at = match.start()
@@ -174,7 +178,7 @@ class Messages:
         if following is None:
             return position == self._size
         message = self._read_frame(following)
-        return message.kind is not None or message.packed
+        return message.kind in _CERTAIN or message.packed
 
     def _read_frame(self, frame: _Frame) -> Message:
         data, why, packed = b"", f"longer than {MAX_MESSAGE_BYTES >> 20} MiB", False
@@ -207,6 +211,8 @@ class Messages:
                 return None
             inner, used = varint(window, begin + 1, min(len(window), begin + _HEADER_BYTES))
         except ValueError:
+            return None
+        if inner and window[used : used + 1] not in _INNER_BEGINS:
             return None
         return frame if used + inner <= frame.end - position else None
 

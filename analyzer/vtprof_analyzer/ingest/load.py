@@ -7,7 +7,7 @@ files are tried, and of one that fails alone pieces, so that only what stands be
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from vtprof_analyzer.ingest.planning import learn, place_waiting, placed_columns
 from vtprof_analyzer.ingest.prepare import TraceFile, prepare, shown_name
 from vtprof_analyzer.ingest.scan import scan
 from vtprof_analyzer.ingest.sources import Sources
+from vtprof_analyzer.store import lack_of
 
 BATCH_BYTES: Final = 256 << 20
 """Files read in one statement: bounds memory and gives the progress bar its steps."""
@@ -81,7 +82,9 @@ def _finish(connection: duckdb.DuckDBPyConnection, ledger: Ledger, relations: Se
     connection.begin()
     try:
         finish(connection, deepcopy(ledger), relations)
-    except duckdb.Error:
+    except duckdb.Error as error:
+        if lack_of(error):
+            raise
         connection.rollback()
         if not materialise(connection):
             raise
@@ -142,6 +145,8 @@ class JsonReader:
     folder: Path
     rich: bool = False
     """An attribute without a column was met: all further files are read for these too."""
+    log_records: dict[str, int] = field(default_factory=dict)
+    """By file, of what was read and is not in the ledger yet."""
 
     @classmethod
     def over(cls, connection: duckdb.DuckDBPyConnection, ledger: Ledger, folder: Path) -> "JsonReader":
@@ -157,12 +162,16 @@ class JsonReader:
         loaded -= self._give_up_suspects(loaded)
         for file in files:
             if file.name in loaded:
-                self.ledger.add(file.name, CarefulCounts(file.scan.lines))
+                self._enter(file)
                 if file.tail:
                     self._read_careful(file, file.tail, file.scan.all_lines)
             elif file.scan.lines or not file.scan.clean:
                 self._read_pieces(file)
-        self._count_logs([file for file in files if file.name in loaded])
+
+    def _enter(self, read: TraceFile) -> None:
+        """Enter into the ledger what the fast reader took."""
+        records = self.log_records.pop(read.name, 0)
+        self.ledger.add(read.name, CarefulCounts(read.scan.lines, ignored_signals=records))
 
     def _look_ahead(self, files: Sequence[TraceFile]) -> None:
         """Learn resources and shapes from a few lines: met for the first time in the load, they cost more."""
@@ -176,7 +185,9 @@ class JsonReader:
         try:
             self._run(columns.insert_resources(), few)
             self.rich |= not learn(self.connection, self._run(columns.shapes_of_files(), few))
-        except duckdb.Error:
+        except duckdb.Error as error:
+            if lack_of(error):
+                raise
             # The fault will be met again, and judged, in its own file.
             return
 
@@ -199,11 +210,16 @@ class JsonReader:
             self._insert(files)
             enough = place_waiting(self.connection, self.rich)
             suspect = not sure and self.connection.execute(f"{_SUSPECTS} LIMIT 1").fetchall()
-        except duckdb.Error:
+            # A log document that is broken is a fault like any other.
+            records = self._count_logs(files) if enough and not suspect else {}
+        except duckdb.Error as error:
+            if lack_of(error):
+                raise
             self.connection.rollback()
             return False
         if enough and not suspect:
             self.connection.commit()
+            self.log_records |= records
             return True
         self.connection.rollback()
         if enough:
@@ -279,13 +295,13 @@ class JsonReader:
         for table in ("span_rows", "metric_samples"):
             for name in suspects:
                 self.connection.execute(f"DELETE FROM {table} WHERE file = ?", [name])
+        for name in suspects:
+            self.log_records.pop(name, None)
         return suspects
 
-    def _count_logs(self, files: Sequence[TraceFile]) -> None:
+    def _count_logs(self, files: Sequence[TraceFile]) -> dict[str, int]:
         with_logs = [file for file in files if file.scan.logs]
-        if with_logs:
-            for name, records in self._run(columns.count_log_records(), with_logs):
-                self.ledger.add(name, CarefulCounts(ignored_signals=records))
+        return dict(self._run(columns.count_log_records(), with_logs)) if with_logs else {}
 
     def _read_pieces(self, file: TraceFile) -> None:
         """Read a file with faults: in pieces, and carefully those alone that have one."""
@@ -324,8 +340,7 @@ class JsonReader:
         read = replace(file, plain=part, scan=looked)
         if not self._read_fast([read], sure=False):
             return False
-        self.ledger.add(file.name, CarefulCounts(looked.lines))
-        self._count_logs([read])
+        self._enter(read)
         return True
 
     def _read_careful(self, file: TraceFile, part: Path, lines_before: int, barren: int = 0) -> CarefulCounts:

@@ -17,6 +17,7 @@ from vtprof_analyzer.ingest.columns import METRIC_NAMES, RESOURCE_ATTRIBUTES
 from vtprof_analyzer.ingest.ledger import Ledger
 from vtprof_analyzer.ingest.parquet_columns import NEEDED, Table, matched, text
 from vtprof_analyzer.ingest.prepare import TraceFile
+from vtprof_analyzer.store import lack_of
 
 _TABLES: Final[tuple[Table, ...]] = get_args(Table)
 _RESOURCE_COLUMNS: Final = tuple(a.column for a in RESOURCE_ATTRIBUTES)
@@ -278,6 +279,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: str, part: Rows, droppe
             )
             unusable = connection.execute(counted).fetchall()
     except duckdb.Error as error:
+        if lack_of(error):
+            raise
         connection.rollback()
         return _why(error)
     connection.commit()

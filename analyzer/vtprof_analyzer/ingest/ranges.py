@@ -108,7 +108,8 @@ def _span_checks(there: set[str]) -> list[_Check]:
         columns = tuple(column for column in map(names.column_name, parts) if column in there)
         if not columns or names.column_name(whole) not in there:
             continue
-        total = " + ".join(f"coalesce({column}, 0)" for column in columns)
+        # As doubles: the sum of integers that are still to be judged may leave 64 bits.
+        total = " + ".join(f"coalesce({column}, 0)::DOUBLE" for column in columns)
         unknown = (*columns, *(column for column in map(names.column_name, related) if column in there))
         what = f"{' + '.join(parts)} above {whole}"
         checks.append(_Check(f"{total} > {names.column_name(whole)}", unknown, what))

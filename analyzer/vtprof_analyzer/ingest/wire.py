@@ -64,7 +64,10 @@ def fields(data: bytes, position: int, end: int) -> Iterator[Field]:
 
 
 def signal_of(message: bytes) -> Signal | None:
-    """Return what an OTLP request carries; None when the bytes are none."""
+    """Return what an OTLP request carries; None when the bytes are none.
+
+    Fields that OTLP does not have yet are passed over, as protobuf wants it, where an item tells that this is OTLP.
+    """
     try:
         return _signal(message)
     except ValueError:
@@ -72,12 +75,15 @@ def signal_of(message: bytes) -> Signal | None:
 
 
 def _signal(message: bytes) -> Signal | None:
-    profiles = False
+    profiles = strange = False
     looked = 0
     found: Signal = "empty"
     for entry in fields(message, 0, len(message)):
         if entry.wire != _LEN or entry.number > 2:
-            return None
+            strange = True
+            continue
+        if strange:
+            return None  # later fields come last: these are the bytes of something else
         if entry.number == 2:
             profiles = True  # the dictionary, which only profiles have
             continue
@@ -85,21 +91,23 @@ def _signal(message: bytes) -> Signal | None:
             if scope.number == _DEPRECATED:
                 continue
             if scope.wire != _LEN or scope.number > 3:
-                return None
+                strange = True
+                continue
             if scope.number != 2 or found != "empty" or looked >= _ITEMS_LOOKED_AT:
                 continue
             for item in fields(message, scope.begin, scope.end):
                 if item.wire != _LEN or item.number > 3:
-                    return None
+                    strange = True
+                    continue
                 if item.number == 2:
                     looked += 1
                     found = _signal_of_item(message, item) or found
                     if found != "empty" or looked >= _ITEMS_LOOKED_AT:
                         break
-    if profiles:
-        return "profiles"
-    # Items there were, and none of them is one.
-    return None if looked and found == "empty" else found
+    # Items there were, and none of them is one; or nothing is there but what OTLP does not have.
+    if found == "empty" and (looked or strange):
+        return "profiles" if profiles and not strange else None
+    return "profiles" if profiles else found
 
 
 def _signal_of_item(message: bytes, item: Field) -> Signal | None:

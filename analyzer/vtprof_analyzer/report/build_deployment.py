@@ -6,7 +6,7 @@ import duckdb
 
 from vtprof_analyzer.ingest.dialects import SGLANG, VLLM, VTPROF
 from vtprof_analyzer.report.build_rows import Row, one, rows
-from vtprof_analyzer.report.model import Deployment, Roof
+from vtprof_analyzer.report.model import Deployment, DeviceKind, Roof
 from vtprof_schemas import names
 
 VLLM_NOTES = (
@@ -51,6 +51,21 @@ class Physics:
     no_roof: str | None = None
 
 
+_DEVICES = """
+WITH used AS (
+    SELECT resource_id, count(*) FILTER (name IN ('vtprof.request', 'llm_request') OR sglang_rid IS NOT NULL) AS requests
+    FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
+), ids AS (
+    -- A process of several devices lists their ids; what was exported before the model was loaded has no name yet.
+    SELECT trim(unnest(string_split(hw_id, ','))) AS hw_id, hw_name, requests FROM used JOIN resources USING (resource_id)
+), devices AS (
+    SELECT hw_id, max(hw_name) AS name, sum(requests) AS requests FROM ids WHERE hw_id <> '' GROUP BY hw_id
+)
+SELECT name, count(*) AS count, sum(count(*)) OVER ()::BIGINT AS whole
+FROM devices GROUP BY name ORDER BY sum(requests) DESC, name
+"""
+
+
 def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
     """Return the resource of the process that served most requests (or ran most steps), as one row."""
     found = rows(
@@ -74,8 +89,7 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
     used = one(
         connection,
         """
-        SELECT mode(request_model) FILTER (request_model IS NOT NULL) AS model,
-               count(*) FILTER (dialect = 'vllm') AS vllm, count(*) FILTER (dialect = 'vtprof') AS vtprof,
+        SELECT count(*) FILTER (dialect = 'vllm') AS vllm, count(*) FILTER (dialect = 'vtprof') AS vtprof,
                count(*) FILTER (dialect = 'sglang') AS sglang, any_value(sglang_model) AS sglang_model
         FROM spans
         """,
@@ -84,23 +98,30 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         connection,
         """
         -- Engines: a server's API process serves nobody itself, and stands for them only where nothing else is known.
-        SELECT coalesce(nullif(count(DISTINCT who) FILTER (coalesce(role, '') <> 'api'), 0), count(DISTINCT who)) AS workers,
-               nullif(count(DISTINCT hw_id), 0) AS devices
-        FROM (SELECT coalesce(r.service_instance_id, s.resource_id::VARCHAR) AS who, r.role, r.hw_id
+        SELECT coalesce(nullif(count(DISTINCT who) FILTER (coalesce(role, '') <> 'api'), 0), count(DISTINCT who)) AS workers
+        FROM (SELECT coalesce(r.service_instance_id, s.resource_id::VARCHAR) AS who, r.role
               FROM (SELECT DISTINCT resource_id FROM spans WHERE dialect IS NOT NULL) AS s
               LEFT JOIN resources AS r USING (resource_id))
         """,
     )
+    models = rows(
+        connection,
+        """
+        SELECT request_model AS name FROM spans WHERE request_model IS NOT NULL
+        GROUP BY request_model ORDER BY count(*) DESC, request_model
+        """,
+    )
+    devices = rows(connection, _DEVICES)
     dialect = max((VTPROF, VLLM, SGLANG), key=lambda name: used[name])
     return Deployment(
-        model=used["model"] or used["sglang_model"],
+        model=models[0]["name"] if models else used["sglang_model"],
         model_type=physics.model_type,
         cost_model=physics.cost_model,
         engine=resource.get("engine_name") or (None if dialect == VTPROF else dialect),
         engine_version=resource.get("engine_version"),
         dialect=dialect,
         device=resource.get("hw_name") or physics.device,
-        device_count=workers["devices"],
+        device_count=devices[0]["whole"] if devices else None,
         weights_dtype=resource.get("weights_dtype"),
         kv_dtype=resource.get("kv_dtype"),
         tensor_parallel=resource.get("parallel_tp"),
@@ -116,6 +137,8 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         ],
         no_cost=physics.no_cost,
         no_roof=physics.no_roof,
+        models=[row["name"] for row in models],
+        devices=[DeviceKind(row["name"], row["count"]) for row in devices if row["name"]],
     )
 
 

@@ -8,6 +8,7 @@ _MEASURES = {
     "kv_token_seconds": "of KV held over time",
     "prefill_flops": "of prefill FLOPs",
     "decode_bytes": "of bytes read in decode",
+    "ttft": "of TTFT",
 }
 
 
@@ -18,7 +19,7 @@ def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBud
         there = [f"{others:,} spans of engine steps"] if others > 0 else []
         there += [f"{orphans:,} phases whose request is absent"] if orphans else []
         return f"No requests in these traces: there are only {' and '.join(there) or 'other spans'}."
-    known = {name: getattr(dominance, name) for name in _MEASURES}
+    known = {name: found for name in _MEASURES if (found := getattr(dominance, name)) is not None}
     shares = [f"{percent(d.share)} {_MEASURES[name]}" for name, d in known.items() if d.share is not None]
     dominated = [name for name, d in known.items() if d.dominant]
     if not shares:

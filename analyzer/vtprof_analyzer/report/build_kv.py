@@ -4,7 +4,7 @@ import duckdb
 
 from vtprof_analyzer.report.build_rows import Row, one, row_percentiles, rows, whole
 from vtprof_analyzer.report.model import Kv, KvByModality, KvPoint
-from vtprof_analyzer.report.model_kv import KvHeadroom, KvOverTime
+from vtprof_analyzer.report.model_kv import KvFullest, KvHeadroom, KvOverTime
 
 RECORDED = "recorded by the probe"
 DERIVED = "derived from the model's config"
@@ -25,6 +25,7 @@ _TOTALS = (
     + """
 SELECT sum(kv_bytes)::HUGEINT AS bytes, sum(kv_visual_bytes)::HUGEINT AS visual_bytes,
        CASE WHEN count(DISTINCT kv_bytes_per_token) = 1 THEN max(kv_bytes_per_token) END AS token_bytes,
+       min(kv_bytes_per_token) AS token_bytes_min, max(kv_bytes_per_token) AS token_bytes_max,
        quantile_cont(kv_bytes, 0.50) AS kv_p50,
        quantile_cont(kv_bytes, 0.95) AS kv_p95, quantile_cont(kv_bytes, 0.99) AS kv_p99,
        count(*) FILTER (sized AND kv_recorded) AS recorded, count(*) FILTER (sized AND NOT kv_recorded) AS derived,
@@ -48,6 +49,20 @@ FROM population
 _MODALITIES = ("text", "image", "video", "audio", "output")
 _PEAK = """
 SELECT max(held_bytes) AS bytes, arg_max(has_max, held_bytes) AS has_max, any_value(source) AS source FROM kv_held
+"""
+_FULLEST = """
+WITH caches_of AS (
+    SELECT k.instance, max(k.capacity_tokens * k.token_bytes) AS capacity_bytes
+    FROM kv_sizes AS k
+    WHERE k.resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted)
+    GROUP BY k.instance HAVING capacity_bytes > 0
+)
+SELECT instance, max(peak_bytes) AS peak_held_bytes, any_value(capacity_bytes) AS capacity_bytes,
+       max(peak_bytes) / any_value(capacity_bytes) AS peak_usage_ratio, count(*) OVER () AS processes
+FROM kv_segments JOIN caches_of USING (instance)
+WHERE peak_bytes IS NOT NULL
+GROUP BY instance
+ORDER BY peak_usage_ratio DESC, instance LIMIT 1
 """
 _OVER_TIME = """
 WITH whole AS (
@@ -107,9 +122,20 @@ def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
         )["ratio"],
         headroom=[
             KvHeadroom(**row)
-            for row in rows(connection, "FROM kv_headroom ORDER BY capacity_bytes DESC, instance")
+            for row in rows(connection, "FROM kv_headroom ORDER BY free_p05_bytes / capacity_bytes, instance")
         ],
+        fullest=_fullest(connection),
+        bytes_per_token_min=whole(row["token_bytes_min"]),
+        bytes_per_token_max=whole(row["token_bytes_max"]),
     )
+
+
+def _fullest(connection: duckdb.DuckDBPyConnection) -> KvFullest | None:
+    """Return the process that the peak of all together hides; with one process there is nothing to hide."""
+    found = rows(connection, _FULLEST)
+    if not found or found[0].pop("processes") < 2:
+        return None
+    return KvFullest(**found[0])
 
 
 def _over_time(connection: duckdb.DuckDBPyConnection) -> list[KvOverTime]:

@@ -40,6 +40,12 @@ SELECT sum(s.kv_used_tokens / nullif(k.capacity_tokens, 0) * s.duration_ns)
 FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
 """
 
+_CAUSES = """
+SELECT cause, sum(ns * weight ORDER BY request_key)
+           / nullif(sum(sum(ns * weight ORDER BY request_key)) OVER (), 0) AS share
+FROM queue_blame JOIN request_base USING (request_key) GROUP BY cause ORDER BY cause
+"""
+
 
 def build_phases(
     connection: duckdb.DuckDBPyConnection, roof: Roof | None, no_cost: str | None = None
@@ -70,7 +76,7 @@ def build_phases(
             verdict = despite_folding(verdict, folded.get(phase), limits)
             if no_cost:
                 verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
-        verdict = lowered(verdict, concerning(phase, doubts))
+        verdict = lowered(verdict, felt(verdict, concerning(phase, doubts)))
         table.append(
             PhaseRow(
                 phase=phase,
@@ -97,6 +103,12 @@ def build_phases(
     return table
 
 
+def felt(verdict: Verdict, doubts: list[Trust]) -> list[Trust]:
+    """Return the doubts without those of counters where none witnessed: one witness is medium at most already."""
+    alone = verdict.dram_bw_ratio is None and verdict.tensor_ratio is None
+    return [doubt for doubt in doubts if not (alone and doubt.area == "counters")]
+
+
 def above_roof_notes(phases: list[PhaseRow], roof: Roof | None) -> list[str]:
     """Return one line for each phase that ran faster than the roof allows."""
     return [
@@ -113,7 +125,7 @@ def build_roofline(connection: duckdb.DuckDBPyConnection) -> list[RoofPoint]:
 
 
 def _by_phase(connection: duckdb.DuckDBPyConnection, query: str) -> Row:
-    """Return the second column of a query by its first, the phase."""
+    """Return the second column of a query by its first, mostly the phase."""
     return dict(tuple(row.values()) for row in rows(connection, query))
 
 
@@ -140,6 +152,7 @@ def _verdict(
             limits,
             most=waited["most"],
             left_nobody=waited["left_nobody"],
+            causes={cause: ratio for cause, ratio in _by_phase(connection, _CAUSES).items() if ratio},
         )
     if phase == names.TRANSFER:
         return verdict_requests.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share, limits)

@@ -36,7 +36,7 @@ def brief_details(report: Report, parts: Sequence[Part]) -> list[Detail]:
     for detail in details(report, parts):
         rows = detail.rows[: detail.brief_rows]
         left = len(detail.rows) - len(rows)
-        more = [f"{left} more in the HTML report"] if left and rows else []
+        more = [f"{left} more in HTML and JSON"] if left and rows else []
         if rows or detail.lines:
             cut = [row[: detail.brief_columns] for row in rows]
             heads = detail.heads[: detail.brief_columns]

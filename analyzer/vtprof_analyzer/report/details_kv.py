@@ -5,6 +5,7 @@ from vtprof_analyzer.report.format import DASH, count, duration, known, percent,
 from vtprof_analyzer.report.model import Report
 
 _DIFFERS = 0.02
+_PROCESSES = 8
 _SOURCES = {"spans": "requests", "engine_page": "engine"}
 
 
@@ -50,9 +51,11 @@ def headroom(report: Report) -> Detail | None:
     if not rows:
         return None
     return Detail(
-        "headroom", "What would still fit into the KV caches",
+        "headroom", "What would still fit into the KV caches, by KV alone",
         heads=("process", "capacity", "free (p5)", "median requests", "p95 requests", "fragmented"), rows=rows,
-        caption="Free for all but a twentieth of the time, and how many more requests of this workload that holds",
+        brief_rows=_PROCESSES,
+        caption="Free for all but a twentieth of the time, and how many more requests of this workload that holds;"
+        " the engine's limit of running requests may be lower",
     )  # fmt: skip
 
 

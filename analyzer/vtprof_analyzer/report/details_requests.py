@@ -138,6 +138,7 @@ def slow_requests(report: Report) -> Detail | None:
         " times what is normal)",
         heads=("", "request", "over normal", "phase", "cause", "evidence"), rows=rows, words=2,
         more_words=frozenset({3, 4, 5}), brief_rows=_SLOWEST,
-        caption="Normal is the median of the requests with as many visual tokens", brief_columns=5,
-        brief_lines=[f"The first: {safe(told.requests[0].evidence)}"],
+        caption="Normal is the median of the requests with as many visual tokens; of decode, the median TPOT of all"
+        " requests × the tokens after the first", brief_columns=5,
+        brief_lines=[f"The first: {safe(told.requests[0].evidence, _LONG)}"],
     )  # fmt: skip

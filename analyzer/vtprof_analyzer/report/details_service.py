@@ -8,6 +8,7 @@ from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.report.phrases import stratum
 
 _GROUPS = 8
+_OBJECTIVES = (("ttft", "TTFT met"), ("tpot", "TPOT met"))
 
 
 def groups(report: Report) -> Detail | None:
@@ -24,16 +25,17 @@ def groups(report: Report) -> Detail | None:
     ]
     reached = {(row.scope, row.name, row.objective): row.attainment for row in report.slo_rows}
     objectives = {row.objective for row in report.slo_rows}
+
+    def met(objective: str) -> list[str]:
+        return [known(reached.get((row.scope, row.name, objective)), percent, DASH) for row in shown]
+
     columns = [
         ("requests", [_group(row.scope, row.name) for row in shown]),
-        *(
-            (name, [known(reached.get((row.scope, row.name, objective)), percent, DASH) for row in shown])
-            for objective, name in (("ttft", "TTFT met"), ("tpot", "TPOT met"), ("completed", "completed"))
-            if objective in objectives
-        ),
-        ("goodput", [known(row.goodput_share, percent, DASH) for row in shown]),
-        ("a second", [known(row.goodput_per_s, plain, DASH) for row in shown]),
+        *((name, met(objective)) for objective, name in _OBJECTIVES if objective in objectives),
+        ("good", [known(row.goodput_share, percent, DASH) for row in shown]),
         ("price", [known(row.usd_per_ok_request, lambda usd: f"${plain(usd)}", DASH) for row in shown]),
+        ("good/s", [known(row.goodput_per_s, plain, DASH) for row in shown]),
+        ("completed", met("completed")),
         ("energy", [known(row.j_per_ok_request, lambda joules: f"{plain(joules)} J", DASH) for row in shown]),
     ]
     columns = [column for column in columns if set(column[1]) != {DASH}]
@@ -41,7 +43,8 @@ def groups(report: Report) -> Detail | None:
     heads = tuple(name for name, _ in columns)
     return Detail(
         "objectives", "Objectives by group", heads=heads, rows=rows, brief_rows=_GROUPS,
-        caption="Goodput met every objective; price and energy are for each such request, those of all others included",
+        caption="Good: met every objective, which aborted and rejected requests did not; price and energy are for each"
+        " such request, those of all others included",
     )  # fmt: skip
 
 
@@ -49,7 +52,7 @@ def _group(scope: str, name: str | None) -> str:
     if name is None:
         return "all"
     if scope == "visual_stratum":
-        return f"visual tokens: {stratum(name)}"
+        return f"visual: {stratum(name)}"
     return f"{safe(scope, 16)} {safe(name, 32)}"
 
 

@@ -90,7 +90,11 @@ def _numbers(report: Report) -> str:
         tile(f"TTFT, p95{whole}", known(summary.ttft_ms.p95, duration), [_percentiles(summary.ttft_ms)]),
         tile(f"TPOT, p95{whole}", known(summary.tpot_ms.p95, duration), [_percentiles(summary.tpot_ms)]),
         tile(f"End to end, p95{whole}", known(summary.e2e_ms.p95, duration), [_percentiles(summary.e2e_ms)]),
-        tile(f"Goodput{whole}", goodput, [phrases.goodput(report).removeprefix(goodput)]),
+        tile(
+            f"Goodput{whole}",
+            goodput,
+            [line for line in (phrases.goodput(report).removeprefix(goodput), phrases.price(report)) if line],
+        ),
         tile(
             "KV cache, peak",
             peak if peak == NOT_RECORDED else at_least + peak,
@@ -127,7 +131,7 @@ def _dominance(report: Report) -> str:
     heads = [("share of", ""), ("", ""), ("visual tokens", "n"), ("threshold", "n"), ("", "")]
     return section(
         "visual", "What visual tokens take",
-        table("Visual tokens' share of four things; the mark is the threshold", heads, rows),
+        table("Visual tokens' share of each; the mark is the threshold", heads, rows),
         note(phrases.without_visual(report)), *(note(f"{line}.") for line in more_dominance(report, how=True)),
     )  # fmt: skip
 
@@ -260,12 +264,10 @@ def _kv(report: Report, chart: str | None) -> str:
         + cell(known(row.tokens, count), "n")
         for row, whole in zip(shown, wholes, strict=True)
     ]
-    heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV written", "n"), ("tokens", "n")]
+    heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV", "n"), ("tokens", "n")]
     caption = f"{phrases.kv_title(report)}: bytes by where the token came from"
-    per_token = known(kv.bytes_per_token, lambda number: f"{count(number)} B per token")
     facts = (
-        f"{per_token}, data type {known(kv.dtype, lambda name: safe(name, 24))}; "
-        f"per request p50 {known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}; "
+        f"data type {known(kv.dtype, lambda name: safe(name, 24))}; {phrases.kv_facts(report)}; "
         f"{phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}. {phrases.kv_peak_how(report).capitalize()}."
     )
     return section(

@@ -57,7 +57,7 @@ def render(report: Report) -> str:
         *_more(report, AFTER_TTFT),
         "#### Phases against the roofline",
         escape(
-            phrases.roof_line(report.deployment.roof)
+            phrases.roof_line(report.deployment.roof, report.deployment.devices)
             if report.deployment.roof
             else absent_phrases.no_roof(report.deployment)
         ),
@@ -111,6 +111,7 @@ def _numbers(report: Report) -> str:
     )
     lines = [
         f"- goodput: {phrases.goodput(report)}",
+        *([f"- cost: {phrases.price(report)}"] if phrases.price(report) else []),
         f"- KV: {phrases.kv_peak(report)}",
         f"- tokens: {phrases.input_tokens(report)}",
         f"- visual: {phrases.visual_shares(report)}",

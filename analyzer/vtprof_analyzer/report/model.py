@@ -20,7 +20,7 @@ from vtprof_analyzer.report.model_findings import RuleCounts as RuleCounts
 from vtprof_analyzer.report.model_findings import RuleOutcome as RuleOutcome
 from vtprof_analyzer.report.model_findings import Saving as Saving
 from vtprof_analyzer.report.model_interference import Interference
-from vtprof_analyzer.report.model_kv import KvHeadroom, KvOverTime
+from vtprof_analyzer.report.model_kv import KvFullest, KvHeadroom, KvOverTime
 from vtprof_analyzer.report.model_requests import BudgetPart as BudgetPart
 from vtprof_analyzer.report.model_requests import PreprocessPart as PreprocessPart
 from vtprof_analyzer.report.model_requests import QueueBlame as QueueBlame
@@ -69,6 +69,14 @@ class Roof:
 
 
 @dataclass(frozen=True)
+class DeviceKind:
+    """Devices of one name that served."""
+
+    name: str
+    count: int  # distinct ids
+
+
+@dataclass(frozen=True)
 class Deployment:
     """What ran, as recorded; ``None`` where it was not."""
 
@@ -89,6 +97,8 @@ class Deployment:
     notes: list[str]  # one line each: what is unknown, and what would make it known
     no_cost: str | None  # why FLOPs, bytes and verdicts are not known; None where they are
     no_roof: str | None  # why no ceilings are known; None where they are
+    models: list[str] = field(default_factory=list)  # asked for, the most often first; `model` is the first
+    devices: list[DeviceKind] = field(default_factory=list)  # recorded with name and id; most requests first
 
 
 @dataclass(frozen=True)
@@ -239,6 +249,9 @@ class Kv:
         None  # tokens x time of that / as the engines' steps count them, less 1; None where no step does
     )
     headroom: list[KvHeadroom] = field(default_factory=list)  # of processes whose capacity and use are known
+    fullest: KvFullest | None = None  # None unless several processes tell their capacity and what they held
+    bytes_per_token_min: int | None = None  # of any process; less than the most where models differ
+    bytes_per_token_max: int | None = None
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,13 @@ class KvHeadroom:
     fragmentation: (
         float | None
     )  # part of the blocks in use that holds no token; below 0 where requests share blocks
+
+
+@dataclass(frozen=True)
+class KvFullest:
+    """The process whose KV cache was fullest at its peak, of several."""
+
+    instance: str
+    peak_held_bytes: int
+    capacity_bytes: float
+    peak_usage_ratio: float

@@ -1,6 +1,6 @@
 """The sentences that terminal, HTML and Markdown share, so that the same thing is said in the same words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vtprof_analyzer.report.format import (
     DASH,
@@ -20,6 +20,7 @@ from vtprof_analyzer.report.format import (
 from vtprof_analyzer.report.model import (
     BudgetRow,
     Deployment,
+    DeviceKind,
     Dominance,
     KvByModality,
     PhaseRow,
@@ -37,6 +38,8 @@ DIALECTS: Mapping[str, str] = {
     "sglang": "SGLang's own spans",
 }
 
+_DEVICE_KINDS = 3
+"""Kinds of devices that the heading names."""
 TAIL_REQUESTS = 10
 """Slow requests from which their own budget says more than that of all requests."""
 WITNESSES = "●●● both witnesses agree, ●●○ one witness, ●○○ they disagree or there is little data"
@@ -53,9 +56,15 @@ def sure_verdict(row: PhaseRow) -> str:
 
 
 def subject(deployment: Deployment) -> str:
-    """Return what ran on what: ``Qwen2.5-VL-7B on 1 × NVIDIA H200``."""
+    """Return what ran on what: ``Qwen2.5-VL-7B on 1 × NVIDIA H200``; of several models how many."""
     name = deployment.model if deployment.model is not None else deployment.model_type
     model = known(name, lambda text: safe(text, 60), "Model not recorded")
+    if len(deployment.models) > 1:
+        model = f"{len(deployment.models)} models"
+    if len(deployment.devices) > 1:
+        each = [f"{kind.count} × {safe(kind.name, 48)}" for kind in deployment.devices[:_DEVICE_KINDS]]
+        more = len(deployment.devices) - len(each)
+        return f"{model} on {', '.join(each)}{f' and {more} kinds more' if more else ''}"
     device = known(deployment.device, lambda text: safe(text, 48), "a device that was not recorded")
     number = (
         f"{deployment.device_count} × " if deployment.device_count is not None and deployment.device else ""
@@ -130,7 +139,7 @@ def sampling(report: Report) -> str:
     return (
         f"{count(report.summary.requests)} of about {whole} requests kept, the slow ones over-represented; TTFT, TPOT, end"
         " to end and goodput are estimated for all, each kept request counting for those it stands for; tokens, KV"
-        " written, energy, times of phases and findings are of the kept ones"
+        " of requests, energy, times of phases and findings are of the kept ones"
     )
 
 
@@ -159,6 +168,16 @@ def goodput(report: Report) -> str:
     return f"{percent(slo.goodput_share)} of {whole}requests{rate} ({', '.join(objectives)})"
 
 
+def price(report: Report) -> str:
+    """Return what a request that met the objectives cost; empty where no price was given."""
+    whole = next((row for row in report.slo_rows if row.name is None), None)
+    if whole is None or whole.usd_per_ok_request is None:
+        return ""
+    asked = report.slo.ttft_ms is not None or report.slo.tpot_ms is not None
+    which = "request that met the objectives" if asked else "completed request"
+    return f"${plain(whole.usd_per_ok_request)} a {which}, all others' cost in it"
+
+
 def kv_peak(report: Report) -> str:
     """Return the largest KV footprint, of what capacity, and what it led to; a mean of a step is only a lower bound."""
     kv = report.kv
@@ -170,11 +189,14 @@ def kv_peak(report: Report) -> str:
         text = f"peak {at_least}{held} (capacity {known(kv.capacity_bytes, size)})"
     else:
         text = f"peak {at_least}{percent(kv.peak_usage_ratio)} of {size(kv.capacity_bytes)}"
-    return (
-        f"{text}, preemptions {NOT_RECORDED}"
-        if kv.preemptions is None
-        else f"{text}, {counted(kv.preemptions, 'preemption')}"
-    )
+    if kv.preemptions is None:
+        text += f", preemptions {NOT_RECORDED}"
+    else:
+        text += f", {counted(kv.preemptions, 'preemption')}"
+    if kv.fullest is not None:
+        fullest = f"{at_least}{percent(kv.fullest.peak_usage_ratio)}"
+        text += f"; fullest process {safe(kv.fullest.instance, 32)} {fullest}"
+    return text
 
 
 PEAKS: Mapping[str, str] = {
@@ -191,7 +213,33 @@ def kv_peak_how(report: Report) -> str:
 
 def kv_title(report: Report) -> str:
     """Return the heading of the KV by modality: whose it is."""
-    return f"KV written{' by the requests kept' if is_sampled(report) else ''}, by modality"
+    return f"KV of the requests{kept(report)}, by modality"
+
+
+def kv_per_token(report: Report) -> str:
+    """Return the KV bytes of a token; their range where processes differ in it."""
+    kv = report.kv
+    least, most = kv.bytes_per_token_min, kv.bytes_per_token_max
+    if kv.bytes_per_token is None and least is not None and most is not None and least < most:
+        return f"bytes per token differ by process ({count(least)} to {count(most)} B)"
+    return known(kv.bytes_per_token, lambda number: f"{count(number)} B per token")
+
+
+def kv_reused(report: Report) -> str:
+    """Return how much of the requests' KV was not written anew; empty where nothing tells of any."""
+    cached = report.summary.cached_tokens
+    return f"{tokens(cached)} of it came from the prefix cache, not written again" if cached else ""
+
+
+def kv_facts(report: Report) -> str:
+    """Return the sizes of the KV of a token and of a request, and what of it was reused."""
+    sizes = report.kv.bytes_per_request
+    parts = [
+        kv_per_token(report),
+        f"per request p50 {known(sizes.p50, size)}, p95 {known(sizes.p95, size)}",
+        kv_reused(report),
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def kv_rows(report: Report) -> list[KvByModality]:
@@ -239,18 +287,20 @@ def outcomes(report: Report) -> str:
 
 
 def dominance_rows(report: Report) -> list[tuple[str, Dominance]]:
-    """Return the four visual-token shares with what each is a share of."""
+    """Return the visual-token shares with what each is a share of; those of times where they are known."""
     shares = report.dominance
+    times = (("TTFT", shares.ttft), ("TPOT", shares.tpot))
     return [
         ("prompt tokens", shares.prompt_tokens),
         ("KV held over time", shares.kv_token_seconds),
         ("prefill FLOPs", shares.prefill_flops),
         ("bytes read in decode", shares.decode_bytes),
+        *((name, share) for name, share in times if share is not None),
     ]
 
 
 def visual_shares(report: Report) -> str:
-    """Return the four shares and the counterfactual in one sentence, for where there is no room for a table."""
+    """Return the shares and the counterfactual in one sentence, for where there is no room for a table."""
     rows = dominance_rows(report)
     if all(row.share is None for _, row in rows):
         shares = f"shares of tokens, KV, FLOPs and bytes {NOT_RECORDED}"
@@ -276,11 +326,15 @@ def without_visual(report: Report) -> str:
     )
 
 
-def roof_line(roof: Roof) -> str:
-    """Return one pair of ceilings: ``791 TFLOP/s, 4.3 TB/s attainable (bfloat16), ridge 184 FLOP/B``."""
+def roof_line(roof: Roof, devices: Sequence[DeviceKind] = ()) -> str:
+    """Return one pair of ceilings: ``791 TFLOP/s, 4.3 TB/s attainable (bfloat16), ridge 184 FLOP/B``.
+
+    Of several kinds of ``devices`` it says that it is the first one's.
+    """
+    whose = f"; {safe(devices[0].name, 48)}, the first of {len(devices)} roofs" if len(devices) > 1 else ""
     return (
         f"{scaled(roof.peak_flops_per_s, 'FLOP/s')}, {scaled(roof.bandwidth_bytes_per_s, 'B/s')} "
-        f"{safe(roof.kind, 20)} ({safe(roof.dtype, 20)}), ridge {plain(roof.ridge)} FLOP/B"
+        f"{safe(roof.kind, 20)} ({safe(roof.dtype, 20)}), ridge {plain(roof.ridge)} FLOP/B{whose}"
     )
 
 

@@ -6,8 +6,9 @@ Everything goes through ``rich`` as ``Text`` objects, never as markup: what a tr
 from collections.abc import Sequence
 from functools import partial
 from io import StringIO
+from typing import Literal
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -30,6 +31,7 @@ from vtprof_analyzer.report.details import (
     brief_details,
 )
 from vtprof_analyzer.report.details_kv import more_dominance
+from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -52,6 +54,8 @@ MIN_WIDTH = 60
 MAX_WIDTH = 110
 FINDINGS_IN_FULL = 3
 BAR_CELLS = 24
+_LEAST_WORDS = 14
+"""Cells that a column of words keeps where there is little room."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SEVERITY_STYLE = {"high": "bold red", "medium": "bold yellow", "low": "bold", "info": "dim"}
 _SEVERITY_WORD = {"high": "HIGH", "medium": "MED", "low": "LOW", "info": "INFO"}
@@ -72,10 +76,11 @@ def render(report: Report, width: int = 80, color: bool = False, full_report: st
         legacy_windows=False,
         _environ={},
     )
+    more = partial(_more, width=console.width)
     for block in (
-        _head, _numbers, _verdict, _budget, partial(_more, parts=AFTER_TTFT), _roofline,
-        partial(_more, parts=AFTER_ROOFLINE), _energy, _kv, partial(_more, parts=AFTER_KV), _engine, _strata,
-        partial(_more, parts=AFTER_STRATA), _advice,
+        _head, _numbers, _verdict, _budget, partial(more, parts=AFTER_TTFT), _roofline,
+        partial(more, parts=AFTER_ROOFLINE), _energy, _kv, partial(more, parts=AFTER_KV), _engine, _strata,
+        partial(more, parts=AFTER_STRATA), _advice,
     ):  # fmt: skip
         parts = block(report)
         for part in parts:
@@ -116,6 +121,8 @@ def _numbers(report: Report) -> list[RenderableType]:
     grid.add_row("TTFT", _percentiles(summary.ttft_ms))
     grid.add_row("TPOT", _percentiles(summary.tpot_ms))
     grid.add_row("goodput", phrases.goodput(report))
+    if price := phrases.price(report):
+        grid.add_row("cost", price)
     grid.add_row("KV", phrases.kv_peak(report))
     grid.add_row("tokens", phrases.input_tokens(report))
     if sampled := phrases.sampling(report):
@@ -170,34 +177,51 @@ def _bar(share: float | None) -> str:
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
-def _more(report: Report, parts: Sequence[Part]) -> list[RenderableType]:
+def _more(report: Report, width: int, parts: Sequence[Part]) -> list[RenderableType]:
     """Return the parts that all formats show alike, one below the other."""
     shown: list[RenderableType] = []
     for detail in brief_details(report, parts):
         shown += [Text(), _title(detail.title)] if shown else [_title(detail.title)]
         if detail.rows:
-            table = Table(
-                box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True
-            )
-            for column, head in enumerate(detail.heads):
-                last = column == len(detail.heads) - 1
-                word = detail.is_word(column)
-                width = None if word else max(len(head), *(len(row[column]) for row in detail.rows))
-                table.add_column(
-                    head, justify="left" if word else "right", no_wrap=not (word and last), min_width=width
-                )
-            for row in detail.rows:
-                table.add_row(*row)
-            shown.append(_indent(table))
+            shown += [_indent(part) for part in _table(detail, width - 2)]
         shown += [_indent(Text(f"· {line}" if not detail.rows else line)) for line in detail.lines]
     return shown
+
+
+def _table(detail: Detail, width: int) -> list[RenderableType]:
+    """Return a part's table; numbers are never cut: columns that find no room are named below it."""
+    needs = [
+        max(cell_len(words) for words in (head, *(row[column] for row in detail.rows)))
+        for column, head in enumerate(detail.heads)
+    ]
+    least = [min(need, _LEAST_WORDS) if detail.is_word(column) else need for column, need in enumerate(needs)]
+    fit = len(least)
+    while fit > 1 and sum(least[:fit]) + 2 * (fit - 1) > width:
+        fit -= 1
+    room = width - sum(least[:fit]) - 2 * (fit - 1)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
+    for column, head in enumerate(detail.heads[:fit]):
+        more = min(room, needs[column] - least[column])
+        room -= more
+        justify: Literal["left", "right"] = "left" if detail.is_word(column) else "right"
+        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=least[column] + more)
+    for row in detail.rows:
+        table.add_row(*row[:fit])
+    left = ", ".join(head for head in detail.heads[fit:])
+    return [table, Text(f"no room here: {left}", style="dim")] if left else [table]
 
 
 def _roofline(report: Report) -> list[RenderableType]:
     roof = report.deployment.roof
     parts: list[RenderableType] = [_title("Phases against the roofline")]
     parts.append(
-        _indent(Text(phrases.roof_line(roof) if roof else absent_phrases.no_roof(report.deployment)))
+        _indent(
+            Text(
+                phrases.roof_line(roof, report.deployment.devices)
+                if roof
+                else absent_phrases.no_roof(report.deployment)
+            )
+        )
     )
     if not report.phases:
         return [*parts, _indent(Text(absent_phrases.no_roofline(report)))]
@@ -272,9 +296,7 @@ def _kv(report: Report) -> list[RenderableType]:
     parts.append(_indent(grid))
     how = phrases.kv_peak_how(report)
     parts.append(_indent(Text(
-        f"{known(kv.bytes_per_token, lambda n: f'{count(n)} B per token')}; per request p50 "
-        f"{known(kv.bytes_per_request.p50, size)}, p95 {known(kv.bytes_per_request.p95, size)}"
-        + (f"; {how}" if how else ""), style="dim",
+        phrases.kv_facts(report) + (f"; {how}" if how else ""), style="dim",
     )))  # fmt: skip
     return parts
 

@@ -52,7 +52,7 @@ def trust(report: Report) -> str:
     parts = [
         known(
             integrity.complete_spans_share,
-            lambda share: f"{percent(share)} of spans complete",
+            lambda share: f"{percent(share)} of the spans read are complete",
             f"complete spans {NOT_RECORDED}",
         ),
         lost,

@@ -1,6 +1,7 @@
 -- One row: one inference request, from our own request span, or from vLLM's or SGLang's where ours does not tell of it.
 -- request_key        trace id and span id: two answers to one request id are two requests
--- trace_id, span_id  ids of its span; resource_id: row of `resources`; dialect: vtprof, vllm or sglang
+-- trace_id, span_id  ids of its span; where several differ under one id, '#2' and so on behind the later ones', whose phases
+--                    cannot be told from those of the first; resource_id: row of `resources`; dialect: vtprof, vllm or sglang
 -- request_id, model  as recorded
 -- status             ok, aborted, rejected, error, or unknown for any other text; NULL when none was recorded
 -- arrival_ns, end_ns Unix time; a missing or earlier end is replaced by the last thing known of the request
@@ -111,6 +112,10 @@ WITH broken AS (
     SELECT * REPLACE (CASE WHEN ttft_ns BETWEEN 0 AND end_ns - arrival_ns THEN ttft_ns END AS ttft_ns),
            ttft_ns IS NOT NULL AND ttft_ns NOT BETWEEN 0 AND end_ns - arrival_ns AS impossible_ttft
     FROM both_dialects
+), told_apart AS (
+    SELECT * EXCLUDE (place) REPLACE (if(place > 1, span_id || '#' || place, span_id) AS span_id)
+    FROM (SELECT *, row_number() OVER (PARTITION BY trace_id, span_id ORDER BY arrival_ns, end_ns, ttft_ns) AS place
+          FROM possible)
 )
 SELECT
     trace_id || '-' || span_id AS request_key,
@@ -121,4 +126,4 @@ SELECT
     CASE WHEN output_tokens >= 2 * sequences AND NOT end_missing AND NOT negative_duration
               AND end_ns - arrival_ns >= ttft_ns
          THEN (end_ns - arrival_ns - ttft_ns) / (output_tokens / sequences - 1) END AS tpot_ns
-FROM (SELECT * REPLACE (coalesce(sequences, 1) AS sequences, coalesce(weight, 1)::DOUBLE AS weight) FROM possible);
+FROM (SELECT * REPLACE (coalesce(sequences, 1) AS sequences, coalesce(weight, 1)::DOUBLE AS weight) FROM told_apart);

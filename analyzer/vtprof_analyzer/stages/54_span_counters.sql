@@ -27,6 +27,7 @@ WITH processes AS (
 ), series AS (
     -- Samples that are four times as far apart as on average leave a gap.
     SELECT counter, source, row_number() OVER (ORDER BY counter, source) AS series,
+           dense_rank() OVER (ORDER BY counter) AS counter_id,
            4 * (max(ts_ns) - min(ts_ns)) // (count(*) - 1) AS gap_ns
     FROM readings GROUP BY counter, source HAVING count(*) > 1
 ), paired AS (
@@ -43,37 +44,45 @@ WITH processes AS (
     FROM rated
     WINDOW time AS (PARTITION BY series ORDER BY ts_ns ROWS UNBOUNDED PRECEDING)
 ), sampled AS (
-    SELECT p.resource_id, s.counter, s.series
+    SELECT p.resource_id, s.counter, s.counter_id, s.series
     FROM (SELECT resource_id, trim(unnest(string_split(hw_ids, ','))) AS source FROM processes) AS p JOIN series AS s USING (source)
     WHERE s.counter <> 'vtprof.host.process_cpu_ratio'
     UNION ALL
-    SELECT p.resource_id, s.counter, s.series
+    SELECT p.resource_id, s.counter, s.counter_id, s.series
     FROM processes AS p JOIN series AS s ON s.source = p.instance
     WHERE s.counter = 'vtprof.host.process_cpu_ratio'
+), spans_asked AS MATERIALIZED (
+    -- A number for each: texts are dear to sort, to join and to group by.
+    SELECT row_number() OVER () AS number, resource_id, trace_id, span_id, name IN ('vtprof.step', 'vtprof.window') AS whole,
+           start_ns, end_ns, gpu_dram_bandwidth_ratio IS NULL AS no_dram, gpu_tensor_active_ratio IS NULL AS no_tensor,
+           gpu_sm_active_ratio IS NULL AS no_sm
+    FROM spans
+    WHERE end_ns > start_ns
+      AND name IN ('vtprof.step', 'vtprof.window', 'vtprof.encode', 'vtprof.prefill', 'vtprof.decode')
+      AND resource_id IN (SELECT resource_id FROM sampled)
 ), asked AS (
-    SELECT s.resource_id, s.trace_id, s.span_id, c.counter, c.series, s.start_ns, s.end_ns
-    FROM spans AS s JOIN sampled AS c USING (resource_id)
-    WHERE s.end_ns > s.start_ns
-      AND s.name IN ('vtprof.step', 'vtprof.window', 'vtprof.encode', 'vtprof.prefill', 'vtprof.decode')
-      AND CASE c.counter WHEN 'vtprof.gpu.dram_bandwidth_ratio' THEN s.gpu_dram_bandwidth_ratio IS NULL
-                         WHEN 'vtprof.gpu.tensor_active_ratio' THEN s.gpu_tensor_active_ratio IS NULL
-                         WHEN 'vtprof.gpu.sm_active_ratio' THEN s.gpu_sm_active_ratio IS NULL
-                         ELSE s.name IN ('vtprof.step', 'vtprof.window') END
+    SELECT s.number, c.counter_id, c.series, s.start_ns, s.end_ns
+    FROM spans_asked AS s JOIN sampled AS c USING (resource_id)
+    WHERE CASE c.counter WHEN 'vtprof.gpu.dram_bandwidth_ratio' THEN no_dram WHEN 'vtprof.gpu.tensor_active_ratio' THEN no_tensor
+                         WHEN 'vtprof.gpu.sm_active_ratio' THEN no_sm ELSE whole END
 ), ends AS (
-    SELECT *, unnest([start_ns, end_ns]) AS at_ns, unnest([-1, 1]) AS sign FROM asked
+    SELECT number, counter_id, series, unnest([start_ns, end_ns]) AS at_ns, unnest([-1, 1]) AS sign FROM asked
 ), looked_up AS (
     -- What ends before the first sample finds nothing: zero.
-    SELECT e.*, t.total - coalesce(t.rate, 0)::HUGEINT * (t.until_ns - e.at_ns) AS total,
+    SELECT e.number, e.counter_id, e.sign, t.total - coalesce(t.rate, 0)::HUGEINT * (t.until_ns - e.at_ns) AS total,
            coalesce(t.covered, 0) - CASE WHEN t.rate IS NULL THEN 0 ELSE t.until_ns - e.at_ns END AS covered,
            CASE WHEN t.rate IS NULL OR e.at_ns = t.ts_ns THEN 0 WHEN e.sign < 0 THEN e.at_ns - t.ts_ns
                 ELSE t.until_ns - e.at_ns END AS outside_ns
     FROM ends AS e ASOF JOIN totals AS t ON e.series = t.series AND e.at_ns >= t.ts_ns
 ), means AS (
-    SELECT resource_id, trace_id, span_id, counter, start_ns, end_ns, sum(sign * coalesce(total, 0)) AS total,
+    SELECT number, counter_id, sum(sign * coalesce(total, 0)) AS total,
            sum(sign * covered) AS covered, count(*) FILTER (sign > 0) AS series,
            sum(outside_ns)::BIGINT AS outside_ns
-    FROM looked_up GROUP BY ALL
+    FROM looked_up GROUP BY number, counter_id
 )
-SELECT resource_id, trace_id, span_id, counter, total / 1e9 / covered AS mean,
-       covered / (series * (end_ns - start_ns)) AS covered_share, outside_ns // series AS outside_ns
-FROM means WHERE covered > 0;
+SELECT s.resource_id, s.trace_id, s.span_id, c.counter, m.total / 1e9 / m.covered AS mean,
+       m.covered / (m.series * (s.end_ns - s.start_ns)) AS covered_share, m.outside_ns // m.series AS outside_ns
+FROM means AS m
+JOIN spans_asked AS s USING (number)
+JOIN (SELECT DISTINCT counter_id, counter FROM series) AS c USING (counter_id)
+WHERE m.covered > 0;

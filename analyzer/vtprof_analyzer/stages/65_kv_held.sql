@@ -1,7 +1,7 @@
 -- One row: one of at most `settings.kv_points` equal parts of the run; the moment in it that held most KV, all processes
 -- together.
 -- point              number of the part from 0
--- seconds            begin of the part, since the first request's arrival [s]
+-- seconds            begin of the part, since the first request's arrival, or the first step where that is earlier [s]
 -- held_bytes, visual_bytes  the most KV held at that moment, and the visual part of it [B]
 -- has_max            whether every step of that moment recorded its maximum; source: as in `kv_segments`
 CREATE TABLE kv_held AS
@@ -39,7 +39,8 @@ WITH known AS (
     FROM placed WHERE last_point > first_point
 )
 SELECT point,
-       (any_value(first_ns) - coalesce(any_value(arrival_ns), any_value(first_ns)) + point * any_value(part_ns)) / 1e9
+       -- Steps may be older than the first request: that one was left out by sampling, or lost.
+       (any_value(first_ns) - least(any_value(arrival_ns), any_value(first_ns)) + point * any_value(part_ns)) / 1e9
            AS seconds,
        max(peak_bytes) AS held_bytes, arg_max(peak_visual_bytes, (peak_bytes, peak_visual_bytes)) AS visual_bytes,
        arg_max(has_max, (peak_bytes, peak_visual_bytes)) AS has_max, (SELECT any_value(source) FROM kv_segments) AS source

@@ -1,10 +1,10 @@
 -- work_between(source): one row: what one process did in the moments that the rows of a table of that name enclose.
--- Reads request_key, during, instance, ts, sign (-1 where a stretch begins, +1 where it ends). Returns by request_key and
--- during the amounts of `engine_work`, summed over the stretches.
+-- Reads asked (a whole number: texts are dear to group by), instance, ts, sign (-1 where a stretch begins, +1 where it
+-- ends). Returns by asked the amounts of `engine_work`, summed over the stretches.
 CREATE MACRO work_between(source) AS TABLE
 WITH met AS (
     -- Before its first step a process has done nothing: no row, and nothing to take away.
-    SELECT a.request_key, a.during, a.sign, w.*,
+    SELECT a.asked, a.sign, w.*,
            -- What is still to be done, as a part of the step: of its time, of its encoding, and of the rest.
            CASE WHEN a.ts >= w.end_ns THEN 0.0::DOUBLE ELSE (w.end_ns - a.ts) / w.busy END AS left_time,
            CASE WHEN a.ts >= w.encoded_ns THEN 0.0::DOUBLE ELSE (w.encoded_ns - a.ts) / w.encode END AS left_encode,
@@ -13,7 +13,7 @@ WITH met AS (
     FROM query_table(source) AS a
     ASOF JOIN engine_work AS w ON a.instance = w.instance AND a.ts >= w.start_ns
 )
-SELECT request_key, during,
+SELECT asked,
        sum(sign * (busy_total - busy * left_time)) AS busy,
        sum(sign * (encode_total - encode * left_encode)) AS encode,
        sum(sign * (image_total - image * left_rest)) AS image,
@@ -30,4 +30,4 @@ SELECT request_key, during,
        sum(sign * (blocked_image_total - CASE WHEN blocked THEN image * left_rest ELSE 0 END)) AS blocked_image,
        sum(sign * (blocked_text_total - CASE WHEN blocked THEN text * left_rest ELSE 0 END)) AS blocked_text
 FROM met
-GROUP BY request_key, during;
+GROUP BY asked;

@@ -12,42 +12,53 @@
 -- blocked_ns         time in steps that passed over waiting requests for want of room (`engine_work.blocked`), of which
 --                    blocked_encode_ns, blocked_image_ns, blocked_text_ns are in the times above
 CREATE TABLE exposures AS
-WITH stretches AS (
-    SELECT request_key, phase AS during, start_ns, end_ns, phase = 'queue' AND own_work AS own
-    FROM ttft_segments WHERE phase IN ('queue', 'prefill')
-    UNION ALL
-    SELECT request_key, 'decode', arrival_ns + ttft_ns, end_ns, false FROM request_base
-    WHERE ttft_ns IS NOT NULL AND end_ns > arrival_ns + ttft_ns
-), placed AS (
-    SELECT s.*, k.instance
-    FROM stretches AS s
-    JOIN request_base AS q USING (request_key)
+WITH keys AS MATERIALIZED (
+    SELECT request_key, row_number() OVER () AS number FROM (SELECT DISTINCT request_key FROM request_base)
+), served AS MATERIALIZED (
+    SELECT n.number, k.instance, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns
+    FROM request_base AS q
+    JOIN keys AS n USING (request_key)
     JOIN kv_sizes AS k USING (resource_id)
     WHERE k.instance IN (SELECT instance FROM engine_work)
+), numbered AS MATERIALIZED (
+    SELECT n.number, s.phase, s.start_ns, s.end_ns, s.own_work
+    FROM ttft_segments AS s
+    JOIN keys AS n USING (request_key)
+    WHERE s.phase IN ('queue', 'prefill')
+), stretches AS (
+    -- Of each request 3 n asks for its queue, 3 n + 1 for its prefill, 3 n + 2 for its decode.
+    SELECT 3 * number + CASE phase WHEN 'queue' THEN 0 ELSE 1 END AS asked, number, instance, start_ns, s.end_ns,
+           phase = 'queue' AND own_work AS own
+    FROM numbered AS s JOIN (SELECT number, instance FROM served) AS q USING (number)
+    UNION ALL
+    SELECT 3 * s.number + 2, s.number, s.instance, d.first_token_ns, d.end_ns, false
+    FROM served AS s JOIN served AS d USING (number)
+    WHERE d.end_ns > d.first_token_ns
 ), ends AS (
-    SELECT request_key, during, instance, unnest([{sign: -1, ts: start_ns}, {sign: 1, ts: end_ns}], recursive := true)
-    FROM placed WHERE NOT own
+    SELECT asked, instance, unnest([-1, 1]) AS sign, unnest([start_ns, end_ns]) AS ts FROM stretches WHERE NOT own
 ), own AS (
-    SELECT p.request_key, p.during, sum(p.end_ns - p.start_ns) FILTER (p.own)::BIGINT AS own_ns
-    FROM placed AS p GROUP BY ALL
+    SELECT asked, number, sum(end_ns - start_ns) FILTER (own)::BIGINT AS own_ns FROM stretches GROUP BY asked, number
 ), computed AS (
-    SELECT q.request_key, 'prefill' AS during,
+    SELECT n.number,
            coalesce(p.visual_tokens, q.visual_tokens, 0) AS visual_tokens,
            greatest(0, coalesce(p.tokens, q.input_tokens - coalesce(q.cached_tokens, 0), 0)
                        - coalesce(p.visual_tokens, q.visual_tokens, 0)) AS text_tokens
     FROM request_base AS q
+    JOIN keys AS n USING (request_key)
     LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
     WHERE q.ttft_ns IS NOT NULL
 ), met AS (
-    SELECT o.request_key, o.during, coalesce(o.own_ns, 0) AS own_ns, w.* EXCLUDE (request_key, during),
+    SELECT n.request_key, CASE o.asked % 3 WHEN 0 THEN 'queue' WHEN 1 THEN 'prefill' ELSE 'decode' END AS during,
+           coalesce(o.own_ns, 0) AS own_ns, w.* EXCLUDE (asked),
            -- What is left for others of what ran.
            CASE WHEN c.visual_tokens < w.visual_tokens THEN 1 - c.visual_tokens / w.visual_tokens
                 WHEN c.visual_tokens > 0 THEN 0 ELSE 1 END AS others_visual,
            CASE WHEN c.text_tokens < w.text_tokens THEN 1 - c.text_tokens / w.text_tokens
                 WHEN c.text_tokens > 0 THEN 0 ELSE 1 END AS others_text
     FROM own AS o
-    LEFT JOIN work_between('ends') AS w ON w.request_key = o.request_key AND w.during = o.during
-    LEFT JOIN computed AS c ON c.request_key = o.request_key AND c.during = o.during
+    JOIN keys AS n USING (number)
+    LEFT JOIN work_between('ends') AS w ON w.asked = o.asked
+    LEFT JOIN computed AS c ON c.number = o.number AND o.asked % 3 = 1
 )
 SELECT request_key, during, own_ns,
        greatest(0, coalesce(encode, 0)) AS encode_ns,

@@ -12,7 +12,9 @@
 -- dram_ratio, tensor_ratio, sm_ratio  counters of quality measured or attributed, where they cover half of the time
 -- counter_quality    the weaker of the two where some are
 -- host_cores         CPU cores that the processes kept busy in those steps; NULL where less than half of the time is known
--- confidence         mean over time, 0..1
+-- confidence         mean over time, 0..1, of what single steps show: counters of quality attributed do not witness for a step,
+--                    so 0.6 (the model alone) is usual; the report's is of the phase as a whole, for which they do: its own
+--                    (`phase_times`), else dram_ratio and tensor_ratio here
 CREATE TABLE phase_bounds AS
 WITH told AS (
     SELECT *, CASE WHEN bound IN ('overhead_bound', 'host_bound', 'latency_bound') THEN 'neither' ELSE bound END AS kind,

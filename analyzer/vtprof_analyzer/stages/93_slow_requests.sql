@@ -77,7 +77,7 @@ WITH normal AS (
     GROUP BY s.request_key, p.request_key
 ), neighbours AS (
     SELECT b.request_key, count(*) AS others, count(*) FILTER (q.visual_tokens > 0) AS visual_others,
-           list(coalesce(q.request_id, q.span_id) || coalesce(' (' || q.visual_tokens || ' visual tokens)', '')
+           list(coalesce(q.request_id, q.span_id) || coalesce(' (' || format('{:,}', q.visual_tokens) || ' visual tokens)', '')
                 ORDER BY coalesce(q.visual_tokens, 0) DESC, b.shared_ns DESC, b.other_key)[:3] AS largest
     FROM beside AS b
     JOIN request_base AS q ON q.request_key = b.other_key
@@ -131,8 +131,9 @@ WITH normal AS (
     WHERE r.request_key IN (SELECT request_key FROM placed)
 ), told AS (
     SELECT s.request_key, arg_max(p.cause, p.ms - p.normal_ms) FILTER (p.ms > p.normal_ms) AS largest,
-           string_agg(format('{:.1f} ms {}', p.ms, replace(p.cause, '_', ' ')), ', ' ORDER BY p.ms DESC)
-               FILTER (p.ms >= 0.05 * s.phase_ms) AS listed
+           string_agg(spelled_duration(p.ms) || ' ' || replace(p.cause, '_', ' '), ', ' ORDER BY p.ms DESC)
+               FILTER (p.ms >= 0.05 * s.phase_ms) AS listed,
+           any_value(s.phase_ms) - sum(p.ms) FILTER (p.ms >= 0.05 * s.phase_ms) AS rest_ms
     FROM placed AS s JOIN parts AS p USING (request_key, phase)
     GROUP BY s.request_key
 ), throttling AS (
@@ -146,14 +147,18 @@ SELECT s.request_key, s.rank, s.visual_stratum, s.total_excess_ms, s.phase, s.ph
             WHEN t.ratio >= 0.5 AND s.phase IN ('encode', 'prefill', 'decode') THEN t.cause
             WHEN s.large AND s.phase IN ('encode', 'prefill', 'preprocess') THEN 'own_size'
             ELSE coalesce(l.largest, 'unexplained') END AS cause,
-       format('{} took {:.1f} ms, normally {:.1f} ms', s.phase, s.phase_ms, s.normal_ms)
+       format('{} took {}, normally {}', s.phase, spelled_duration(s.phase_ms), spelled_duration(s.normal_ms))
            || coalesce('; meanwhile ' || l.listed, '; what ran meanwhile is not recorded')
-           || CASE WHEN s.large THEN format('; its prompt has {} tokens, normally {:.0f}', s.n_prompt_tokens, s.normal_tokens)
+           || CASE WHEN l.rest_ms >= 0.01 * s.phase_ms THEN ', the rest ' || spelled_duration(l.rest_ms) ELSE '' END
+           || CASE WHEN s.large THEN format('; its prompt has {:,} tokens, normally {:,}', s.n_prompt_tokens,
+                                            round(s.normal_tokens)::BIGINT)
                    ELSE '' END
-           || coalesce(format('; preempted {} times while it decoded', v.times::BIGINT), '')
+           || coalesce('; preempted ' || CASE v.times WHEN 1 THEN 'once' WHEN 2 THEN 'twice'
+                                              ELSE format('{:,} times', v.times::BIGINT) END || ' while it decoded', '')
            || CASE WHEN t.ratio >= 0.05 THEN format('; GPU clocks lowered {:.0f} % of the time ({})', 100 * t.ratio,
                                                     replace(t.cause, 'throttled_', '')) ELSE '' END
-           || coalesce(format('; beside {} prompts of others, {} with visual tokens: ', n.others, n.visual_others)
+           || coalesce(format('; beside {:,} {} of others, {:,} with visual tokens: ', n.others,
+                              CASE n.others WHEN 1 THEN 'prompt' ELSE 'prompts' END, n.visual_others)
                        || array_to_string(n.largest, ', '), '') AS evidence,
        s.slow_requests AS slow
 FROM placed AS s

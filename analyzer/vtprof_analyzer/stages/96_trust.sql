@@ -81,6 +81,17 @@ WITH faults AS (
     FROM counters WHERE known_share < 0.995
     UNION ALL BY NAME
     SELECT 'counters' AS area,
+           format('GPU counters: for no phase, nor for half of the time of its steps, though samples were read ({:,}): too coarse,'
+                  || ' or of another time or device', count(*)) AS reason,
+           1 AS spoilt
+    FROM gpu_samples
+    WHERE name IN ('vtprof.gpu.dram_bandwidth_ratio', 'vtprof.gpu.tensor_active_ratio', 'vtprof.gpu.sm_active_ratio')
+      AND NOT EXISTS (FROM counters)
+      AND NOT EXISTS (FROM phase_intervals WHERE coalesce(dram_ratio, tensor_ratio, sm_ratio) IS NOT NULL)
+      AND NOT EXISTS (FROM phase_bounds WHERE coalesce(dram_ratio, tensor_ratio, sm_ratio) IS NOT NULL)
+    HAVING count(*) > 0
+    UNION ALL BY NAME
+    SELECT 'counters' AS area,
            format('energies do not add up: the requests took {:.1f} J, their GPUs {:.1f} J in all, so the GPUs'' total lacks'
                   || ' what was not exported', requests_mj / 1e3, gpus_mj / 1e3) AS reason,
            1 - gpus_mj / requests_mj AS spoilt

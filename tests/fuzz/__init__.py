@@ -1,0 +1,1 @@
+"""Fuzzing of the reader: broken OTLP files of every format and packing, against Python's json and protobuf as oracle."""
