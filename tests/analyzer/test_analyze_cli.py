@@ -1,7 +1,6 @@
 """`vtprof analyze` as a user runs it: exit codes, one line for a mistake, the same report every time."""
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -11,7 +10,6 @@ import jsonschema
 import pytest
 from otlp_builder import document, line, request, span, write
 
-from vtprof_analyzer import cli
 from vtprof_analyzer.devices.measured import calibration_file
 from vtprof_schemas import names
 
@@ -73,20 +71,6 @@ def traces(tmp_path: Path) -> Path:
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vtprof", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def report(run: Run, *words: object) -> dict[str, Any]:

@@ -6,7 +6,6 @@ each fault by itself is tested in `test_ingest_*`; the limits that stand for it 
 
 import gzip
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from otlp_builder import attributes, document, line, request, span, value, write
 from otlp_messages import length32, message
 
-from vtprof_analyzer import cli
 from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.ingest import lines
 from vtprof_schemas import SCHEMA_VERSION, names
@@ -39,20 +37,6 @@ def with_attribute(key: str, given: Json) -> Json:
     first = found["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
     first["attributes"].append({"key": key, "value": given})
     return found
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vtprof", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def reported(run: Run, *words: object) -> Json:
