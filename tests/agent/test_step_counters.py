@@ -1,16 +1,25 @@
 """Counters of steps reach step and window spans and the phases of the requests in them; every number is worked by hand."""
 
-from collections.abc import Sequence
-
 import pytest
+from counted_steps import (
+    DRAM,
+    ENERGY,
+    GPUS,
+    TWO,
+    FakeMeter,
+    Given,
+    counter,
+    energy,
+    fold,
+    one_by_one,  # noqa: F401  # a fixture
+    run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring_records import (
     Row,
     arrived,
-    encode,
     finished,
-    gpu_time,
     make,
     only,
     preempted,
@@ -18,121 +27,11 @@ from ring_records import (
     prompt,
     queue,
     step,
-    step_facts,
 )
 
 from vtprof_agent import step_work
-from vtprof_agent.assembly import Assembly, AssemblySettings
-from vtprof_agent.counters.meter import Share, StepCounters, Work
-from vtprof_agent.facts import FinishedRequest, PhaseSpan, StepFact, StepSpan
-from vtprof_agent.step_work import Measures
-from vtprof_agent.windows import Folding
+from vtprof_agent.counters.meter import StepCounters, Work
 from vtprof_schemas import names, records
-
-GPUS = ("GPU-a", "GPU-b")
-DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
-SECOND = 1_000_000_000
-Given = dict[str, tuple[float, float, float]]
-
-
-class FakeMeter:
-    """Gives each step, by its begin, what a table says; interval ends are half and twice the amount."""
-
-    def __init__(self, table: dict[int, Given], quality: str = names.QUALITY_ATTRIBUTED) -> None:
-        self.table, self.quality = table, quality
-        self.added: list[tuple[tuple[str, ...], Work]] = []
-        self.complete_through = 10**18
-
-    def add(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> None:
-        self.added.append((gpus, work))
-
-    def await_step(self, gpus: tuple[str, ...], line: int, awaited: bool) -> None:
-        pass
-
-    def complete(self, gpus: tuple[str, ...], end_ns: int) -> bool:
-        assert gpus == GPUS
-        return end_ns <= self.complete_through
-
-    def of(self, gpus: tuple[str, ...], work: Work, line: int = 0) -> StepCounters | None:
-        assert (gpus, work) in self.added
-        given = self.table.get(work.start_ns)
-        if given is None:
-            return None
-        shares = {}
-        for key, amounts in given.items():
-            encoded, prefilled, decoded = (Share(amount, amount / 2, amount * 2) for amount in amounts)
-            shares[key] = encoded, prefilled, decoded
-        return StepCounters(shares, dict.fromkeys(given, self.quality), len(gpus))
-
-    def of_run(self, gpus: tuple[str, ...], works: Sequence[Work], line: int = 0) -> StepCounters | None:
-        """What the steps are given one by one, added up; nothing when one has nothing."""
-        found = [self.of(gpus, work) for work in works]
-        if not all(found):
-            return None
-        shares = {
-            key: tuple(
-                Share(*(sum(ends) for ends in zip(*parts, strict=True)))
-                for parts in zip(*(one.shares[key] for one in found if one), strict=True)
-            )
-            for key in found[0].shares  # type: ignore[union-attr]
-        }
-        quality = dict.fromkeys(shares, self.quality)
-        return StepCounters(shares, quality, len(gpus), len(works))  # type: ignore[arg-type]
-
-
-def machine(
-    meter: FakeMeter | None, *, expects_gpu_time: bool = False, gpus: Sequence[str] = GPUS
-) -> Assembly:
-    made = Assembly(AssemblySettings(), expects_gpu_time=expects_gpu_time, measures=Measures(meter))
-    made.steps.gpus[0] = tuple(gpus)
-    return made
-
-
-def feed(assembly: Assembly, rows: Sequence[Row], now_ns: int = 0, first: int = 1) -> None:
-    for sequence, (code, values) in enumerate(rows, start=first):
-        assembly.feed(code, sequence, values, now_ns)
-
-
-def run(rows: Sequence[Row], meter: FakeMeter) -> tuple[dict[str, FinishedRequest], list[StepFact]]:
-    made = machine(meter)
-    feed(made, rows)
-    made.advance(10 * SECOND)
-    requests = {str(r.attributes[names.REQUEST_ID]): r for r in made.take_requests()}
-    return requests, step_facts(made)
-
-
-def fold(facts: Sequence[StepFact], detail: int = 3) -> list[StepSpan]:
-    folding = Folding(detail=detail)
-    for fact in facts:
-        folding.add(fact)
-    folding.close()
-    return folding.take()
-
-
-def counter(span: StepSpan | PhaseSpan, key: str) -> tuple[object, ...]:
-    return tuple(span.attributes.get(key + suffix) for suffix in ("", ".low", ".high", ".quality"))
-
-
-def energy(request: FinishedRequest, phase: str) -> float:
-    return float(only(request, phase).attributes[ENERGY])
-
-
-@pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each step of decoding given its own counters, however close together they are."""
-    monkeypatch.setattr(step_work, "RUN_NS", -1)
-
-
-TWO = (
-    arrived(1, 0), arrived(2, 0), prompt(1, 10), prompt(2, 30),
-    encode(1, 1, 0, 40, patches=30), encode(1, 2, 0, 40, patches=10),
-    prefill(1, 1, tokens=10), prefill(1, 2, tokens=30),
-    step(1, 0, 100, prefill_tokens=40, encode_ns=40),
-    step(2, 100, 120, decoders=2, decode_context_tokens=40),
-    step(3, 120, 140, decoders=2, decode_context_tokens=42),
-    finished(1, 150, 3), finished(2, 150, 3),
-)  # fmt: skip
-"""Two requests with images of 30 and 10 patches and prompts of 10 and 30 tokens; an image step and two decode steps."""
 
 
 def test_the_meter_is_told_the_work_of_each_step_once_and_in_order() -> None:
@@ -293,83 +192,6 @@ def test_after_a_preemption_each_stretch_of_decoding_has_its_own_counters() -> N
     requests, _ = run(rows, FakeMeter(table))
     found = [(phase.phase, phase.attributes.get(ENERGY)) for phase in requests["1"].phases]
     assert found == [("prefill", 5.0), ("decode", 2.0), ("queue", None), ("prefill", 7.0), ("decode", 3.0)]
-
-
-def test_a_step_waits_for_its_counters_and_those_behind_it_wait_too() -> None:
-    meter = FakeMeter({})
-    meter.complete_through = 100
-    made = machine(meter)
-    feed(made, TWO)
-    made.advance(SECOND)
-    assert [fact.index for fact in step_facts(made)] == [1]
-    assert made.take_requests() == []
-    meter.complete_through = 140
-    made.advance(SECOND)
-    assert [fact.index for fact in step_facts(made)] == [2, 3]
-    assert len(made.take_requests()) == 2
-
-
-def test_a_step_whose_counters_never_come_goes_after_the_hold() -> None:
-    meter = FakeMeter({})
-    meter.complete_through = 0
-    made = machine(meter)
-    feed(made, TWO)
-    made.advance(5 * SECOND - 1)
-    assert step_facts(made) == []
-    made.advance(5 * SECOND)
-    assert [fact.index for fact in step_facts(made)] == [1, 2, 3]
-
-
-def test_a_step_waits_for_gpu_time_and_counters_both() -> None:
-    meter = FakeMeter({})
-    meter.complete_through = 0
-    made = machine(meter, expects_gpu_time=True)
-    feed(made, [*TWO[:9], gpu_time(1, 90, 50)])
-    made.advance(SECOND)
-    assert step_facts(made) == []
-    meter.complete_through = 200
-    made.advance(SECOND)
-    assert [fact.index for fact in step_facts(made)] == [1]
-    feed(made, TWO[9:10], SECOND, first=11)
-    made.advance(SECOND)
-    assert step_facts(made) == []
-
-
-def test_without_gpus_nothing_is_metered_and_nothing_waits() -> None:
-    meter = FakeMeter({})
-    made = machine(meter, gpus=())
-    feed(made, TWO)
-    made.advance(0)
-    assert meter.added == []
-    assert len(step_facts(made)) == 3
-
-
-def test_the_encoders_gpu_time_is_waited_for_a_little_before_the_meter_is_told() -> None:
-    meter = FakeMeter({})
-    made = machine(meter, expects_gpu_time=True)
-    feed(made, TWO)
-    made.advance(0)
-    assert meter.added == []
-    feed(made, [gpu_time(1, 90, 55)], first=20)
-    made.advance(0)
-    assert [work.encode_ns for _, work in meter.added] == [55, 0, 0]
-    late = FakeMeter({})
-    made = machine(late, expects_gpu_time=True)
-    feed(made, TWO)
-    made.advance(200_000_000)
-    # Without it the wall time stands in.
-    assert [work.encode_ns for _, work in late.added] == [40, 0, 0]
-
-
-def test_at_the_end_of_the_processes_every_step_is_metered_and_settled() -> None:
-    meter = FakeMeter({0: {ENERGY: (8.0, 20.0, 0.0)}})
-    meter.complete_through = 0
-    made = machine(meter, expects_gpu_time=True)
-    feed(made, TWO)
-    made.close()
-    assert len(meter.added) == 3
-    (one, _) = made.take_requests()
-    assert energy(one, names.PREFILL) == 5.0
 
 
 def test_unknown_counts_are_no_work() -> None:

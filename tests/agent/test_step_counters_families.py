@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step, step_facts
-from test_step_counters import (
+from counted_steps import (
     ENERGY,
     GPUS,
     SECOND,
@@ -14,6 +13,7 @@ from test_step_counters import (
     machine,
     one_by_one,  # noqa: F401  # a fixture
 )
+from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step, step_facts
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
 from vtprof_agent.step_work import Measures

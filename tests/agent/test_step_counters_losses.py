@@ -3,10 +3,10 @@
 from random import Random
 
 import pytest
+from counted_steps import ENERGY, SECOND, FakeMeter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ring_records import Row, arrived, finished, left, prefill, prompt, sequence, step, step_facts
-from test_step_counters import ENERGY, SECOND, FakeMeter
 from test_step_counters_families import families
 
 from vtprof_agent.decoding import LET_GO_NS
