@@ -298,3 +298,11 @@ def test_kv_says_which_process_was_fullest_what_differs_and_what_was_reused() ->
     assert phrases.kv_reused(replace(run, summary=replace(run.summary, cached_tokens=None))) == ""
     assert phrases.kv_per_token(replace(run, kv=replace(kv, bytes_per_token_max=None))) == "not recorded"
     assert "fullest" not in phrases.kv_peak(run)
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.01, True), (0.009, False)])
+def test_what_the_queue_waited_for_is_told_where_it_matters(share: float, told: bool) -> None:
+    report = SAMPLES["details"]()
+    phases = [replace(row, share=share) if row.phase == "queue" else row for row in report.ttft_budget.phases]
+    report = replace(report, ttft_budget=replace(report.ttft_budget, phases=phases))
+    assert ("What the queue waited for" in terminal.render(report)) == told

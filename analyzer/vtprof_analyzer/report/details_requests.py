@@ -5,6 +5,7 @@ from vtprof_analyzer.report.format import DASH, count, counted, duration, known,
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.report.model_interference import Interference
 from vtprof_analyzer.report.phrases import stratum
+from vtprof_schemas import names
 
 CAUSES = {
     "own_chunks": "own earlier chunks",
@@ -16,6 +17,8 @@ CAUSES = {
     "unexplained": "unexplained",
 }
 """What a request waited for, as the stage `queue_blame` names it."""
+_LEAST_QUEUE = 0.01
+"""Where the queue is less of TTFT, which is also where it is not judged, it does not matter what it waited for."""
 _SLOWEST = 3
 _LONG = 600
 _LEAST_SHARE = 0.0005
@@ -26,7 +29,8 @@ _TIMES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
 def queue(report: Report) -> Detail | None:
     """Return what ran while requests waited."""
     told = report.ttft_detail.queue if report.ttft_detail else None
-    if told is None or not told.causes:
+    budget = {row.phase: row.share for row in report.ttft_budget.phases}
+    if told is None or not told.causes or (budget.get(names.QUEUE) or 0.0) < _LEAST_QUEUE:
         return None
     rows = [
         (
