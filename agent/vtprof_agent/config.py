@@ -70,7 +70,7 @@ class Config:
     keep_bytes: int = 10 << 30
     """Delete the oldest finished files beyond so many bytes of each kind, traces and metrics; 0: keep all."""
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.5
+    poll_max_s: float = 1.0
     scan_s: float = 1.0
     """How often new rings and dead processes are looked for."""
     flush_s: float = 2.0

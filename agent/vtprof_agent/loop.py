@@ -56,7 +56,7 @@ class LoopSettings:
     """Periods and sizes of the loop."""
 
     poll_min_s: float = 0.01
-    poll_max_s: float = 0.5
+    poll_max_s: float = 1.0
     scan_s: float = 1.0
     flush_s: float = 2.0
     batch_spans: int = 512

@@ -1,8 +1,8 @@
 """How long the loop leaves the rings alone between two turns."""
 
-FAST_RECORDS = 512
+FAST_RECORDS = 2048
 """So many records in one turn, and the next turn comes as early as it may."""
-ROOMY_RECORDS = 16_384
+ROOMY_RECORDS = 32_768
 """Rings of fewer records are read more often: a burst fills them soon."""
 
 

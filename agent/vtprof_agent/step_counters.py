@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 
-from vtprof_agent.counters.meter import COUNTERS, Share, StepCounters
+from vtprof_agent.counters.meter import CLASSES, COUNTERS, Share, StepCounters
 from vtprof_agent.facts import Value
 from vtprof_schemas import names
 
@@ -15,6 +15,7 @@ REBASE_STEPS = 65_536
 """After so many steps the sums of decoding begin anew, or they grow until differences of them lose precision."""
 _KEYS = {key: (key, f"{key}.low", f"{key}.high", f"{key}.quality") for key in COUNTERS}
 _AMOUNT, _LOW, _HIGH, _GPU_NS, _STEPS, _ATTRIBUTED, _ESTIMATED = range(7)
+_PREFILL, _DECODE = CLASSES.index(names.PREFILL), CLASSES.index(names.DECODE)
 _PLACES = {names.QUALITY_ATTRIBUTED: _ATTRIBUTED, names.QUALITY_ESTIMATED: _ESTIMATED}
 
 
@@ -195,12 +196,9 @@ class DecodeAccount:
         context = self._base * steps + len(pieces) * numbers
         by_context = everybody > 1 and strangers == 0 and self._unknown == 0 and context > 0
         for key, (_, prefill, decode) in counters.shares.items():
-            quality = counters.quality[key]
+            quality = _own(counters.quality[key], prefill)
             if key != names.GPU_ENERGY_MJ:
-                low, high = prefill.low + decode.low, prefill.high + decode.high
-                self._tally.add_amounts(
-                    key, prefill.amount + decode.amount, low, high, gpu_ns, quality, steps
-                )
+                self._tally.add(key, decode, gpu_ns, quality, steps=steps)
                 continue
             if quality == names.QUALITY_MEASURED and (shared or everybody > 1):
                 quality = names.QUALITY_ATTRIBUTED
@@ -265,12 +263,12 @@ class DecodeAccount:
 
 
 def share_by_weight(
-    pieces: Sequence[Counted], weights: Sequence[int], place: int, counters: StepCounters | None,
-    ratios: Mapping[str, Share], gpu_ns: float, shared: bool,
+    pieces: Sequence[Counted], weights: Sequence[int], place: int, counters: StepCounters | None, gpu_ns: float,
+    shared: bool,
 ) -> None:  # fmt: skip
     """Give a step's counters to the pieces of one class (``place`` in ``CLASSES``).
 
-    Energy goes by weight, alike without a positive one; of ratios, which lie over ``gpu_ns``, each piece has the mean.
+    Energy goes by weight, alike without a positive one; of ratios, which lie over ``gpu_ns``, each piece has the class's.
     """
     usable = [max(weight, 0) for weight in weights]
     whole = sum(usable)
@@ -282,15 +280,17 @@ def share_by_weight(
         if counters is None:
             continue
         for key, shares in counters.shares.items():
-            quality = counters.quality[key]
+            quality = (
+                _own(counters.quality[key], shares[_DECODE]) if place == _PREFILL else counters.quality[key]
+            )
             if key != names.GPU_ENERGY_MJ:
-                tally.add(key, ratios[key], gpu_ns, quality)
+                tally.add(key, shares[place], gpu_ns, quality)
                 continue
             if quality == names.QUALITY_MEASURED and (shared or len(pieces) > 1):
                 quality = names.QUALITY_ATTRIBUTED
             tally.add(key, shares[place], gpu_ns, quality, weight / whole if whole else 1 / len(pieces))
 
 
-def plus(one: Share, other: Share) -> Share:
-    """Return the sum of two shares; the ends of the intervals add up, as if both erred alike."""
-    return Share(one.amount + other.amount, one.low + other.low, one.high + other.high)
+def _own(quality: str, other: Share) -> str:
+    """Return the label of a class's share: windows that hold another's too, however little, do not measure it."""
+    return names.QUALITY_ATTRIBUTED if quality == names.QUALITY_MEASURED and other.amount > 0 else quality

@@ -209,7 +209,8 @@ class StepLines:
             if step.gpu_ns is not None or expects_gpu_time:
                 if step.parts.encodes:
                     step.place_encodes()
-                fractions = self._fractions(line, step)
+                learnt = len(run) == 1 or step.index % _DECODING_LEARNT == 0
+                fractions = self._fractions(line, step) if learnt else None
                 if not shared:
                     step.share_gpu_time(fractions)
             if self._joined and step.parts.encodes:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vtprof_agent.counters.meter import Meter, Share, StepCounters, Work
+from vtprof_agent.counters.meter import Meter, StepCounters, Work
 from vtprof_agent.counters.work_curve import only_decodes
 from vtprof_agent.request_state import Piece, RequestState
-from vtprof_agent.step_counters import Counted, DecodeAccount, plus, share_by_weight
+from vtprof_agent.step_counters import Counted, DecodeAccount, share_by_weight
 from vtprof_agent.steps import FIELDS, PREFILL_TOKENS, OpenStep
 from vtprof_schemas import names
 
@@ -123,7 +123,8 @@ def _decodes_alone(step: OpenStep) -> bool:
 def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, account: DecodeAccount) -> None:
     """Give the requests in a step their shares of its counters; None: it has none, which their phases remember.
 
-    Of energy each has a share by work, of a ratio the mean over its part of the step: the encoder's, or what is beside it.
+    Of energy each has a share by work, of a ratio all that its class of work is given, over its part of the step: the
+    encoder's, or what is beside it, which prompts and decoding share.
     """
     encodes = [part for part in step.parts.encodes if not part.only_hits]
     prefills = [(part.piece, part) for part in step.parts.prefills if part.piece is not None]
@@ -131,16 +132,12 @@ def share_counters(step: OpenStep, work: Work, counters: StepCounters | None, ac
     beside_ns = float((work.end_ns - work.start_ns - work.encode_ns) * gpus)
     alone = len(encodes) + len(prefills) + max(len(step.decode_pieces), work.decode_requests) == 1
     if encodes:
-        ratios = {} if counters is None else {key: given[_ENCODE] for key, given in counters.shares.items()}
         patches = [part.patches for part in encodes]
         pieces: list[Counted] = [part.piece for part in encodes]
-        share_by_weight(pieces, patches, _ENCODE, counters, ratios, float(work.encode_ns * gpus), not alone)
+        share_by_weight(pieces, patches, _ENCODE, counters, float(work.encode_ns * gpus), not alone)
     if prefills:
-        ratios = {} if counters is None else _beside_encoder(counters)
         tokens = [part.counts[names.PREFILL_TOKENS] for _, part in prefills]
-        share_by_weight(
-            [piece for piece, _ in prefills], tokens, _PREFILL, counters, ratios, beside_ns, not alone
-        )
+        share_by_weight([piece for piece, _ in prefills], tokens, _PREFILL, counters, beside_ns, not alone)
     _share_decoding(step, [work], counters, account, shared=not alone)
 
 
@@ -165,10 +162,6 @@ def _share_decoding(
     gpus = counters.gpus if counters is not None else 0
     beside_ns = float(sum(work.end_ns - work.start_ns - work.encode_ns for work in works) * gpus)
     account.add(decoding, contexts, strangers, counters, beside_ns, shared, len(works))
-
-
-def _beside_encoder(counters: StepCounters) -> dict[str, Share]:
-    return {key: plus(given[1], given[2]) for key, given in counters.shares.items()}
 
 
 def _cached_tokens(state: RequestState, piece: Piece) -> int | None:

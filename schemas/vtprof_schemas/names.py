@@ -327,6 +327,21 @@ PREPROCESS_CACHE_HITS = _attribute(
 PREPROCESS_PIXELS = _attribute(
     "vtprof.preprocess.pixels", INT, "pixels", PREPROCESS, "pixels before resizing", "307200"
 )
+PREPROCESS_FRAMES = _attribute(
+    "vtprof.preprocess.frames", INT, "frames", PREPROCESS, "frames sampled of its videos", "32"
+)
+PREPROCESS_AUDIO_NS = _attribute(
+    "vtprof.preprocess.audio_ns",
+    INT,
+    "ns",
+    PREPROCESS,
+    "length of its audio clips before padding",
+    "4200000000",
+)
+PREPROCESS_MEDIA_DIGESTS = _attribute(
+    "vtprof.preprocess.media_digests", STRING, "", PREPROCESS,
+    "keyed digests of its media items, in their order, with commas between: equal content, equal digest", "9f2c41d07b3ea815",
+)  # fmt: skip
 ENCODE_ITEMS = _attribute("vtprof.encode.items", INT, "items", ENCODE, "images, videos or clips encoded", "1")
 ENCODE_PATCHES = _attribute(
     "vtprof.encode.patches", INT, "patches", ENCODE, "patches that entered the tower", "1296"
@@ -453,8 +468,8 @@ def _counter(key: str, unit: str, meaning: str) -> str:
 GPU_DRAM_BANDWIDTH_RATIO = _counter(
     "vtprof.gpu.dram_bandwidth_ratio",
     "1",
-    "DRAM traffic over its peak, mean over the wall time of the span; of a phase over its part of its steps: encode the"
-    " encoder's, prefill and decode the rest, whoever else works in it",
+    "DRAM traffic over its peak, mean over the wall time of the span; of a phase what its class of work has of it, over its"
+    " part of its steps: encode the encoder's, prefill and decode the rest, which they share",
 )
 GPU_TENSOR_ACTIVE_RATIO = _counter(
     "vtprof.gpu.tensor_active_ratio",

@@ -44,6 +44,9 @@ CREATE TABLE spans (
     preprocess_decode_ns BIGINT,     -- preprocess: media decoding [ns]
     preprocess_cache_hits BIGINT,    -- preprocess: items taken from the processor cache [items]
     preprocess_pixels BIGINT,        -- preprocess: pixels before resizing [pixels]
+    preprocess_frames BIGINT,        -- preprocess: frames sampled of its videos [frames]
+    preprocess_audio_ns BIGINT,      -- preprocess: length of its audio clips before padding [ns]
+    preprocess_media_digests VARCHAR, -- preprocess: keyed digests of its media items, in their order, with commas between
     encode_items BIGINT,             -- encode: images, videos or clips encoded [items]
     encode_patches BIGINT,           -- encode: patches that entered the tower [patches]
     encode_cache_hits BIGINT,        -- encode: items taken from the encoder-output cache [items]

@@ -159,9 +159,9 @@ def test_what_rings_hold_for_each_other_is_told_of_a_turn_later(
     assert meter.through == [0, SECOND, 2 * SECOND]
 
 
-@pytest.mark.parametrize(("capacity", "longest_s"), [(1024, 0.5 / 16), (65_536, 0.5)])
+@pytest.mark.parametrize(("capacity", "longest_s"), [(1024, 1 / 32), (65_536, 1.0)])
 def test_small_rings_are_read_more_often(tmp_path: Path, capacity: int, longest_s: float) -> None:
-    """One that holds 16,384 records or more is left alone for half a second, one of 1,024 for a sixteenth of it."""
+    """One that holds 32,768 records or more is left alone for a second, one of 1,024 for a thirty-second of it."""
     assert RingWriter.create(str(tmp_path), capacity, "all", 0, BASE).path
     bench = _Bench(tmp_path)
     pauses: list[float] = []

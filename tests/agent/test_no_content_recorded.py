@@ -1,5 +1,8 @@
 """What users write, show and are answered cannot be recorded: no record has a field for it, nor for a digest of it."""
 
+from pathlib import Path
+
+import vtprof_probe
 from vtprof_schemas import names, records
 
 IDENTIFIERS = {
@@ -32,5 +35,11 @@ def test_all_other_fields_are_one_number_of_eight_bytes_at_most() -> None:
 
 def test_no_attribute_of_a_span_or_resource_is_text_but_names_states_and_settings() -> None:
     texts = {key for key, attribute in names.ATTRIBUTES.items() if attribute.type == names.STRING}
+    texts.remove(names.PREPROCESS_MEDIA_DIGESTS)  # read where others write it, keyed; nothing here does
     for word in ("prompt", "completion", "content", "message", "hash", "digest", "url", "body"):
         assert not [key for key in texts if word in key]
+
+
+def test_nothing_here_records_digests_of_media() -> None:
+    sources = Path(vtprof_probe.__file__).parents[1].rglob("*.py")
+    assert not [path.name for path in sources if "MEDIA_DIGESTS" in path.read_text(encoding="utf-8")]

@@ -33,6 +33,8 @@ from vtprof_agent import step_work
 from vtprof_agent.counters.meter import StepCounters, Work
 from vtprof_schemas import names, records
 
+TENSOR = names.GPU_TENSOR_ACTIVE_RATIO
+
 
 def test_the_meter_is_told_the_work_of_each_step_once_and_in_order() -> None:
     meter = FakeMeter({})
@@ -146,12 +148,56 @@ def test_a_decode_phase_counts_the_mixed_steps_that_it_lay_in() -> None:
         step(2, 10, 20, decoders=1, prefill_tokens=30, decode_context_tokens=10),
         finished(1, 20, 2), finished(2, 20, 1),
     ]  # fmt: skip
-    requests, _ = run(rows, FakeMeter({10: {DRAM: (0.0, 6.0, 4.0), ENERGY: (0.0, 9.0, 1.0)}}))
+    requests, facts = run(rows, FakeMeter({10: {DRAM: (0.0, 6.0, 4.0), ENERGY: (0.0, 9.0, 1.0)}}))
     decode, second = only(requests["1"], names.DECODE), only(requests["2"], names.PREFILL)
-    # Both lay in the same 10 ns: 10 / (10 x 2). The energy is each one's own.
-    assert decode.attributes[DRAM] == second.attributes[DRAM] == 0.5
+    # Both lay in the same 10 ns, and each has what its own work took: 4 and 6 of (10 x 2). The energy likewise.
+    assert counter(decode, DRAM)[:3] == pytest.approx((0.2, 0.1, 0.4))
+    assert counter(second, DRAM)[:3] == pytest.approx((0.3, 0.15, 0.6))
     assert (decode.attributes[ENERGY], second.attributes[ENERGY]) == (1.0, 9.0)
     assert DRAM not in only(requests["1"], names.PREFILL).attributes
+    (mixed,) = [span for span in fold(facts) if span.start_ns == 10]
+    assert mixed.attributes[DRAM] == pytest.approx(0.2 + 0.3)
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_decode_phases_ratios_hold_nothing_of_the_prompts_in_its_steps() -> None:
+    rows = [
+        arrived(1, 0), prompt(1, 10), prefill(1, 1, tokens=10), step(1, 0, 10, prefill_tokens=10),
+        arrived(2, 5), prompt(2, 30), prefill(2, 2, tokens=30),
+        step(2, 10, 50, decoders=1, prefill_tokens=30, decode_context_tokens=10),
+        step(3, 50, 60, decoders=2, decode_context_tokens=41),
+        finished(1, 60, 3), finished(2, 60, 2),
+    ]  # fmt: skip
+    table: dict[int, Given] = {
+        10: {TENSOR: (0.0, 60.0, 4.0), DRAM: (0.0, 24.0, 12.0)}, 50: {TENSOR: (0.0, 0.0, 1.0), DRAM: (0.0, 0.0, 14.0)},
+    }  # fmt: skip
+    requests, _ = run(rows, FakeMeter(table))
+    first, second = (only(requests[number], names.DECODE) for number in "12")
+    # Of 40 and 10 ns on two GPUs: (4 + 1) / 100 and (12 + 14) / 100; who came later had the last 10 ns alone.
+    assert (first.attributes[TENSOR], first.attributes[DRAM]) == pytest.approx((0.05, 0.26))
+    assert (second.attributes[TENSOR], second.attributes[DRAM]) == pytest.approx((0.05, 0.7))
+
+
+def test_a_share_of_what_two_classes_took_is_not_measured() -> None:
+    rows = [
+        arrived(1, 0), prompt(1, 10), prefill(1, 1, tokens=10), step(1, 0, 10, prefill_tokens=10),
+        arrived(2, 5), prompt(2, 30), prefill(2, 2, tokens=30),
+        step(2, 10, 20, decoders=1, prefill_tokens=30, decode_context_tokens=10),
+        finished(1, 20, 2), finished(2, 20, 1),
+    ]  # fmt: skip
+    table: dict[int, Given] = {0: {DRAM: (0.0, 5.0, 0.0)}, 10: {DRAM: (0.0, 9.9, 0.1)}}
+    requests, _ = run(rows, FakeMeter(table, names.QUALITY_MEASURED))
+    found = [
+        (number, phase.phase, phase.attributes[f"{DRAM}.quality"])
+        for number in "12"
+        for phase in requests[number].phases
+    ]
+    # The prompt that ran alone is; 99 % of a step is not all of it, and the other 1 % is a guess by the fit.
+    assert found == [
+        ("1", "prefill", "measured"),
+        ("1", "decode", "attributed"),
+        ("2", "prefill", "attributed"),
+    ]
 
 
 def test_what_several_share_is_not_measured_and_what_one_has_alone_is() -> None:

@@ -26,10 +26,10 @@ _STEPS = st.lists(
 
 
 def _counters(energy: float, integral: float) -> StepCounters:
-    none = Share(0.0, 0.0, 0.0)
+    none, prompt = Share(0.0, 0.0, 0.0), Share(1.0, 1.0, 1.0)
     shares = {
         ENERGY: (none, none, Share(energy, energy / 2, energy * 3)),
-        SM: (none, Share(1.0, 1.0, 1.0), Share(integral, 0.0, integral)),
+        SM: (none, prompt, Share(integral, 0.0, integral)),
     }
     return StepCounters(shares, dict.fromkeys(shares, names.QUALITY_ATTRIBUTED), 1)
 
@@ -71,7 +71,7 @@ def test_each_request_gets_its_share_of_every_step_that_it_was_in(
                 context = cached[number]
                 cached[number] = None if context is None else context + count
                 if given_ is not None:
-                    expected[number]["integral"] += given_[1] + 1.0
+                    expected[number]["integral"] += given_[1]  # the prompt's is its own
                     expected[number]["time"] += 10
                 expected[number]["steps"] += count
     for piece, sums in zip(pieces, expected, strict=True):
@@ -111,7 +111,7 @@ def test_values_that_are_no_numbers_become_no_attribute() -> None:
     assert piece.tally is not None
     found = piece.tally.attributes()
     assert ENERGY not in found
-    assert found[SM] == pytest.approx(0.4)
+    assert found[SM] == pytest.approx(0.3)
 
 
 def test_a_request_that_was_closed_and_decodes_on_joins_again() -> None:

@@ -114,7 +114,28 @@ def test_settings_are_those_of_the_list_that_are_there() -> None:
         "mm_processor_cache_gb": 4.0,
         "cudagraph_mode": "NONE",
         "distributed_executor_backend": "RayExecutor",
+        "mm_processor_device": "cpu",
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device"),
+    [(None, "cpu"), ({"max_pixels": 1}, "cpu"), ({"device": "cuda:1"}, "cuda"), ({"device": "cuda"}, "cuda")],
+)
+def test_where_images_are_processed_and_by_how_many_servers(
+    arguments: dict[str, Any] | None, device: str
+) -> None:
+    config = vllm_config(_api_process_count=3)
+    config.model_config.renderer_num_workers = 2
+    config.model_config.multimodal_config.mm_processor_kwargs = arguments
+    found = settings(config)
+    assert (found["mm_processor_device"], found["api_server_count"], found["renderer_num_workers"]) == (
+        device,
+        3,
+        2,
+    )
+    config.model_config.multimodal_config = None
+    assert "mm_processor_device" not in settings(config), "a model of text alone has no such processor"
 
 
 def test_a_model_served_by_its_path_is_named_without_it() -> None:

@@ -28,13 +28,15 @@ class Blocks:
         self._numbers = [-1]
         self._products = np.zeros((_FEW, SIZE + 1, SIZE + 1))
         self._sums = np.zeros((_FEW, COLUMNS + 3))
+        self._summed: Array | None = None
         self._means = np.zeros(_FEW)
         """Mean amount for which the products are weighted."""
 
     def whole(self) -> Array:
-        """Return the sums over all."""
-        summed: Array = self._sums[: len(self._numbers)].sum(axis=0)
-        return summed
+        """Return the sums over all; not to be changed."""
+        if self._summed is None:
+            self._summed = self._sums[: len(self._numbers)].sum(axis=0)
+        return self._summed
 
     def used(self, mean: float) -> Array:
         """Return the products of blocks with amounts, weighted for that mean amount from now on; not to be changed."""
@@ -67,6 +69,7 @@ class Blocks:
         """Begin a block if it is a later one, and forget those that are too old by then."""
         if len(self._numbers) > 1 and number <= self._numbers[-1]:
             return
+        self._summed = None
         old, count = bisect_right(self._numbers, number - self._most, 1), len(self._numbers)
         for array in (self._products, self._sums, self._means) if old > 1 else ():
             array[1 : 1 + count - old] = array[old:count]
@@ -82,6 +85,7 @@ class Blocks:
     def clear(self) -> None:
         """Forget all, but what surely flowed without work."""
         del self._numbers[1:]
+        self._summed = None
 
     def _add(self, row: int, features: Array, work: Array, mean: float) -> None:
         """Add amounts with weights as their errors are at that mean amount, near which most that is in it was taken."""
@@ -92,5 +96,6 @@ class Blocks:
             self._means[row] = mean
         if mean > 0:
             products += (features / (amounts**2 + small * mean**2)[:, None]).T @ features
+        self._summed = None
         sums[:COLUMNS] += work.sum(axis=0)
         sums[COLUMNS:] += features[:, UNKNOWNS].sum(), amounts.sum(), len(amounts)

@@ -12,7 +12,7 @@ from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit
 from vtprof_agent.counters.series import Series, Settled
 from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_curve, rows_of_decoding
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_between, read_curve, rows_of_decoding
 
 KEEP_NS: Final = 30_000_000_000
 """How long after a step its shares can be asked for."""
@@ -28,7 +28,8 @@ class ShareGrid:
         self._parts: dict[tuple[str, str], list[Settled]] = {}
         self._ends: dict[tuple[str, str], float] = {}
         self._times: list[float] = []
-        self._values: Array = np.zeros((0, len(COUNTERS), _WIDTH))
+        self._values = self._room = np.zeros((0, len(COUNTERS), _WIDTH))
+        """Up to each of the times; within an array that has room for more."""
         self._trust = [Trust()] * len(COUNTERS)
         self._costs: dict[int, UnitCosts | None] = {}
         self._predicted: UnitCosts | None = None
@@ -135,25 +136,35 @@ class ShareGrid:
 
     def of_run(self, works: Sequence[Work], starts: Array, ends: Array) -> StepCounters | None:
         """Return what steps of decoding alone that lie there, one behind the other, are given together."""
-        rows = rows_of_decoding(works)
-        work = rows.sum(axis=0).tolist()
+        rows, common = rows_of_decoding(works)
+        work = (rows.sum(axis=0) @ common).tolist()
         times = self._times
         costs = None
         first, last, ran_ns = float(starts.min()), float(ends.max()), float((ends - starts).sum())
         if times and times[0] <= first and last <= times[-1]:
             begin, behind = bisect_right(times, first) - 1, bisect_left(times, last) + 1
-            values = self._values[begin:behind, :, _DECODE.start :]
-            read = read_curve(np.array(times[begin:behind]), values, np.concatenate((starts, ends)))
-            stretches = read[len(works) :] - read[: len(works)]
+            given, covered = self._given(begin, behind, rows, common, starts, ends)
             costs = self._read(first, first, last)
         if costs is None:
             return self._predicted.run(len(works), ran_ns, work) if self._predicted is not None else None
-        covered = stretches[:, :, COVERED - _DECODE.start]
-        given = np.einsum("sck,sk->sc", stretches[:, :, : rows.shape[1]], rows)
         # Where windows are missing the fit alone tells, as of a single step.
-        fitted = rows @ (self._fitted / costs.gpus)
+        fitted = rows @ (common @ self._fitted / costs.gpus)
         amounts = np.divide(given, covered, out=fitted, where=covered > 0).sum(axis=0) * costs.gpus
         return costs.run(len(works), ran_ns, work, dict(zip(COUNTERS, amounts.tolist(), strict=True)))
+
+    def _given(
+        self, begin: int, behind: int, rows: Array, common: Array, starts: Array, ends: Array
+    ) -> tuple[Array, Array]:
+        """Return by step and counter what decoding was given times the time in windows, and that time.
+
+        ``begin`` and ``behind`` are the edges around the steps; ``rows`` times ``common`` is their work.
+        """
+        around = self._values[begin:behind]
+        values = np.empty((*around.shape[:2], rows.shape[1] + 1))
+        values[:, :, :-1] = around[:, :, _DECODE] @ common.T
+        values[:, :, -1] = around[:, :, COVERED]
+        stretches = read_between(np.array(self._times[begin:behind]), values, starts, ends)
+        return (stretches[:, :, :-1] * rows[:, None]).sum(axis=2), stretches[:, :, -1]
 
     def _read(self, start: float, middle: float, end: float) -> UnitCosts | None:
         """Return the costs over some time, those of the encoder over its first part."""
@@ -168,12 +179,18 @@ class ShareGrid:
         if self._times:
             more += self._values[-1]
         self._times += edges.tolist()
-        self._values = np.concatenate((self._values, more))
+        size, whole = len(self._values), len(self._times)
+        if whole > len(self._room):
+            self._room = np.empty((whole + whole // 4, *more.shape[1:]))
+            self._room[:size] = self._values
+        self._room[size:whole] = more
+        self._values = self._room[:whole]
         self._costs.clear()
         old = bisect_right(self._times, self._times[-1] - KEEP_NS)
-        if old > len(self._times) // 4:  # seldom, and so that the sums never grow large
+        if old > whole // 4:  # seldom, and so that the sums never grow large
             self._times = self._times[old:]
-            self._values = self._values[old:] - self._values[old]
+            self._room[: whole - old] = self._values[old:] - self._values[old]
+            self._values = self._room[: whole - old]
 
     def _at(self, time_ns: float) -> Array:
         times = self._times

@@ -88,15 +88,20 @@ def row_of(work: Work) -> Row:
     )  # fmt: skip
 
 
-def rows_of_decoding(works: Sequence[Work]) -> Array:
-    """Return the columns of decoding of steps without other work."""
+def rows_of_decoding(works: Sequence[Work]) -> tuple[Array, Array]:
+    """Return the columns of decoding of steps without other work as a product: a row for each, times what is common.
+
+    Steps by as many requests differ in their context alone: two columns tell all that there is.
+    """
     counts = {(work.decode_requests, work.decode_tokens) for work in works}
+    columns = CLASS_COLUMNS[2].stop - CLASS_COLUMNS[2].start
     if len(counts) > 1:
-        return np.array([row_of(work)[CLASS_COLUMNS[2]] for work in works])
-    rows = np.array((row_of(works[0])[CLASS_COLUMNS[2]],) * len(works))
+        return np.array([row_of(work)[CLASS_COLUMNS[2]] for work in works]), np.eye(columns)
+    rows, common = np.ones((len(works), 2)), np.zeros((2, columns))
     rows[:, 0] = [work.decode_context_tokens for work in works]
     np.maximum(rows[:, 0], 0.0, out=rows[:, 0])
-    return rows
+    common[0, 0], common[1, 1:] = 1.0, row_of(works[0])[CLASS_COLUMNS[2]][1:]
+    return rows, common
 
 
 def _nothing_else(work: Work) -> bool:
@@ -122,6 +127,15 @@ def read_curve(times: Array, values: Array, at: Array) -> Array:
     return result
 
 
+def read_between(times: Array, values: Array, starts: Array, ends: Array) -> Array:
+    """Return by how much cumulative values rise in each of the stretches; most follow each other without a gap."""
+    if np.array_equal(starts[1:], ends[:-1]):
+        read = read_curve(times, values, np.concatenate((starts, ends[-1:])))
+        return read[1:] - read[:-1]
+    read = read_curve(times, values, np.concatenate((starts, ends)))
+    return read[len(starts) :] - read[: len(starts)]
+
+
 class WorkCurve:
     """Work done up to each moment by one scheduler over the last ``keep_ns``."""
 
@@ -131,7 +145,10 @@ class WorkCurve:
         self._all_times, self._all_values = np.empty(0), np.empty((0, COLUMNS + 1))
         self._first = self._size = 0
         self._new_times: list[int] = []
-        self._new_rows: list[Row] = []
+        self._new_decodes: list[tuple[float, int, float, int]] = []
+        """Of each new point what decoding alone, as most is, differs in: context, tokens, drafts, and its time, ns."""
+        self._new_rows: list[tuple[int, Row]] = []
+        """Which of them end other work, and all of its columns."""
         self._kinds: deque[tuple[float, Array]] = deque()
         self._kinds_now: Array | None = np.zeros((3, COLUMNS + 1))
         self._remembered: dict[tuple[bytes, bytes], Array] = {}
@@ -155,15 +172,21 @@ class WorkCurve:
             end = max(end, start + 1)
             middle = min(max(middle, start), end)
             self._placed[(work.start_ns, work.end_ns)] = (start, middle, end)
-        row = row_of(work)
         if not self.end_ns or start > self.end_ns:
-            self._point(start, _NO_WORK)
-        if middle > start:
-            self._point(middle, (*row[:ENCODE_COLUMNS], *_NOTHING[ENCODE_COLUMNS:], float(middle - start)))
-            row = (*_NOTHING[:ENCODE_COLUMNS], *row[ENCODE_COLUMNS:])
-        self._point(end, (*row, float(end - middle)))
+            self._point(start)
+        decode = decoded(work)
+        if decode and _nothing_else(work):
+            drafts = 1.0 if decode > work.decode_requests > 0 else 0.0
+            self._point(end, (max(work.decode_context_tokens, 0), decode, drafts, end - start))
+        else:
+            row = row_of(work)
+            if middle > start:
+                encode = row[:ENCODE_COLUMNS]
+                self._point(middle, row=(*encode, *_NOTHING[ENCODE_COLUMNS:], float(middle - start)))
+                row = (*_NOTHING[:ENCODE_COLUMNS], *row[ENCODE_COLUMNS:])
+            self._point(end, row=(*row, float(end - middle)))
         self.end_ns = end
-        if len(self._new_rows) >= _ROOM:
+        if len(self._new_times) >= _ROOM:
             self._flush()
         return True
 
@@ -222,28 +245,30 @@ class WorkCurve:
         return self._kinds_now
 
     def _read(self, starts: Array, ends: Array) -> Array:
-        times, values = (
-            self._all_times[self._first : self._size],
-            self._all_values[self._first : self._size],
-        )
-        if np.array_equal(starts[1:], ends[:-1]):
-            read = read_curve(times, values, np.concatenate((starts, ends[-1:])))
-            return read[1:] - read[:-1]
-        read = read_curve(times, values, np.concatenate((starts, ends)))
-        return read[len(starts) :] - read[: len(starts)]
+        kept = slice(self._first, self._size)
+        return read_between(self._all_times[kept], self._all_values[kept], starts, ends)
 
-    def _point(self, time_ns: int, row: Row) -> None:
+    def _point(
+        self, time_ns: int, decodes: tuple[float, int, float, int] = (0, 0, 0.0, 0), row: Row | None = None
+    ) -> None:
+        if row is not None:
+            self._new_rows.append((len(self._new_times), row))
         self._new_times.append(time_ns)
-        self._new_rows.append(row)
+        self._new_decodes.append(decodes)
         self.points += 1
 
     def _flush(self) -> None:
         count = len(self._new_times)
         if not count:
             return
-        flat = np.fromiter(chain.from_iterable(self._new_rows), float, count * (COLUMNS + 1))
-        rows, times = flat.reshape(count, COLUMNS + 1), np.array(self._new_times, dtype=float)
-        self._new_times, self._new_rows = [], []
+        rows, times = _rows_of_decodes(self._new_decodes), np.array(self._new_times, dtype=float)
+        kinds = np.zeros((3, COLUMNS + 1))
+        kinds[2] = rows.sum(axis=0)
+        if self._new_rows:
+            others = np.array([row for _, row in self._new_rows])
+            rows[[place for place, _ in self._new_rows]] = others
+            kinds += _kinds_of(others)
+        self._new_times, self._new_decodes, self._new_rows = [], [], []
         self._remembered.clear()
         self._kinds_now = None
         if self._size + count > len(self._all_times):
@@ -254,7 +279,7 @@ class WorkCurve:
         np.cumsum(rows, axis=0, out=values)
         if begin:
             values += self._all_values[begin - 1]
-        self._kinds.append((float(times[-1]), _kinds_of(rows)))
+        self._kinds.append((float(times[-1]), kinds))
         kept = self._all_times[: self._size]
         old = self.end_ns - self._keep_ns
         self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, self._first)
@@ -274,6 +299,19 @@ class WorkCurve:
             before = self._all_values[self._first]
             np.subtract(self._all_values[self._first : self._size], before, out=values[:kept])
         self._all_times, self._all_values, self._first, self._size = times, values, 0, kept
+
+
+def _rows_of_decodes(told: Sequence[tuple[float, int, float, int]]) -> Array:
+    """Return the columns, as of ``row_of``, and the time of steps of decoding alone; all are 0 without tokens."""
+    context, tokens, drafts, time_ns = (
+        np.fromiter(chain.from_iterable(told), float, 4 * len(told)).reshape(-1, 4).T
+    )
+    few, many = _EXPERTS_TOKENS
+    rows = np.zeros((len(told), COLUMNS + 1))
+    steps = tokens > 0, 1.0 - np.exp(-tokens / few), 1.0 - np.exp(-tokens / many)
+    for place, column in enumerate((context, tokens, *steps, drafts, time_ns), CLASS_COLUMNS[2].start):
+        rows[:, place] = column
+    return rows
 
 
 def _kinds_of(rows: Array) -> Array:
@@ -297,4 +335,3 @@ def _parts(work: Work) -> tuple[int, int, int]:
 
 
 _NOTHING: Final[Row] = (0.0,) * COLUMNS
-_NO_WORK: Final[Row] = (0.0,) * (COLUMNS + 1)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -166,7 +165,7 @@ class EngineScraper:
                 )
                 zero_ns = self._zero_ns(rank, key, start_ns, now_ns) if sample.cumulative else None
                 if zero_ns is not None:
-                    points.append(Point(resource, replace(sample, value=0), zero_ns, start_ns))
+                    points.append(Point(resource, sample._replace(value=0), zero_ns, start_ns))
                 points.append(Point(resource, sample, now_ns, start_ns))
         return points
 

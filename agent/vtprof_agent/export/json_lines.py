@@ -1,8 +1,8 @@
 """A batch as lines of OTLP JSON, one for the spans and one for the metric points, as OpenTelemetry's own encoders write it.
 
-Plain spans, as all of ours are, become text at once: the encoder makes an object of every value and a dictionary of every
-object, which with the counters on each phase was a fifth of all that the agent does. Whatever is not plain, the resources
-and the metric points go through it.
+Plain spans and points, as all of ours are, become text at once: the encoder makes an object of every value and a dictionary
+of every object, which with the counters on each phase was a fifth of all that the agent does. Whatever is not plain, and the
+resources, go through it.
 """
 
 import json
@@ -14,15 +14,26 @@ from typing import Any
 
 from opentelemetry.exporter.otlp.json.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.json.common.trace_encoder import encode_spans
-from opentelemetry.sdk.metrics.export import MetricsData
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Metric,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 _HAS_REMOTE, _REMOTE = 0x100, 0x200
 """Bits of a span's flags: whether its parent is remote is known, and it is."""
-_MOST_AROUND = 64
-_AROUND: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, str, str]] = {}
+_CUMULATIVE = AggregationTemporality.CUMULATIVE.value
+_MOST_AROUND = 256
+_SPANS, _METRICS = "spans", "metrics"
+_AROUND: dict[tuple[int, int, str], tuple[Resource, InstrumentationScope | None, str, str]] = {}
 """They are held, so that no other has their id."""
 
 
@@ -33,14 +44,19 @@ def spans_line(spans: Sequence[ReadableSpan]) -> bytes:
         groups.setdefault((id(span.resource), id(span.instrumentation_scope)), []).append(span)
     found = []
     for group in groups.values():
-        before, behind = _around(group[0].resource, group[0].instrumentation_scope)
+        before, behind = _around(group[0].resource, group[0].instrumentation_scope, _SPANS)
         found.append(before + ",".join(_plain(span) or _dumped(_encoded(span)) for span in group) + behind)
     return f'{{"resourceSpans":[{",".join(found)}]}}\n'.encode()
 
 
 def metrics_line(metrics: MetricsData) -> bytes:
     """Return metric points as a line."""
-    return _dumped(encode_metrics(metrics).to_dict()).encode() + b"\n"
+    if not metrics.resource_metrics:
+        return _dumped(encode_metrics(metrics).to_dict()).encode() + b"\n"
+    found = [
+        _plain_resource(whole) or _dumped(_encoded_resource(whole)) for whole in metrics.resource_metrics
+    ]
+    return f'{{"resourceMetrics":[{",".join(found)}]}}\n'.encode()
 
 
 def _dumped(value: Any) -> str:
@@ -66,26 +82,32 @@ def _encoded(span: ReadableSpan) -> dict[str, Any]:
     return found
 
 
-def _around(resource: Resource, scope: InstrumentationScope | None) -> tuple[str, str]:
-    """Return what stands before and behind the spans of a resource and a scope; remembered by which they are.
+def _around(resource: Resource, scope: InstrumentationScope | None, what: str) -> tuple[str, str]:
+    """Return what stands before and behind the spans or metrics of a resource and a scope; remembered by which they are.
 
     Two that are equal may differ: 1 is True.
     """
-    known = _AROUND.get((id(resource), id(scope)))
+    place = (id(resource), id(scope), what)
+    known = _AROUND.get(place)
     if known is None:
         if len(_AROUND) >= _MOST_AROUND:
             _AROUND.clear()
-        known = _AROUND[id(resource), id(scope)] = (resource, scope, *_encode_around(resource, scope))
+        known = _AROUND[place] = (resource, scope, *_encode_around(resource, scope, what))
     return known[2:]
 
 
-def _encode_around(resource: Resource, scope: InstrumentationScope | None) -> tuple[str, str]:
-    around = encode_spans([ReadableSpan("", resource=resource, instrumentation_scope=scope)]).to_dict()
-    (whole,) = around["resourceSpans"]
-    (inner,) = whole["scopeSpans"]
-    inner["spans"] = []
-    before, behind = _dumped(whole).rsplit('"spans":[]', 1)
-    return f'{before}"spans":[', f"]{behind}"
+def _encode_around(resource: Resource, scope: InstrumentationScope | None, what: str) -> tuple[str, str]:
+    if what == _SPANS:
+        around = encode_spans([ReadableSpan("", resource=resource, instrumentation_scope=scope)]).to_dict()
+        (whole,) = around["resourceSpans"]
+        (inner,) = whole["scopeSpans"]
+    else:
+        assert scope is not None  # of metrics there is always one
+        whole = _encoded_resource(ResourceMetrics(resource, [ScopeMetrics(scope, [], "")], ""))
+        (inner,) = whole["scopeMetrics"]
+    inner[what] = []
+    before, behind = _dumped(whole).rsplit(f'"{what}":[]', 1)
+    return f'{before}"{what}":[', f"]{behind}"
 
 
 def _plain(span: ReadableSpan) -> str | None:
@@ -124,6 +146,84 @@ def _plain(span: ReadableSpan) -> str | None:
         + (f',"links":[{",".join(links)}]' if links else "")
         + f',"status":{{{",".join(told)}}}}}'
     )
+
+
+def _encoded_resource(whole: ResourceMetrics) -> dict[str, Any]:
+    found: dict[str, Any] = encode_metrics(MetricsData([whole])).to_dict()["resourceMetrics"][0]
+    return found
+
+
+def _plain_resource(whole: ResourceMetrics) -> str | None:
+    """Return the text of the metrics of a resource; None when they are more than plain."""
+    if len(whole.scope_metrics) != 1 or not whole.scope_metrics[0].metrics:
+        return None
+    found = []
+    for metric in whole.scope_metrics[0].metrics:
+        text = _plain_metric(metric)
+        if text is None:
+            return None
+        found.append(text)
+    before, behind = _around(whole.resource, whole.scope_metrics[0].scope, _METRICS)
+    return before + ",".join(found) + behind
+
+
+def _plain_metric(metric: Metric) -> str | None:
+    """Return the text of a gauge or a running total with points; None when it is more than that."""
+    data = metric.data
+    if type(data) is Gauge:
+        before, behind = '"gauge":{"dataPoints":[', "]}}"
+    elif (
+        type(data) is Sum
+        and data.is_monotonic
+        and data.aggregation_temporality is AggregationTemporality.CUMULATIVE
+    ):
+        before, behind = (
+            '"sum":{"dataPoints":[',
+            f'],"aggregationTemporality":{_CUMULATIVE},"isMonotonic":true}}}}',
+        )
+    else:
+        return None
+    found = []
+    for point in data.data_points:
+        text = _plain_point(point, total=type(data) is Sum)
+        if text is None:
+            return None
+        found.append(text)
+    return (
+        _head(metric.name, metric.description, metric.unit) + before + ",".join(found) + behind
+        if found
+        else None
+    )
+
+
+def _plain_point(point: NumberDataPoint, *, total: bool) -> str | None:
+    value, attributes = point.value, _attributes(point.attributes or {})
+    if attributes is None or point.exemplars:
+        return None
+    if type(value) is int:
+        told = f'"asInt":"{value}"'
+    elif type(value) is float and isfinite(value):
+        told = f'"asDouble":{value!r}'
+    else:
+        return None
+    return (
+        "{"
+        + (f'"attributes":[{attributes}],' if attributes else "")
+        + (
+            f'"startTimeUnixNano":"{point.start_time_unix_nano:d}",'
+            if total and point.start_time_unix_nano
+            else ""
+        )
+        + (f'"timeUnixNano":"{point.time_unix_nano:d}",' if point.time_unix_nano else "")
+        + told
+        + "}"
+    )
+
+
+@lru_cache(maxsize=1024)
+def _head(name: str, description: str | None, unit: str | None) -> str:
+    told = (("name", name), ("description", description), ("unit", unit))
+    return "{" + "".join(f'"{key}":{_quoted(text)},' for key, text in told if text)
 
 
 def _attributes(attributes: Mapping[str, Any]) -> str | None:

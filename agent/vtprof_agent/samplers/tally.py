@@ -4,7 +4,7 @@ Of two sources that tell the same quantity of one GPU exactly one counts: the be
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from vtprof_agent.counters.meter import COUNTERS, CounterWindow
@@ -100,17 +100,17 @@ class Tally:
             latest, series.latest = series.latest, None
             if latest is None:
                 continue
-            point = replace(latest, start_ns=None, end_ns=None, interval_ns=series.interval_ns)
+            point = latest._replace(start_ns=None, end_ns=None, interval_ns=series.interval_ns)
             if latest.cumulative:
-                samples.append(replace(point, value=int(series.total)))
+                samples.append(point._replace(value=int(series.total)))
                 continue
             if series.weight_ns:
-                point = replace(point, value=series.weighted / series.weight_ns)
+                point = point._replace(value=series.weighted / series.weight_ns)
                 series.weighted, series.weight_ns = 0.0, 0
             samples.append(point)
             if key in names.GPU_INTEGRALS and latest.start_ns is not None:
                 total = int(series.integral_ns)
-                samples.append(replace(point, key=names.GPU_INTEGRALS[key], value=total, cumulative=True))
+                samples.append(point._replace(key=names.GPU_INTEGRALS[key], value=total, cumulative=True))
         return samples
 
     def _chosen(self, sample: Sample, now_ns: int, period_ns: int) -> _Series | None:

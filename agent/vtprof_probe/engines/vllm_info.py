@@ -23,6 +23,7 @@ _SETTINGS: Tuple[Tuple[str, str], ...] = (
     ("model_config", "enforce_eager"),
     ("model_config", "quantization"),
     ("model_config", "runner_type"),
+    ("model_config", "renderer_num_workers"),
     ("cache_config", "enable_prefix_caching"),
     ("cache_config", "gpu_memory_utilization"),
     ("parallel_config", "distributed_executor_backend"),
@@ -98,7 +99,19 @@ def settings(config: Any) -> Dict[str, Any]:
         value = getattr(parts[part], key, None)
         if value is not None:
             found[key] = _plain(value)
+    servers = getattr(parts["parallel_config"], "_api_process_count", None)
+    if isinstance(servers, int):
+        found["api_server_count"] = servers
+    if parts["multimodal_config"] is not None:
+        found["mm_processor_device"] = _processor_device(parts["multimodal_config"])
     return found
+
+
+def _processor_device(multimodal: Any) -> str:
+    """Return where images are processed: ``cpu`` unless the processor's arguments name another device."""
+    arguments = getattr(multimodal, "mm_processor_kwargs", None)
+    device = arguments.get("device") if isinstance(arguments, dict) else None
+    return str(device).partition(":")[0] if device else "cpu"
 
 
 def kv_info(config: Any, kv_config: Any) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from nvml_standin.standin import Control, environment
-from vtprof_agent.samplers.sampler import Sample
+from vtprof_agent.samplers.sampler import Device, Sample
 
 
 class Driven:
@@ -96,9 +96,13 @@ def _serve() -> None:
             answer = {"raised": f"{type(error).__name__}: {error}"}
         else:
             many = isinstance(found, list)
-            answer = {"returned": [asdict(one) for one in found] if many else found}
+            answer = {"returned": [_told(one) for one in found] if many else found}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def _told(one: Sample | Device) -> dict[str, Any]:
+    return one._asdict() if isinstance(one, Sample) else asdict(one)
 
 
 if __name__ == "__main__":
