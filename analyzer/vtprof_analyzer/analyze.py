@@ -1,6 +1,6 @@
 """One analysis from end to end: files to tables, stages, rules, report. What `vtprof analyze` calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +16,17 @@ from vtprof_analyzer.ingest.prepare import shown_name
 from vtprof_analyzer.ingest.sources import Sources, find_sources
 from vtprof_analyzer.physics import find_physics
 from vtprof_analyzer.report.build import Objectives, Reading, build
+from vtprof_analyzer.report.build_findings import Judgement
 from vtprof_analyzer.report.format import safe
 from vtprof_analyzer.report.model import Report
-from vtprof_analyzer.store import open_store, use_few_threads
+from vtprof_analyzer.saving_intervals import with_intervals
+from vtprof_analyzer.store import open_store, use_few_threads, work_in_memory
 from vtprof_analyzer.versions import leave_newer_out
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.load import LoadedRules, load_packs
 from vtprof_rules.outcome import Outcome
+from vtprof_rules.overrides import switched_off, with_params
+from vtprof_rules.rule import Rule
 from vtprof_schemas.errors import NoData
 
 
@@ -36,6 +40,10 @@ class Options:
     slo_ttft_ms: float | None = None
     slo_tpot_ms: float | None = None
     rules: list[Path] = field(default_factory=list)
+    rule_params: list[str] = field(default_factory=list)
+    """``ID.name=value`` each."""
+    rules_off: list[str] = field(default_factory=list)
+    """``ID=reason`` each."""
     database: Path | None = None
     usd_per_node_hour: float | None = None
     nodes: int | None = None
@@ -49,7 +57,8 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
     ``progress`` gets the bytes read since its last call. Raises VtprofError with one line for what the user can
     repair: a missing path, nothing to read, a bad rule pack, an unknown device.
     """
-    packs = load_packs(options.rules)
+    packs = with_params(load_packs(options.rules), options.rule_params)
+    off = switched_off(packs, options.rules_off)
     sources = find_sources(options.paths)
     key = key_of(sources, options.paths) if options.cache else None
     keep = options.database is not None
@@ -71,19 +80,22 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
             usd_per_node_hour=options.usd_per_node_hour,
             nodes=options.nodes,
         )
+        if not keep:
+            work_in_memory(connection)
         python_stages = {
             step_cost.STAGE: physics.step_cost_stage,
+            **physics.fact_stages,
             interference_stage.STAGE: interference_stage.fill_table,
         }
         pipeline.run(connection, settings, python_stages)
         if keep:
             pipeline.describe_tables(connection)
-        outcomes = _judge(connection, packs)
+        judgement = _judge(connection, packs, off)
         reading = Reading(
             [shown_name(path) for path in options.paths], sources.skipped, _duplicates(connection)
         )
         objectives = Objectives(options.slo_ttft_ms, options.slo_tpot_ms)
-        return build(connection, reading, physics.shown, objectives, outcomes, physics.roof)
+        return build(connection, reading, physics.shown, objectives, judgement, physics.roof)
 
 
 def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sources: Sources) -> None:
@@ -120,7 +132,16 @@ def _duplicates(connection: duckdb.DuckDBPyConnection) -> int:
     return int(duplicates)
 
 
-def _judge(connection: duckdb.DuckDBPyConnection, packs: LoadedRules) -> list[Outcome]:
+def _judge(connection: duckdb.DuckDBPyConnection, packs: LoadedRules, off: Mapping[str, str]) -> Judgement:
+    facts = read_facts(connection)
+    ((database,),) = connection.execute("SELECT current_database()").fetchall()
     with connection.cursor() as evidence:
-        evidence.execute("SET schema = 'evidence'")
-        return evaluate(packs, read_facts(connection), evidence)
+        evidence.execute(f"SET schema = '{database}.evidence'")
+        outcomes = evaluate(packs, facts, evidence, off)
+    told = with_intervals(connection, outcomes, packs.rules, facts)
+    return Judgement(packs.rules, facts, [*told, *(_replaced(*pair) for pair in packs.replaced)])
+
+
+def _replaced(old: Rule, new: Rule) -> Outcome:
+    """Return the outcome of a rule whose place one of the user's took: it is not gone without a word."""
+    return Outcome(old.id, "suppressed", old.title, old.phase, f"replaced by {new.id} of {new.path}")

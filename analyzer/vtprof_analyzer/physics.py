@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from vtprof_analyzer import counterfactuals, model_sizes
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
 from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
@@ -22,7 +23,7 @@ from vtprof_analyzer.models.config_file import CONFIG_FILE, read_config_text, sh
 from vtprof_analyzer.models.find import exists
 from vtprof_analyzer.models.registry import is_known, load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
-from vtprof_analyzer.physics_groups import find_groups
+from vtprof_analyzer.physics_groups import Groups, find_groups, ranked
 from vtprof_analyzer.pipeline import Settings, Stage
 from vtprof_analyzer.report import model as shown
 from vtprof_analyzer.report.build_deployment import Physics, recorded
@@ -40,6 +41,8 @@ class RunPhysics:
 
     settings: Settings
     step_cost_stage: Stage
+    fact_stages: dict[str, Stage]
+    """By their place among the SQL stages: those that ask the cost model for facts."""
     shown: Physics
     roof: Roof | None
 
@@ -92,11 +95,17 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     return RunPhysics(
         settings,
         lambda db: fill_table(db, costed),
+        {
+            model_sizes.STAGE: lambda db: model_sizes.fill_table(db, costed),
+            counterfactuals.STAGE: lambda db: counterfactuals.fill_table(db, costed),
+        },
         Physics(
             model_type=model_type(config) if config else None,
             cost_model=bool(costed),
             roof=_shown(roof) if roof else None,
-            roofs=[_shown(r) for r in choice.roofs],
+            roofs=_all_roofs(
+                choice, ranked(named.device.name if named else resource.get("hw_name"), ranks), groups
+            ),
             device=named.device.name if named else None,
             notes=notes,
             no_cost=no_cost if has_steps else f"{_NO_STEPS}: FLOPs, bytes and verdicts are not known",
@@ -260,7 +269,29 @@ def _doubted(choice: RoofChoice, why: str) -> RoofChoice:
     return replace(choice, roofs=roofs, roof=roofs[0] if roofs else None)
 
 
-def _shown(roof: Roof) -> shown.Roof:
+def _all_roofs(choice: RoofChoice, device: str | None, groups: Groups | None) -> list[shown.Roof]:
+    """Return the roofs to show: of the first device all, the best first; after that one the best of each other device."""
+    others: list[shown.Roof] = []
+    for inputs, whose in zip(groups.inputs, groups.devices, strict=True) if groups else ():
+        if inputs.roof is not None and not any(_alike(inputs.roof, roof) for roof in choice.roofs):
+            others.append(_shown(inputs.roof, whose))
+    own = [_shown(roof, device if others else None) for roof in choice.roofs]
+    return [*own[:1], *dict.fromkeys(others), *own[1:]]
+
+
+def _alike(one: Roof, other: Roof) -> bool:
+    return replace(one, confidence="", doubt="", source="") == replace(
+        other, confidence="", doubt="", source=""
+    )
+
+
+def _shown(roof: Roof, device: str | None = None) -> shown.Roof:
     return shown.Roof(
-        roof.kind, roof.peak_flops_per_s, roof.bandwidth_bytes_per_s, roof.ridge, roof.dtype, roof.source
+        roof.kind,
+        roof.peak_flops_per_s,
+        roof.bandwidth_bytes_per_s,
+        roof.ridge,
+        roof.dtype,
+        roof.source,
+        device,
     )

@@ -52,6 +52,8 @@ class Groups:
     """Groups of processes that are costed apart."""
 
     inputs: list[CostInputs]
+    devices: list[str | None]
+    """Name of each group's device, as many times as the group has ranks."""
     resource_kv: dict[int, tuple[float, float, int | None]]
     """Resource to KV bytes of one token and of one sequence, from its own model's config."""
     notes: list[str]
@@ -82,8 +84,10 @@ def find_groups(
         alike.setdefault(process.key(typed_device is not None), []).append(process)
     notes = _mixtures(processes, typed_config is None, typed_device is None)
     if len(alike) < 2:
-        return Groups([], {}, notes) if notes else None
-    inputs, resource_kv = [], {}
+        return Groups([], [], {}, notes) if notes else None
+    inputs: list[CostInputs] = []
+    devices: list[str | None] = []
+    resource_kv = {}
     for members in alike.values():
         first, row = members[0], members[0].row
         ids = frozenset(id_ for member in members for id_ in member.row["resource_ids"])
@@ -113,6 +117,7 @@ def find_groups(
         )
         notes += [note for note in choice.notes if note not in notes]
         inputs.append(CostInputs(first.spec, precision, choice.roof, Parallel(tensor=ranks), ids))
+        devices.append(ranked(typed_device.device.name if typed_device else row["hw_name"], ranks))
         language = first.spec.language
         sizes = (
             kv_bytes_per_token(language, precision.kv_bytes, ranks),
@@ -120,7 +125,12 @@ def find_groups(
             language.context_tokens,
         )
         resource_kv.update(dict.fromkeys(ids, sizes))
-    return Groups(inputs, resource_kv, notes)
+    return Groups(inputs, devices, resource_kv, notes)
+
+
+def ranked(device: str | None, ranks: int) -> str | None:
+    """Return the name of a device as its roof is labelled: ``2 × NVIDIA H200`` where two share each step."""
+    return f"{ranks} × {device}" if device and ranks > 1 else device
 
 
 class _Process:

@@ -10,6 +10,7 @@ from importlib import resources
 
 import duckdb
 
+from vtprof_analyzer.store import with_room
 from vtprof_analyzer.verdict import Thresholds
 from vtprof_schemas import names
 
@@ -80,8 +81,9 @@ def stage_names() -> list[str]:
 
 
 def run_sql_stage(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Run one SQL stage by its file name."""
-    connection.execute(resources.files("vtprof_analyzer.stages").joinpath(name).read_text("utf-8"))
+    """Run one SQL stage by its file name, whole or, where it fails, not at all."""
+    text = resources.files("vtprof_analyzer.stages").joinpath(name).read_text("utf-8")
+    with_room(connection, lambda: connection.execute(text))
 
 
 def describe_tables(connection: duckdb.DuckDBPyConnection) -> None:

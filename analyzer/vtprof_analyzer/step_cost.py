@@ -52,7 +52,7 @@ _NS_PER_S: Final = 1e9
 CHUNK_STEPS: Final = 200_000
 """Steps that are costed at once: some 90 MB of arrays, however many steps the run has."""
 _LOW: Final = "low"
-_WORK_COLUMNS: Final = {
+WORK_COLUMNS: Final = {
     "count": "steps",
     "prefill_requests": "prefill_requests",
     "prefill_tokens": "prefill_tokens",
@@ -98,7 +98,7 @@ def fill_table(
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: dict[str, Floats]) -> None:
-    work = StepWork.of(**{field: columns[column] for field, column in _WORK_COLUMNS.items()})
+    work = StepWork.of(**{field: columns[column] for field, column in WORK_COLUMNS.items()})
     costs = step_costs(inputs.spec, work, inputs.precision, parallel=inputs.parallel)
     on_gpu = np.isfinite(columns["gpu_time_ns"])
     seconds = np.where(on_gpu, columns["gpu_time_ns"], columns["duration_ns"]) / _NS_PER_S
@@ -154,7 +154,7 @@ def _read_steps(
     """Yield columns of unfolded `steps`, all or those of some resources, as float arrays in chunks; NULL is NaN."""
     wanted = [
         "step_id",
-        *_WORK_COLUMNS.values(),
+        *WORK_COLUMNS.values(),
         "duration_ns",
         "gpu_time_ns",
         "encode_ns",

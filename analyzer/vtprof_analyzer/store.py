@@ -3,21 +3,28 @@
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
+from vtprof_analyzer.held_folder import held_folder
 from vtprof_analyzer.report.format import safe
 from vtprof_schemas.errors import BackendError, ConfigError
 
 _TABLES: Final = "tables.db"
+_SPILL: Final = "spill"
+_CONTENTS: Final = (_TABLES, _SPILL)
+"""What is in a folder of ours: the database, DuckDB's files beside it, and what does not fit into memory."""
+_WORK: Final = "work"
 _MARK: Final = "ingest_files"
 """A table that every database of ours has: only such a file is overwritten."""
-MEMORY_BYTES: Final = 2 << 30
-"""What the database may hold in memory where a quarter of the machine's is not less; the rest goes to disk."""
+THREAD_BYTES: Final = 256 << 20
+"""What the database holds in memory for each thread to begin with; the rest goes to disk. Half of it is needed."""
+MEMORY_BYTES: Final = 4 << 30
+"""The most that it may hold, where a quarter of the machine's memory is not less."""
 _MEMORY_SHARE: Final = "25%"
 _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MEMORY: Final = "memory"
@@ -46,31 +53,36 @@ def open_store(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an empty database on disk, which becomes ``file`` at the end, if all goes well until then, or is removed.
 
-    It holds at most ``memory_bytes`` in memory: without it ``MEMORY_BYTES``, or a quarter of what the machine or
-    container has. Raises ConfigError when ``file`` exists and is no database of vtprof's, or cannot be written.
+    It holds at most ``memory_bytes`` in memory until `with_room` allows more: without it ``THREAD_BYTES`` a thread, but
+    no more than ``MEMORY_BYTES`` or a quarter of what the machine or container has. Raises ConfigError when ``file``
+    exists and is no database of vtprof's, or cannot be written.
     """
     if file is None:
-        try:
-            made = tempfile.TemporaryDirectory(prefix="vtprof-tables-")
-        except OSError as error:
-            raise _no_room(error) from error
-        with made as folder, _connected(Path(folder), memory_bytes) as connection:
-            yield connection
+        with ExitStack() as held:
+            try:
+                made = held_folder("vtprof-tables-", Path(tempfile.gettempdir()), _CONTENTS)
+                folder = held.enter_context(made)
+            except OSError as error:
+                raise _no_room(error) from error
+            yield held.enter_context(_connected(folder, memory_bytes))
         return
     try:
         # An absolute path: DuckDB takes `md:x` and `:memory:` for something else.
         target = file.resolve()
         _check_target(target, file)
-        made = tempfile.TemporaryDirectory(prefix=f".{target.name[:32]}.", dir=target.parent)
     except OSError as error:
         raise _cannot(file, "cannot be written", error) from error
-    with made as folder:
-        with _connected(Path(folder), memory_bytes, file) as connection:
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(held_folder(f".{target.name[:32]}.", target.parent, _CONTENTS))
+        except OSError as error:
+            raise _cannot(file, "cannot be written", error) from error
+        with _connected(folder, memory_bytes, file) as connection:
             yield connection
         try:
             # A log of the old database would be taken for the new one's.
             Path(os.fspath(target) + ".wal").unlink(missing_ok=True)
-            (Path(folder) / _TABLES).replace(target)
+            (folder / _TABLES).replace(target)
         except OSError as error:
             raise _cannot(file, "cannot be written", error) from error
 
@@ -88,8 +100,10 @@ def _connected(
         # Order costs memory and time in the reader; what needs an order sorts.
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET temp_directory = ?", [str(folder / "spill")])
+        connection.execute("SET temp_directory = ?", [str(folder / _SPILL)])
         connection.execute("SET enable_progress_bar = false")
+        # Where it expects few rows it compares all with all instead: what it expects is often far too few.
+        connection.execute("SET asof_loop_join_threshold = 0")
         _limit_memory(connection, memory_bytes)
         yield connection
     except (duckdb.Error, MemoryError) as error:
@@ -116,13 +130,67 @@ def use_few_threads(connection: duckdb.DuckDBPyConnection, input_bytes: int) -> 
         connection.execute("SET threads = 1")
 
 
+def work_in_memory(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the tables that follow in memory, beside those that are there: for a database that nobody opens later.
+
+    On disk a table is packed and logged, which costs more than most stages. What does not fit spills all the same.
+    """
+    connection.execute(f"ATTACH ':memory:' AS {_WORK}")
+    connection.execute(f"SET search_path = '{_WORK}.main,{Path(_TABLES).stem}.main'")
+
+
+def with_room(connection: duckdb.DuckDBPyConnection, work: Callable[[], object]) -> None:
+    """Do work in a transaction; where the memory does not do for it, again with twice as much, up to ``MEMORY_BYTES``.
+
+    Not everything can go to disk: what a query needs at once grows with the run, and is not known before.
+    """
+    while True:
+        connection.begin()
+        try:
+            work()
+        except duckdb.OutOfMemoryException:
+            connection.rollback()
+            if not _double_memory(connection):
+                raise
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.rollback()
+            raise
+        else:
+            connection.commit()
+            return
+
+
+def _double_memory(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Let the database hold twice as much, or the most that it may; return whether that is more."""
+    before = _memory_bytes(connection)
+    after = min(2 * before, _most_bytes(connection))
+    _set_memory(connection, max(before, after))
+    return after > before
+
+
 def _limit_memory(connection: duckdb.DuckDBPyConnection, memory_bytes: int | None) -> None:
+    ((threads,),) = connection.execute("SELECT current_setting('threads')").fetchall()
     if memory_bytes is None:
-        # DuckDB knows the limits of containers.
-        connection.execute("SET memory_limit = ?", [_MEMORY_SHARE])
-        ((share,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
-        amount, unit = share.split()
-        memory_bytes = min(MEMORY_BYTES, int(float(amount) * _UNITS[unit]))
+        memory_bytes = min(threads * THREAD_BYTES, _most_bytes(connection))
+    _set_memory(connection, memory_bytes)
+    connection.execute("SET threads = ?", [max(1, min(threads, 2 * memory_bytes // THREAD_BYTES))])
+
+
+def _most_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the most that a database may hold; its limit is another one afterwards."""
+    # DuckDB knows the limits of containers.
+    connection.execute("SET memory_limit = ?", [_MEMORY_SHARE])
+    return min(MEMORY_BYTES, _memory_bytes(connection))
+
+
+def _memory_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    ((shown,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
+    amount, unit = shown.split()
+    return int(float(amount) * _UNITS[unit])
+
+
+def _set_memory(connection: duckdb.DuckDBPyConnection, memory_bytes: int) -> None:
     connection.execute("SET memory_limit = ?", [f"{memory_bytes} bytes"])
 
 

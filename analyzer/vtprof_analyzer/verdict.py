@@ -74,6 +74,8 @@ class Counters:
     tensor_ratio: float | None = None
     sm_active_ratio: float | None = None
     quality: str | None = None
+    diluted: bool = False
+    """Whether the time is shared with other work, as a request's phase shares mixed steps: low values say nothing then."""
 
     @property
     def is_witness(self) -> bool:

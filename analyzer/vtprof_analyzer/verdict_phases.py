@@ -164,8 +164,8 @@ def counter_bound(counters: Counters, limits: Thresholds = DEFAULTS) -> str | No
         return v.HYBRID
     if memory or compute:
         return v.MEMORY_BOUND if memory else v.COMPUTE_BOUND
-    # Half a witness cannot say that neither roof was reached.
-    if counters.dram_bw_ratio is None or counters.tensor_ratio is None:
+    # Half a witness cannot say that neither roof was reached, nor can one who shares the time with others.
+    if counters.dram_bw_ratio is None or counters.tensor_ratio is None or counters.diluted:
         return None
     return v.LATENCY_BOUND
 

@@ -2,18 +2,21 @@
 
 import math
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from vtprof_rules.evaluate import evaluate
+from vtprof_rules.evaluate import evidence_box, severity_of, shown
+from vtprof_rules.fact_rows import FactRow
 from vtprof_rules.faults import Fault, sorted_lines
+from vtprof_rules.judge import Bench, Verdict, columns_of
 from vtprof_rules.load import CASES_SUFFIX, exists, read_pack, read_toml
-from vtprof_rules.outcome import Outcome
 from vtprof_rules.rule import Rule
+from vtprof_rules.sandbox import Sandbox
 from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS, Column, ColumnType
 from vtprof_schemas.errors import RuleError
 
@@ -80,36 +83,52 @@ def read_cases(rule: Rule) -> tuple[list[Case], list[Fault]]:
 
 def run_cases(rule: Rule, cases: Sequence[Case]) -> list[CaseResult]:
     """Judge the rule on each of its cases and compare with what the case expects."""
-    return [CaseResult(rule.id, case.name, tuple(_failures(rule, case))) for case in cases]
+    with case_facts(rule, cases) as bench:
+        return compare(rule, cases, bench)
 
 
-def _failures(rule: Rule, case: Case) -> list[str]:
-    with duckdb.connect(":memory:") as source:
-        _fill(source, rule.evidence.table, case.rows)
-        try:
-            outcome = evaluate([rule], case.facts, source)[0]
-        except (
-            duckdb.ConversionException
-        ) as error:  # a fact of the wrong type, as text where a number belongs
-            return [str(error).strip().splitlines()[0]]
-    found = _comparable(outcome)
+@contextmanager
+def case_facts(rule: Rule, cases: Sequence[Case]) -> Iterator[Bench]:
+    """Yield a bench on which the rows of the rule's view are the cases, in their order."""
+    facts = {rule.facts: [FactRow(None, case.facts) for case in cases]}
+    with Sandbox(facts, columns_of([rule])) as sandbox:
+        yield Bench(sandbox, facts)
+
+
+def compare(rule: Rule, cases: Sequence[Case], bench: Bench) -> list[CaseResult]:
+    """Judge the rule, or one that reads the same facts, on the bench of its cases, and compare."""
+    verdicts = bench.judge(rule)
+    return [
+        CaseResult(rule.id, case.name, tuple(_failures(rule, case, verdict)))
+        for case, verdict in zip(cases, verdicts, strict=True)
+    ]
+
+
+def _failures(rule: Rule, case: Case, verdict: Verdict) -> list[str]:
+    saving = verdict.saving
+    found: dict[str, Any] = {
+        "status": verdict.status,
+        "severity": severity_of(rule, saving) if verdict.status == "fired" else None,
+        "saving_low": saving.low if saving else None,
+        "saving_high": saving.high if saving else None,
+    }
+    if "evidence" in case.expect:
+        found["evidence"] = _evidence(rule, case) if verdict.status == "fired" else []
     return [
         f"expected {name} {wanted!r}, got {found[name]!r}"
-        + (f" ({outcome.reason})" if outcome.reason else "")
+        + (f" ({verdict.reason})" if verdict.reason else "")
         for name, wanted in case.expect.items()
         if not _same(wanted, found[name])
     ]
 
 
-def _comparable(outcome: Outcome) -> dict[str, Any]:
-    saving = outcome.saving
-    return {
-        "status": outcome.status,
-        "severity": outcome.severity,
-        "evidence": [row["trace_id"] for row in outcome.evidence],
-        "saving_low": saving.low if saving else None,
-        "saving_high": saving.high if saving else None,
-    }
+def _evidence(rule: Rule, case: Case) -> list[Any]:
+    """Return the first column of the rows that the finding would show."""
+    with duckdb.connect(":memory:") as source:
+        _fill(source, rule.evidence.table, case.rows)
+        with evidence_box([rule], source) as sandbox:
+            _, _, rows = shown(rule, sandbox)
+    return [row[rule.evidence.columns[0]] for row in rows]
 
 
 def _same(wanted: Any, found: Any) -> bool:

@@ -5,11 +5,12 @@ allow-list that fails closed, and DuckDB's rendering of that tree is what the ev
 executor share one parser there is no difference between them to exploit.
 """
 
+import contextlib
 import functools
 import json
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
 
 import duckdb
 
@@ -56,7 +57,7 @@ class ExpressionError(ValueError):
 
 def parse_expression(text: str, columns: Collection[str], params: Collection[str]) -> Expression:
     """Check a scalar expression over ``columns`` and ``$params``; raise ``ExpressionError`` when it is refused."""
-    prefix = "SELECT "
+    prefix = _SCALAR
     select, sql = _parse(prefix, text)
     walk = _Walk(columns, params, len(prefix))
     if len(select["select_list"]) != 1:
@@ -68,7 +69,7 @@ def parse_expression(text: str, columns: Collection[str], params: Collection[str
 
 def parse_order_by(text: str, columns: Collection[str], params: Collection[str]) -> Expression:
     """Check an ORDER BY list, each item an allowed expression with an optional ASC, DESC, NULLS FIRST or LAST."""
-    prefix = "SELECT 1 ORDER BY "
+    prefix = _ORDER
     select, sql = _parse(prefix, text)
     walk = _Walk(columns, params, len(prefix))
     modifiers = select["modifiers"]
@@ -78,6 +79,22 @@ def parse_order_by(text: str, columns: Collection[str], params: Collection[str])
     for order in modifiers[0]["orders"]:
         walk.expression(order["expression"], 0)
     return Expression(text, sql.removeprefix(prefix), frozenset(walk.columns), frozenset(walk.params))
+
+
+def parse_ahead(scalars: Iterable[str], orders: Iterable[str]) -> None:
+    """Have DuckDB parse many expressions and ORDER BY lists at once: in a tenth of the time that each takes alone.
+
+    Whatever is wrong with one is told when it is parsed by itself.
+    """
+    wanted = [_SCALAR + text for text in scalars if _refusal(text) is None]
+    wanted += [_ORDER + text for text in orders if _refusal(text) is None]
+    sql = (
+        "SELECT query, tree, TRY(json_deserialize_sql(tree)) FROM"
+        " (SELECT query, json_serialize_sql(query) AS tree FROM (SELECT unnest(?::VARCHAR[]) AS query))"
+    )
+    with contextlib.suppress(duckdb.Error), _parser().cursor() as cursor:
+        found = cursor.execute(sql, [wanted]).fetchall()
+        _AHEAD.update({query: (tree, rendered) for query, tree, rendered in found if rendered})
 
 
 def control_characters(text: str, allowed: str = "") -> list[str]:
@@ -90,23 +107,36 @@ def control_characters(text: str, allowed: str = "") -> list[str]:
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
+_SCALAR: Final = "SELECT "
+_ORDER: Final = "SELECT 1 ORDER BY "
+_AHEAD: Final[dict[str, tuple[str, str]]] = {}
+"""Queries that were parsed ahead: the tree, and DuckDB's rendering of it. Each is taken once."""
+
+
+def _refusal(text: str) -> str | None:
+    """Say why an expression is not even parsed."""
+    if not text.strip():
+        return "the expression is empty"
+    if len(text) > MAX_CHARACTERS:
+        return f"longer than {MAX_CHARACTERS} characters"
+    found = control_characters(text, allowed="\n")
+    return f"control characters are not allowed: {', '.join(found)}" if found else None
+
+
 def _parse(prefix: str, text: str) -> tuple[Node, str]:
     """Return the one SELECT node of ``prefix + text`` and DuckDB's rendering of it."""
-    if not text.strip():
-        raise ExpressionError("the expression is empty")
-    if len(text) > MAX_CHARACTERS:
-        raise ExpressionError(f"longer than {MAX_CHARACTERS} characters")
-    if found := control_characters(text, allowed="\n"):
-        raise ExpressionError(f"control characters are not allowed: {', '.join(found)}")
+    if refusal := _refusal(text):
+        raise ExpressionError(refusal)
     try:
-        serialized = _scalar("SELECT json_serialize_sql(?)", prefix + text)
+        serialized, rendered = _AHEAD.pop(prefix + text, ("", ""))
+        serialized = serialized or _scalar("SELECT json_serialize_sql(?)", prefix + text)
         answer = json.loads(serialized)
         if answer["error"]:
             raise ExpressionError(_first_line(answer["error_message"]), _column(answer, len(prefix)))
         statements = answer["statements"]
         if len(statements) != 1 or statements[0]["node"].get("type") != "SELECT_NODE":
             raise ExpressionError("one scalar expression is expected, found a query or several statements")
-        return statements[0]["node"], _scalar("SELECT json_deserialize_sql(?)", serialized)
+        return statements[0]["node"], rendered or _scalar("SELECT json_deserialize_sql(?)", serialized)
     except duckdb.Error as error:
         raise ExpressionError(_first_line(str(error))) from error
     except RecursionError as error:

@@ -19,14 +19,16 @@ from typing import Any
 import jsonschema
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from vtprof_rules.build import RuleBuilder
-from vtprof_rules.expressions import control_characters
+from vtprof_rules.build import RuleBuilder, expressions_of
+from vtprof_rules.expressions import control_characters, parse_ahead
 from vtprof_rules.faults import Fault, sorted_lines
 from vtprof_rules.rule import Rule
 from vtprof_schemas.errors import RuleError
 
 CASES_SUFFIX = ".cases.toml"
+SCHEMA = "rule.schema.json"
 MAX_FILE_BYTES = 256 * 1024
+MAX_RULES = 1000
 MAX_DEPTH = 12
 """Tables and lists within each other; a rule needs four."""
 _KEY = r"""(?:(?<![\w-])[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
@@ -40,6 +42,8 @@ class LoadedRules:
     """Rules without a fault, in the order of their ids."""
 
     rules: tuple[Rule, ...]
+    replaced: tuple[tuple[Rule, Rule], ...] = ()
+    """Rules that a user's pack took the place of, each with the one that is judged instead."""
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
@@ -53,8 +57,9 @@ def load_packs(extra: Sequence[Path] = ()) -> LoadedRules:
 
     A user's rule replaces a shipped one of the same id only when it names that id in ``supersedes``.
     """
-    rules, faults = read_pack(CORE_PACK)
+    rules, faults = read_pack(CORE_PACK, trusted=True)
     by_id = {rule.id: rule for rule in rules}
+    replaced: list[tuple[Rule, Rule]] = []
     for folder in extra:
         more, more_faults = read_pack(folder)
         faults += more_faults
@@ -63,27 +68,42 @@ def load_packs(extra: Sequence[Path] = ()) -> LoadedRules:
                 message = f"{rule.id} is already defined in {by_id[rule.id].path}; to replace it, name it in supersedes"
                 faults.append(Fault(rule.path, "id", message))
                 continue
-            for superseded in rule.supersedes:
-                by_id.pop(superseded, None)
+            for index, superseded in enumerate(rule.supersedes):
+                old = by_id.pop(superseded, None)
+                if old is None:
+                    faults.append(
+                        Fault(rule.path, f"supersedes[{index}]", f"there is no rule {superseded!r} before it")
+                    )
+                else:
+                    replaced.append((old, rule))
             by_id[rule.id] = rule
     if faults:
         raise RuleError(sorted_lines(faults))
-    return LoadedRules(tuple(by_id[id_] for id_ in sorted(by_id)))
+    return LoadedRules(tuple(by_id[id_] for id_ in sorted(by_id)), tuple(replaced))
 
 
-def read_pack(folder: Path) -> tuple[list[Rule], list[Fault]]:
-    """Read every rule file under ``folder``; return the good rules and the faults of the others."""
+def read_pack(folder: Path, trusted: bool = False) -> tuple[list[Rule], list[Fault]]:
+    """Read every rule file under ``folder``; return the good rules and the faults of the others.
+
+    A ``trusted`` pack is the shipped one: its tests found schema and types in order, which takes most of the time.
+    """
     if not exists(folder, stat.S_ISDIR):
         return [], [Fault(folder, "", "no such folder of rules; give a folder that holds *.toml files")]
     rules: list[Rule] = []
     faults: list[Fault] = []
     paths = sorted(p for p in folder.rglob("*.toml") if not p.name.endswith(CASES_SUFFIX))
+    if len(paths) > MAX_RULES:
+        return [], [Fault(folder, "", f"holds {len(paths)} rule files; at most {MAX_RULES} are read")]
     if not paths:
         faults.append(Fault(folder, "", "holds no rule files; a rule is a file such as XAB001_my_rule.toml"))
+    schema = None if trusted else SCHEMA
+    documents = [(path, *read_toml(path, schema)) for path in paths]
+    sound = [document for _, document, file_faults in documents if document and not file_faults]
+    parse_ahead(*expressions_of(sound))
     seen: dict[str, Path] = {}
-    for path in paths:
-        rule, file_faults = read_rule(path)
-        faults += file_faults
+    for path, document, file_faults in documents:
+        rule, more_faults = _rule_of(path, document, file_faults, trusted)
+        faults += more_faults
         if rule is None:
             continue
         if rule.id in seen:
@@ -96,20 +116,41 @@ def read_pack(folder: Path) -> tuple[list[Rule], list[Fault]]:
 
 def read_rule(path: Path) -> tuple[Rule | None, list[Fault]]:
     """Read one rule file; the rule is ``None`` when there is any fault."""
-    document, faults = read_toml(path, "rule.schema.json")
-    if document is None or faults:
+    return _rule_of(path, *read_toml(path, SCHEMA), trusted=False)
+
+
+def _rule_of(
+    path: Path, document: dict[str, Any] | None, faults: list[Fault], trusted: bool
+) -> tuple[Rule | None, list[Fault]]:
+    if document is None:
         return None, faults
-    faults += _fault_versions(path, document)
+    if faults:
+        return None, faults + _more_faults(path, document)
+    faults = _fault_versions(path, document)
     if not path.name.startswith(document["id"]):
         faults.append(Fault(path, "id", f"the file's name has to begin with the rule's id, {document['id']}"))
     builder = RuleBuilder(path, document)
-    rule = builder.build()
+    rule = builder.build(bind=not trusted)
     faults += builder.faults
     return (None if faults else rule), faults
 
 
-def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Fault]]:
-    """Read a TOML file and validate it; return the document, ``None`` if it cannot be read, and its faults."""
+def _more_faults(path: Path, document: Mapping[str, Any]) -> list[Fault]:
+    """Return what else is wrong with a file that the schema refuses, as far as it can be read."""
+    builder = None
+    try:
+        builder = RuleBuilder(path, document)
+        builder.build(bind=False)
+        return builder.faults + _fault_versions(path, document)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+        return builder.faults if builder else []
+
+
+def read_toml(path: Path, schema: str | None) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """Read a TOML file and validate it; return the document, ``None`` if it cannot be read, and its faults.
+
+    Without a ``schema`` nothing is looked for but that it can be read.
+    """
     try:
         content = _read(path)
         if len(content) > MAX_FILE_BYTES:
@@ -128,6 +169,8 @@ def read_toml(path: Path, schema: str) -> tuple[dict[str, Any] | None, list[Faul
         return None, [Fault(path, "", f"is nested too deeply: more than {MAX_DEPTH} levels")]
     if _is_deep(document):
         return None, [Fault(path, "", f"is nested too deeply: more than {MAX_DEPTH} levels")]
+    if schema is None:
+        return document, []
     faults = [
         Fault(path, key, message)
         for key, value in _leaves(document, "")

@@ -60,9 +60,19 @@ class SavingFormula:
     unit: str
     low: Expression
     high: Expression
-    relative_to: str
+    relative_to: str | None
+    """``None`` where nothing is: a ratio is its own share, and bytes of the host are no share of anything here."""
     basis: Basis
     how: str
+    phases: tuple[str, ...]
+    """Phases whose time it is taken from; findings of the same phase overlap."""
+    less_work: bool
+    """Whether work is taken away (fewer tokens, fewer bytes), rather than done faster."""
+
+    @property
+    def statistic(self) -> str:
+        """Return which times it is computed from: ``mean`` or ``p50``."""
+        return "mean" if (self.relative_to or "").endswith("_mean") else "p50"
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class Recommendation:
     versions: str | None
     set: Mapping[str, Scalar]
     risk: str | None
+    when: Expression | None = None
+    """Shown unless this is false: a flag that is set already, or that would undo what is, helps nobody."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,8 @@ class Rule:
     """The default, for findings whose saving is not known."""
     min_severity: Severity | None
     description: str
+    facts: str
+    """The facts view on whose rows it is judged: a name of ``vocabulary.FACT_VIEWS``."""
     engines: Mapping[str, str]
     """Engine name to version range; empty when the rule is for every engine."""
     requires: tuple[str, ...]
@@ -110,5 +124,15 @@ class Rule:
     invalidates: tuple[str, ...]
     """Patterns (as in a shell) of facts that no other rule may rely on once this one fired."""
     supersedes: tuple[str, ...]
+    group: str | None
+    """Findings of one group act on the same milliseconds or bytes: the best is shown, the others are listed under it."""
+    accuracy: bool
+    """Whether its advice may change what the model answers."""
+    shows: tuple[str, ...]
+    """Facts that a finding tells beside those of ``when``, where they are known."""
     tags: tuple[str, ...]
     path: Path
+
+    def defaults(self) -> dict[str, Scalar]:
+        """Return the values of its parameters."""
+        return {name: param.default for name, param in self.params.items()}

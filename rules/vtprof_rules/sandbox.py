@@ -6,7 +6,7 @@ a memory limit and under a timer.
 
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import duckdb
 
+from vtprof_rules.fact_rows import FactRows
 from vtprof_rules.rule import Expression, Scalar
 from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS, Column
 
@@ -21,6 +22,8 @@ TIMEOUT_S = 10.0
 """An expression over one row of facts takes well under a millisecond, evidence over millions of rows seconds."""
 _LOCKS: tuple[tuple[str, str], ...] = (
     ("memory_limit", "'1GB'"),
+    ("ieee_floating_point_ops", "false"),  # with the next: a division by zero is not known, and not infinite
+    ("error_on_division_by_zero", "false"),
     ("threads", "2"),
     ("python_enable_replacements", "false"),
     ("autoload_known_extensions", "false"),
@@ -33,31 +36,56 @@ _LOCKS: tuple[tuple[str, str], ...] = (
 
 
 class Sandbox:
-    """A locked database with the one-row table ``facts`` and the evidence tables; close it, or use ``with``."""
+    """A locked database with the facts views and the evidence tables as tables; close it, or use ``with``."""
 
-    def __init__(
-        self,
-        facts: Mapping[str, Scalar | None],
-        evidence_source: duckdb.DuckDBPyConnection | None = None,
-        evidence_columns: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        """Copy ``facts`` (missing ones are NULL) and, per table, the named columns of ``evidence_source``.
+    def __init__(self, facts: FactRows, columns: Mapping[str, Sequence[str]]) -> None:
+        """Copy the named columns of each facts view; missing values are NULL.
 
         Raises ``ValueError`` for a fact that the vocabulary does not have: that is a slip of the caller, not of a pack.
         """
-        if unknown := sorted(set(facts) - set(FACTS)):
+        named = {name for rows in facts.values() for row in rows for name in row.values}
+        if unknown := sorted(named - set(FACTS)):
             raise ValueError(f"facts that the vocabulary of the rules does not have: {', '.join(unknown)}")
-        self._connection = duckdb.connect(":memory:", config={"autoload_known_extensions": "false"})
-        self._create("facts", FACTS)
-        names = list(FACTS)
-        self._connection.execute(
-            f"INSERT INTO facts VALUES ({', '.join('?' for _ in names)})", [facts.get(name) for name in names]
-        )
-        for table, columns in EVIDENCE_COLUMNS.items():
-            self._create(table, columns)
-            wanted = (evidence_columns or {}).get(table, ())
-            if evidence_source is not None and wanted:
-                self._copy(evidence_source, table, wanted)
+        self._connection = _connected()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._columns = {view: [*names] or [next(iter(FACTS))] for view, names in columns.items()}
+        for view, names in self._columns.items():
+            self._create(view, {name: FACTS[name] for name in names})
+            if rows := facts.get(view):
+                # A column at a time: a statement for each row costs more than all that is computed of them.
+                lists = ", ".join(f"unnest(?::{FACTS[name].type}[])" for name in self._columns[view])
+                values = [[row.values.get(name) for row in rows] for name in self._columns[view]]
+                self._connection.execute(f"INSERT INTO {view} SELECT {lists}", values)
+        self._lock()
+
+    @classmethod
+    def of_evidence(
+        cls,
+        source: duckdb.DuckDBPyConnection | None,
+        columns: Mapping[str, Collection[str]],
+        only: Mapping[str, tuple[str, Collection[str]]] | None = None,
+    ) -> Self:
+        """Copy the named columns of each evidence table; without a ``source`` the tables are empty.
+
+        ``only`` names a column of a table and the values of it whose rows are wanted.
+        """
+        box = cls.__new__(cls)
+        box._connection, box._columns = _connected(), {}
+        box._folder = tempfile.TemporaryDirectory(prefix="vtprof-rules-") if source is not None else None
+        files = []
+        for table, names in columns.items():
+            if source is not None and box._folder is not None:
+                file = Path(box._folder.name) / f"{table}.parquet"
+                if box._copied(source, table, list(names), (only or {}).get(table), file):
+                    files.append(file)
+                    continue
+            box._create(table, EVIDENCE_COLUMNS[table])
+        # Nothing but the copies can be read once external access is off.
+        box._connection.execute(f"SET allowed_paths = [{', '.join(_quoted(str(file)) for file in files)}]")
+        box._lock()
+        return box
+
+    def _lock(self) -> None:
         for name, value in _LOCKS:
             self._connection.execute(f"SET {name} = {value}")
 
@@ -68,6 +96,8 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def result_type(self, table: str, expression: Expression, params: Mapping[str, Scalar]) -> str:
         """Bind an expression and return the type of its result, without reading a row."""
@@ -78,22 +108,35 @@ class Sandbox:
         """Bind an ORDER BY list without reading a row."""
         self._execute(f"SELECT 1 FROM {table} ORDER BY {order_by.sql} LIMIT 0", order_by, params)
 
-    def fact(self, expression: Expression, params: Mapping[str, Scalar]) -> Any:
-        """Return the value of an expression over the facts; ``None`` when it is NULL."""
+    def values(self, view: str, expression: Expression, params: Mapping[str, Scalar]) -> list[Any]:
+        """Return the value of an expression over each row of a facts view, in their order; ``None`` where it is NULL."""
         with self._deadline():
-            row = self._execute(f"SELECT {expression.sql} FROM facts", expression, params).fetchone()
-        return row[0] if row else None
+            rows = self._execute(
+                f"SELECT {expression.sql} FROM {view} ORDER BY rowid", expression, params
+            ).fetchall()
+        return [value for (value,) in rows]
 
     def forget(self, names: Sequence[str]) -> None:
-        """Make facts unknown from here on."""
-        for name in names:
-            self._connection.execute(f"UPDATE facts SET {name} = NULL")
+        """Make facts unknown from here on, in every view."""
+        for view, columns in self._columns.items():
+            if told := ", ".join(f"{name} = NULL" for name in columns if name in names):
+                self._connection.execute(f"UPDATE {view} SET {told}")
 
-    def count(self, table: str, where: Expression, params: Mapping[str, Scalar]) -> tuple[int, int]:
-        """Return how many rows of an evidence table satisfy ``where``, and how many there are."""
-        sql = f"SELECT count(*) FILTER (WHERE {where.sql}), count(*) FROM {table}"
+    def count(
+        self,
+        table: str,
+        where: Expression,
+        params: Mapping[str, Scalar],
+        about: tuple[str, str] | None = None,
+    ) -> tuple[int, int]:
+        """Return how many rows of an evidence table satisfy ``where``, and how many there are.
+
+        ``about`` is a column and the value that it must have: the other rows are not counted.
+        """
+        within, subject = _within(about)
+        sql = f"SELECT count(*) FILTER (WHERE {where.sql}), count(*) FROM {table} WHERE {within}"
         with self._deadline():
-            row = self._execute(sql, where, params).fetchone()
+            row = self._execute(sql, where, params, subject).fetchone()
         return (row[0], row[1]) if row else (0, 0)
 
     def rows(
@@ -104,36 +147,67 @@ class Sandbox:
         columns: Sequence[str],
         limit: int,
         params: Mapping[str, Scalar],
+        about: tuple[str, str] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the first rows of an evidence table that satisfy ``where``, as one dict each."""
-        sql = f"SELECT {', '.join(columns)} FROM {table} WHERE {where.sql} ORDER BY {order_by.sql} LIMIT {limit:d}"
-        used = {name: params[name] for name in where.params | order_by.params}
+        """Return the first rows of an evidence table that satisfy ``where``, as one dict each; ``about`` as in `count`.
+
+        Rows that the rule orders alike come by their columns, so that the same traces show the same rows.
+        """
+        within, subject = _within(about)
+        sql = (
+            f"SELECT {', '.join(columns)} FROM {table} WHERE ({where.sql}) AND {within}"
+            f" ORDER BY {order_by.sql}, {', '.join(columns)} LIMIT {limit:d}"
+        )
+        used = {name: params[name] for name in where.params | order_by.params} | subject
         with self._deadline():
             found = self._connection.execute(sql, used or None).fetchall()
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     def _execute(
-        self, sql: str, expression: Expression, params: Mapping[str, Scalar]
+        self,
+        sql: str,
+        expression: Expression,
+        params: Mapping[str, Scalar],
+        more: Mapping[str, Scalar] | None = None,
     ) -> duckdb.DuckDBPyConnection:
-        used = {name: params[name] for name in expression.params}
+        used = {name: params[name] for name in expression.params} | dict(more or {})
         return self._connection.execute(sql, used or None)
 
     def _create(self, table: str, columns: Mapping[str, Column]) -> None:
         described = ", ".join(f"{name} {column.type}" for name, column in columns.items())
         self._connection.execute(f"CREATE TABLE {table} ({described})")
 
-    def _copy(self, source: duckdb.DuckDBPyConnection, table: str, columns: Sequence[str]) -> None:
-        """Copy columns by way of a Parquet file: typed, streamed, and the two databases never see each other."""
-        present = {row[0] for row in source.execute(f"DESCRIBE {table}").fetchall()}
+    def _copied(
+        self,
+        source: duckdb.DuckDBPyConnection,
+        table: str,
+        columns: Sequence[str],
+        only: tuple[str, Collection[str]] | None,
+        file: Path,
+    ) -> bool:
+        """Copy columns to a Parquet file, on which a view is made; ``False`` for a table that the source does not have.
+
+        The two databases never see each other, and what no query reads is not read.
+        """
+        try:
+            present = {row[0] for row in source.execute(f"DESCRIBE {table}").fetchall()}
+        except duckdb.CatalogException:
+            return False
         wanted = [name for name in columns if name in present]
-        if not wanted:  # the number of rows still counts
-            wanted = sorted(present)[:1]
-        with tempfile.TemporaryDirectory(prefix="vtprof-rules-") as folder:
-            file = str(Path(folder) / "evidence.parquet").replace("'", "''")
-            source.execute(f"COPY (SELECT {', '.join(wanted)} FROM {table}) TO '{file}' (FORMAT parquet)")
-            self._connection.execute(
-                f"INSERT INTO {table} BY NAME SELECT {_known(wanted, columns)} FROM '{file}'"
-            )
+        wanted = wanted or sorted(present)[:1]  # the number of rows still counts
+        within = "true"
+        if only and only[0] in present:
+            within = f"{only[0]} IN ({', '.join(_quoted(value) for value in sorted(only[1]))})"
+        target = _quoted(str(file))
+        source.execute(
+            f"COPY (SELECT {', '.join(wanted)} FROM {table} WHERE {within}) TO {target} (FORMAT parquet)"
+        )
+        shown = ", ".join(
+            f"{name if name in wanted else 'NULL'}::{column.type} AS {name}"
+            for name, column in EVIDENCE_COLUMNS[table].items()
+        )
+        self._connection.execute(f"CREATE VIEW {table} AS SELECT {shown} FROM {target}")
+        return True
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -146,7 +220,14 @@ class Sandbox:
             timer.cancel()
 
 
-def _known(wanted: Sequence[str], columns: Sequence[str]) -> str:
-    if any(name in columns for name in wanted):
-        return ", ".join(wanted)
-    return f"NULL AS {columns[0]}"
+def _connected() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:", config={"autoload_known_extensions": "false"})
+
+
+def _within(about: tuple[str, str] | None) -> tuple[str, dict[str, Scalar]]:
+    """Return the condition of a subject and its parameter, which no rule can name: theirs have no capital letters."""
+    return (f"{about[0]} = $vtprofSubject", {"vtprofSubject": about[1]}) if about else ("true", {})
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

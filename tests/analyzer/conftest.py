@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from analyze_run import RESOURCE, one_request
+from otlp_builder import document, write
 
 from vtprof_analyzer import cli
 
@@ -24,3 +26,13 @@ def run(
         return int(ended.value.code or 0), printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Return a folder with three requests of a small Qwen2.5-VL on an H200, a file each."""
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    for trace in (1, 2, 3):
+        write(folder / f"{trace}.jsonl", document(*one_request(trace), resource=RESOURCE))
+    return folder

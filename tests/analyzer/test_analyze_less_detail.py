@@ -167,7 +167,8 @@ def test_a_sampled_run_says_how_many_requests_the_kept_ones_stand_for(tmp_path: 
     assert (report.summary.requests, integrity.sampled_requests, integrity.estimated_requests) == (6, 3, 26)
     said = (
         "sampled: 6 of about 26 requests kept, all slow and failed ones among them; TTFT, TPOT, end to end, objectives,"
-        " parts of TTFT and the share of prompt tokens are weighted to stand for all, everything else is of the kept ones"
+        " parts of TTFT, the share of prompt tokens and findings are weighted to stand for all, everything else is of the"
+        " kept ones"
     )
     assert said in trust(report)
     assert volume(report).startswith("6 requests (of about 26) · ")

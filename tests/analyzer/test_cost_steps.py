@@ -216,6 +216,12 @@ def test_time_of_a_step_is_divided_without_remainder() -> None:
     assert split_seconds(step, A100, seconds).encode[0] > 0
 
 
+def test_the_recorded_time_of_an_encoder_whose_cost_is_not_known_is_nobody_elses() -> None:
+    step = costs(prefill_requests=[1], prefill_tokens=[100], prefill_attention_pairs=[5050])
+    parts = split_seconds(step, A100, np.array([1.0]), np.array([0.4]))
+    np.testing.assert_allclose([parts.encode[0], parts.prefill[0], parts.decode[0]], [0.4, 0.6, 0.0])
+
+
 # --- Laws ------------------------------------------------------------------------------------------------
 
 NEW, CACHED, VISUAL = st.integers(1, 5000), st.integers(0, 20_000), st.floats(0, 1)

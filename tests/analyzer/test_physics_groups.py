@@ -1,6 +1,7 @@
 """Traces of several models and devices in one folder: each step is costed by its own, and the report says so."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,21 @@ def test_the_report_names_what_is_mixed_and_gives_no_size_that_differs(tmp_path:
     assert report.kv.bytes_per_token is None
     # 11 tokens each: 11 x 512 + 2 x 11 x 256.
     assert report.kv.bytes_total == 11 * 512 + 2 * 11 * 256
+
+
+def test_the_report_holds_the_roof_of_each_device_the_first_ones_before(tmp_path: Path) -> None:
+    peaks = {names.DEVICE_PEAK_FLOPS: 1e12, names.DEVICE_BANDWIDTH: 1e10}
+    other = {names.HW_NAME: "NVIDIA L4", names.PARALLEL_TP: 2, **peaks}
+    lines = [process(1, TINY_2_5), process(2, TINY_2_5), process(3, TINY_2_5, **other)]
+    told = analyze(Options([write(tmp_path / "t.jsonl", *lines)])).deployment
+    # Two ranks share each step: twice the ceilings of one.
+    assert [(roof.device, roof.kind, roof.peak_flops_per_s) for roof in told.roofs] == [
+        ("NVIDIA H200", "datasheet", pytest.approx(989e12, rel=0.01)),
+        ("2 × NVIDIA L4", "attainable", 2e12),
+    ]
+    assert told.roof == replace(told.roofs[0], device=None)
+    alike = analyze(Options([write(tmp_path / "u.jsonl", *lines[:2])])).deployment
+    assert [roof.device for roof in alike.roofs] == [None]
 
 
 def test_kv_that_was_not_recorded_is_derived_from_each_processs_own_model(tmp_path: Path) -> None:

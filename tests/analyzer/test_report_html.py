@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,39 @@ def test_the_roof_is_bandwidth_times_intensity_up_to_the_ridge_and_flat_after() 
     assert start["y"] == pytest.approx(start["x"] * 2.1e10)
     assert ridge["x"] == pytest.approx(9.0476, rel=1e-4)
     assert ridge["y"] == end["y"] == pytest.approx(1.9e11)
+
+
+def test_each_devices_roof_is_drawn_and_named() -> None:
+    run = demo_run()
+    own = replace(run.deployment.roofs[0], device="NVIDIA H200")
+    slower = replace(own, peak_flops_per_s=1e11, ridge=1e11 / 2.1e10, device="NVIDIA A100-SXM4-80GB")
+    sheet = replace(own, kind="datasheet", peak_flops_per_s=3e11)
+    several = replace(run, deployment=replace(run.deployment, roofs=[own, slower, sheet]))
+    spec = charts.roofline(several)
+    assert spec is not None
+    values = [(layer["mark"], layer["data"]["values"]) for layer in spec["layer"]]
+    lines = [rows for mark, rows in values if mark["type"] == "line"]
+    assert [rows[-1]["y"] for rows in lines] == [1.9e11, 1e11, 3e11]
+    names = [(rows[0]["name"], rows[0]["y"], mark["dy"]) for mark, rows in values if "name" in rows[0]]
+    # A halo and a name each, below its line; 1.9e11 is more than 1.6 times 1e11.
+    assert names == [("H200", 1.9e11, 14)] * 2 + [("A100", 1e11, 14)] * 2
+    page = html.render(several)
+    assert "NVIDIA A100-SXM4-80GB: 100 GFLOP/s" in page
+    assert "Each step is judged by its own device&#x27;s" in page
+
+
+def test_names_of_roofs_of_like_height_stand_below_one_another_and_tell_the_devices_apart() -> None:
+    run = demo_run()
+    roof = run.deployment.roofs[0]
+    roofs = [
+        replace(roof, device="NVIDIA H100-PCIE"),
+        replace(roof, device="NVIDIA H100-SXM", peak_flops_per_s=1.8e11),
+    ]
+    spec = charts.roofline(replace(run, deployment=replace(run.deployment, roofs=roofs)))
+    assert spec is not None
+    names = {layer["data"]["values"][0].get("name"): layer["mark"].get("dy") for layer in spec["layer"]}
+    names.pop(None)
+    assert names == {"H100-PCIE": 14, "H100-SXM": 28}
 
 
 @pytest.fixture(scope="module")

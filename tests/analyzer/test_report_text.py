@@ -156,11 +156,13 @@ def test_settings_become_a_line_to_paste(engine: str, settings: dict[str, object
 def test_a_gain_is_an_interval_with_its_basis() -> None:
     assert saving_line(Saving("ttft_ms", "ms", 4.0, 32.0, "bound", "")) == "TTFT −4.00 ms to −32.0 ms (bound)"
     assert (
-        saving_line(Saving("throughput_ratio", "ratio", 0.1, 0.4, "published", ""))
+        saving_line(Saving("throughput_ratio", "ratio", 1.1, 1.4, "published", ""))
         == "throughput +10 % to +40 % (published)"
     )
     assert saving_line(Saving("kv_bytes", "bytes", None, 1024.0, "bound", "")) == "KV at most −1 KiB (bound)"
     assert saving_line(None) == "Gain not estimated."
+    of_median = Saving("ttft_ms", "ms", 4.0, 32.0, "bound", "", 0.04, 0.32, relative_to="ttft_ms_p50")
+    assert saving_line(of_median) == "TTFT −4.00 ms to −32.0 ms, −4 % to −32 % of the median (bound)"
 
 
 def test_an_unknown_part_of_the_budget_is_a_dash_and_not_a_bar() -> None:

@@ -89,7 +89,7 @@ def test_no_spans_make_empty_tables(tmp_path: Path) -> None:
             "strata",
         ):
             assert fetch(db, f"SELECT count(*) FROM {table}") == [(0,)]
-        assert fetch(db, "SELECT n_requests, ttft_ms_p50 FROM facts") == [(0, None)]
+        assert fetch(db, "SELECT n_requests, ttft_ms_p50 FROM deployment_facts") == [(0, None)]
 
 
 def test_a_phase_whose_request_is_absent_is_an_orphan_and_a_request_under_a_remote_parent_is_none(

@@ -101,6 +101,25 @@ def test_counters_of_quality_measured_are_the_second_witness_of_a_step(tmp_path:
         ]
 
 
+def test_a_step_short_of_the_ridge_that_takes_longer_than_memory_explains_is_doubted(tmp_path: Path) -> None:
+    costs = [
+        # 75 % of the ridge, 70 % of the time explained by bytes: arithmetic at 0.75 x 0.7 = 53 % of the peak may hold it.
+        work(1, "prefill", 150.0, 0.7, 1.0),
+        work(2, "prefill", 150.0, 0.85, 1.0),  # bytes explain it
+        work(3, "prefill", 60.0, 0.7, 1.0),  # 0.3 x 0.7 = 21 % of the peak: no arithmetic that is well run
+        work(4, "prefill", 170.0, 0.7, 1.0),  # hybrid: either holds it
+        work(5, "prefill", 150.0, 0.7, 1.0),  # counters speak for memory
+    ]
+    with stepped(tmp_path, costs, [{}, {}, {}, {}, MEASURED]) as db:
+        assert fetch(db, "SELECT bound, confidence FROM roofline ORDER BY step_id") == [
+            ("memory_bound", 0.3),
+            ("memory_bound", 0.6),
+            ("memory_bound", 0.6),
+            ("hybrid", 0.6),
+            ("memory_bound", 0.9),
+        ]
+
+
 def test_without_roof_and_counters_a_step_is_not_judged_and_without_a_model_it_still_has_a_row(
     tmp_path: Path,
 ) -> None:

@@ -47,7 +47,7 @@ def test_a_phase_that_a_dialect_cannot_tell_is_no_zero_of_its_requests(
         assert parts["encode"][2] == 1000.0
         assert parts["queue"][1] == pytest.approx(foreign * 1 / 16)
         assert sum(share for _, share, _ in parts.values()) == pytest.approx(1)
-        (fact,) = fetch(db, "SELECT preprocess_ms_p50, queue_ms_p50 FROM facts")
+        (fact,) = fetch(db, "SELECT preprocess_ms_p50, queue_ms_p50 FROM deployment_facts")
         # A fact of a minority would speak for all.
         assert fact[0] == (1000.0 if own >= foreign else None)
 

@@ -1,15 +1,22 @@
 """The analyzer's database is bounded in memory: it stands on disk, and what exceeds the limit goes there."""
 
+import json
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
-from otlp_builder import document, request, write
+from otlp_builder import document, request, span, write
 from store_fixture import fetch
 
 from vtprof_analyzer.analyze import Options, analyze
-from vtprof_analyzer.store import MEMORY_BYTES, open_store
+from vtprof_analyzer.ingest.columns import SPAN_ATTRIBUTES
+from vtprof_analyzer.ingest.load import JsonReader, create_tables, load
+from vtprof_analyzer.ingest.sources import find_sources
+from vtprof_analyzer.store import MEMORY_BYTES, THREAD_BYTES, open_store, with_room
+from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -20,12 +27,84 @@ def limit_bytes(shown: str) -> float:
     return float(amount) * UNITS[unit]
 
 
-def test_the_limit_is_two_gibibytes_or_less_and_can_be_set() -> None:
+def test_the_limit_follows_the_threads_and_can_be_set() -> None:
     with open_store() as db:
-        ((shown,),) = fetch(db, "SELECT current_setting('memory_limit')")
-        assert 0 < limit_bytes(shown) <= MEMORY_BYTES
+        ((shown, threads),) = fetch(db, "SELECT current_setting('memory_limit'), current_setting('threads')")
+        assert 0 < limit_bytes(shown) <= min(MEMORY_BYTES, (os.cpu_count() or 1) * THREAD_BYTES)
+        # A thread of the reader needs half of its part.
+        assert threads * THREAD_BYTES / 2 <= limit_bytes(shown) + 1
     with open_store(memory_bytes=300 << 20) as db:
         assert fetch(db, "SELECT current_setting('memory_limit')") == [("300.0 MiB",)]
+
+
+def test_with_little_memory_fewer_threads_work() -> None:
+    with open_store(memory_bytes=THREAD_BYTES // 2) as db:
+        assert fetch(db, "SELECT current_setting('threads')") == [(1,)]
+
+
+def test_work_that_cannot_go_to_disk_is_done_again_with_more_memory() -> None:
+    # 1.5 million strings of 20 bytes, all in one value.
+    query = "CREATE TABLE l AS SELECT list(repeat('x', 20) || i) AS v FROM range(1500000) AS r(i)"
+    with open_store(memory_bytes=64 << 20) as db:
+        with pytest.raises(duckdb.OutOfMemoryException):
+            db.execute(query)
+        with_room(db, lambda: db.execute(f"CREATE TABLE made AS SELECT 1 AS n; {query}"))
+        assert fetch(db, "SELECT len(v), n FROM l, made") == [(1_500_000, 1)]
+        ((shown,),) = fetch(db, "SELECT current_setting('memory_limit')")
+        assert 64 << 20 < limit_bytes(shown) <= MEMORY_BYTES
+
+
+def test_there_is_an_end_to_more_memory_and_nothing_is_left_of_what_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vtprof_analyzer.store.MEMORY_BYTES", 200 << 20)
+    tried = []
+
+    def fail() -> None:
+        tried.append(fetch(db, "SELECT current_setting('memory_limit')"))
+        db.execute("CREATE TABLE half AS SELECT 1 AS n")
+        raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
+
+    with pytest.raises(BackendError, match="not enough memory"), open_store(memory_bytes=64 << 20) as db:
+        try:
+            with_room(db, fail)
+        finally:
+            assert fetch(db, "SELECT table_name FROM duckdb_tables()") == []
+    assert tried == [[("64.0 MiB",)], [("128.0 MiB",)], [("200.0 MiB",)]]
+
+
+def test_any_other_fault_of_work_is_not_tried_again() -> None:
+    with pytest.raises(duckdb.CatalogException), open_store() as db:
+        with_room(db, lambda: db.execute("CREATE TABLE half AS SELECT 1 AS n; FROM nothing"))
+
+
+def test_reading_looks_spans_up_in_the_few_shapes_and_never_gathers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB expects a handful of rows from a file of JSON, and would put all of it into a hash table."""
+    plans = []
+    run_on = JsonReader._run_on
+
+    def explained(reader: JsonReader, statement: str, files: Any, bundled: Any) -> Any:
+        if "INSERT INTO span_rows" in statement:
+            statement = f"EXPLAIN (FORMAT json) {statement}"
+            plans.append(json.loads(run_on(reader, statement, files, bundled)[0][1]))
+            return []
+        return run_on(reader, statement, files, bundled)
+
+    monkeypatch.setattr(JsonReader, "_run_on", explained)
+    # More shapes, and of more columns, than the few rows that are expected of a file.
+    keys = [a.key for a in SPAN_ATTRIBUTES if a.type == names.INT][:40]
+    spans = [
+        span(names.SPAN_REQUEST, 0, 10, dict.fromkeys(keys[n:], 1), trace=n + 1) for n in range(len(keys))
+    ]
+    path = write(tmp_path / "t.jsonl", *(document(one) for one in spans), document(spans[0]))
+    with open_store() as db:
+        create_tables(db)
+        load(db, find_sources([path]), lambda _: None)
+        assert fetch(db, "SELECT current_setting('disabled_optimizers')") == [("",)]
+    assert plans
+    assert "RIGHT" not in json.dumps(plans)
 
 
 def test_a_sort_larger_than_the_limit_goes_to_disk_and_is_right() -> None:

@@ -1,5 +1,6 @@
 """Verdicts of phases on the device: each bound from the evidence that makes it, and the confidence that witnesses allow."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,18 @@ def test_counters_alone_decide_when_no_roof_is_known() -> None:
     busy = like(2.0, 0.7, roof=None, counters=Counters(0.1, 0.1, 0.9, "measured"))
     lazy = like(2.0, 0.7, roof=None, counters=Counters(0.1, 0.1, 0.1, "measured"))
     assert (busy.bound, lazy.bound) == (v.LATENCY_BOUND, v.OVERHEAD_BOUND)
+
+
+def test_low_counters_over_time_shared_with_others_are_no_witness_against_a_roof() -> None:
+    low = Counters(0.3, 0.1, 0.9, "attributed")
+    assert (like(2.0, 0.7, counters=low).bound, like(2.0, 0.7, counters=low).confidence) == (
+        "memory_bound",
+        "low",
+    )
+    shared = like(2.0, 0.7, counters=replace(low, diluted=True))
+    assert (shared.bound, shared.confidence) == ("memory_bound", "medium")
+    high = like(2.0, 0.7, counters=Counters(0.8, 0.1, 0.9, "attributed", diluted=True))
+    assert high.confidence == "high", "what is high though diluted is high all the more"
 
 
 def test_nothing_known_is_not_judged_but_says_what_is_missing() -> None:

@@ -1,12 +1,14 @@
 """Readers of OTLP JSON lines that `bench_ingest` compares: each makes the same table, a row a span, with typed columns.
 
-``python tests/bench/ingest_readers.py NAME FILE`` prints what one of them took. Each returns the same sums of its table, so
-that none can leave a column out.
+``python tests/bench/ingest_readers.py NAME FILE`` prints what one of them took until its table was there. Each then adds up
+its table, which is not measured: the sums must be the same, so that none can leave a column out. Two more parse the file
+and make no table: bounds of what is built on DuckDB.
 """
 
 import gc
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from processes import ABSENT, tell
@@ -20,6 +22,9 @@ DOUBLE = (names.STEP_RUNNING, "running")
 INSTANCE = names.SERVICE_INSTANCE_ID
 _SUMS = [*INTEGERS.values(), "running", "start_ns - 1795000000000000000", "end_ns - start_ns", "kind"]
 
+Sums = Callable[[], list[float]]
+"""Adds up the table of a reader."""
+
 
 def sums_query(table: str) -> str:
     """Return a query of the sums that all readers must agree on, in SQL that every engine knows."""
@@ -28,63 +33,125 @@ def sums_query(table: str) -> str:
     return f"SELECT count(*), {distinct}, {sums} FROM {table}"
 
 
-def read_vtprof(path: Path) -> Callable[[], list[float]]:
+def read_vtprof(path: Path) -> Callable[[], Sums]:
     """Read with the analyzer's own reader, into the database that stages work on."""
     from vtprof_analyzer.ingest.load import create_tables, load
     from vtprof_analyzer.ingest.sources import find_sources
     from vtprof_analyzer.store import open_store
 
-    def work() -> list[float]:
-        with open_store() as connection:
-            create_tables(connection)
-            load(connection, find_sources([path]), lambda _: None)
-            rows = (
-                "(SELECT s.* EXCLUDE (step_running), step_running AS running, service_instance_id AS instance"
-                " FROM spans AS s JOIN resources USING (resource_id))"
-            )
-            return [float(value) for value in connection.execute(sums_query(rows)).fetchall()[0]]
+    def work() -> Sums:
+        held = ExitStack()
+        connection = held.enter_context(open_store())
+        create_tables(connection)
+        load(connection, find_sources([path]), lambda _: None)
+        rows = (
+            "(SELECT s.* EXCLUDE (step_running), step_running AS running, service_instance_id AS instance"
+            " FROM spans AS s JOIN resources USING (resource_id))"
+        )
+
+        def sums() -> list[float]:
+            with held:
+                return _sums(connection, rows)
+
+        return sums
 
     return work
 
 
-def read_tutorial(path: Path) -> Callable[[], list[float]]:
+def _documents(path: Path) -> str:
+    """Return the query of a file's resources with their spans, typed; without detection, which parses all twice."""
+    return f"""
+        SELECT unnest("resourceSpans") AS r
+        FROM read_json('{path}', auto_detect = false, records = true, format = 'newline_delimited',
+            maximum_object_size = 2097152, columns = {{"resourceSpans": '{_TYPE}'}})
+    """
+
+
+_VALUE = 'STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE)'
+_PAIRS = f'STRUCT("key" VARCHAR, "value" {_VALUE})[]'
+_SPAN = (
+    'STRUCT("traceId" VARCHAR, "spanId" VARCHAR, "parentSpanId" VARCHAR, "name" VARCHAR, "kind" INTEGER,'
+    f' "startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, "attributes" {_PAIRS})'
+)
+_TYPE = f'STRUCT(resource STRUCT("attributes" {_PAIRS}), "scopeSpans" STRUCT(spans {_SPAN}[])[])[]'
+_BASE = (
+    's."traceId" AS trace_id, s."spanId" AS span_id, s."parentSpanId" AS parent_span_id, s.name, s.kind,'
+    ' s."startTimeUnixNano" AS start_ns, s."endTimeUnixNano" AS end_ns'
+)
+
+
+def read_tutorial(path: Path) -> Callable[[], Sums]:
     """Read as tutorials do: columns named, detection on, one `list_filter` an attribute."""
+
+    def picked(source: str, key: str, kind: str, column: str) -> str:
+        return (
+            f'list_filter({source}."attributes", lambda a: a.key = \'{key}\')[1].value."{kind}" AS {column}'
+        )
+
+    integers = ", ".join(picked("s", key, "intValue", column) for key, column in INTEGERS.items())
+    statement = f"""
+        CREATE TABLE spans AS
+        SELECT {picked("r.resource", INSTANCE, "stringValue", "instance")}, {_BASE}, {integers},
+               {picked("s", DOUBLE[0], "doubleValue", DOUBLE[1])}
+        FROM (SELECT r, unnest(scope.spans) AS s FROM (SELECT r, unnest(r."scopeSpans") AS scope FROM (
+            SELECT unnest("resourceSpans") AS r
+            FROM read_json('{path}', maximum_object_size = 134217728, columns = {{"resourceSpans": '{_TYPE}'}}))))
+    """
+    return lambda: _made(statement)
+
+
+def read_unchecked(path: Path) -> Callable[[], Sums]:
+    """Read as the analyzer could if every input were whole, valid, known and told once: parse, place, keep in memory."""
+
+    def placed(keys: str, source: str, key: str, kind: str, column: str) -> str:
+        return f"list_extract({source}, list_position({keys}, '{key}')).value.\"{kind}\" AS {column}"
+
+    keys = "list_transform({}, lambda a: a.key)"
+    integers = ", ".join(placed("ks", "listed", key, "intValue", column) for key, column in INTEGERS.items())
+    about = 'r.resource."attributes"'
+    statement = f"""
+        CREATE TABLE spans AS
+        SELECT instance, {_BASE}, {integers}, {placed("ks", "listed", DOUBLE[0], "doubleValue", DOUBLE[1])}
+        FROM (SELECT instance, s, s."attributes" AS listed, {keys.format('s."attributes"')} AS ks FROM (
+            SELECT instance, unnest(scope.spans) AS s FROM (
+            SELECT {placed(keys.format(about), about, INSTANCE, "stringValue", "instance")},
+                   unnest(r."scopeSpans") AS scope FROM ({_documents(path)}))))
+    """
+    return lambda: _made(statement)
+
+
+def _made(statement: str) -> Sums:
+    """Make the table ``spans`` with DuckDB, in memory."""
     import duckdb
 
-    value = 'STRUCT("stringValue" VARCHAR, "intValue" BIGINT, "doubleValue" DOUBLE)'
-    pairs = f'STRUCT("key" VARCHAR, "value" {value})[]'
-    span = (
-        'STRUCT("traceId" VARCHAR, "spanId" VARCHAR, "parentSpanId" VARCHAR, "name" VARCHAR, "kind" INTEGER,'
-        f' "startTimeUnixNano" BIGINT, "endTimeUnixNano" BIGINT, "attributes" {pairs})'
-    )
-    integers = ", ".join(
-        f'list_filter(s."attributes", lambda a: a.key = \'{key}\')[1].value."intValue" AS {column}'
-        for key, column in INTEGERS.items()
-    )
+    connection = duckdb.connect(config={"preserve_insertion_order": False})
+    connection.execute(statement)
+    return lambda: _sums(connection, "spans")
+
+
+def _sums(connection: "object", table: str) -> list[float]:
+    import duckdb
+
+    assert isinstance(connection, duckdb.DuckDBPyConnection)
+    return [float(value) for value in connection.execute(sums_query(table)).fetchall()[0]]
+
+
+def parse_typed(path: Path) -> Callable[[], list[float]]:
+    """Parse the JSON into types and take the spans apart, and no more: the bound for any reader on DuckDB's JSON."""
+    import duckdb
 
     def work() -> list[float]:
-        with duckdb.connect() as connection:
-            connection.execute(
-                f"""
-                CREATE TABLE spans AS
-                SELECT list_filter(r.resource."attributes", lambda a: a.key = '{INSTANCE}')[1].value."stringValue"
-                           AS instance,
-                       s."traceId" AS trace_id, s."spanId" AS span_id, s."parentSpanId" AS parent_span_id, s.name, s.kind,
-                       s."startTimeUnixNano" AS start_ns, s."endTimeUnixNano" AS end_ns, {integers},
-                       list_filter(s."attributes", lambda a: a.key = '{DOUBLE[0]}')[1].value."doubleValue" AS {DOUBLE[1]}
-                FROM (SELECT r, unnest(scope.spans) AS s FROM (SELECT r, unnest(r."scopeSpans") AS scope FROM (
-                    SELECT unnest("resourceSpans") AS r FROM read_json(?, maximum_object_size = 134217728,
-                        columns = {{"resourceSpans": 'STRUCT(resource STRUCT("attributes" {pairs}),
-                                                             "scopeSpans" STRUCT(spans {span}[])[])[]'}}))))
-                """,
-                [str(path)],
+        with duckdb.connect(config={"preserve_insertion_order": False}) as connection:
+            query = (
+                'SELECT count(*), sum(len(s."attributes")) FROM (SELECT unnest(scope.spans) AS s FROM'
+                f' (SELECT unnest(r."scopeSpans") AS scope FROM ({_documents(path)})))'
             )
-            return [float(value) for value in connection.execute(sums_query("spans")).fetchall()[0]]
+            return [float(value) for value in connection.execute(query).fetchall()[0]]
 
     return work
 
 
-def read_chdb(path: Path) -> Callable[[], list[float]]:
+def read_chdb(path: Path) -> Callable[[], Sums]:
     """Read with ClickHouse in the process, into a table in memory."""
     from chdb import session
 
@@ -102,7 +169,7 @@ def read_chdb(path: Path) -> Callable[[], list[float]]:
         for key, column in INTEGERS.items()
     )
 
-    def work() -> list[float]:
+    def work() -> Sums:
         database = session.Session()
         database.query("CREATE DATABASE bench")
         database.query(
@@ -117,13 +184,13 @@ def read_chdb(path: Path) -> Callable[[], list[float]]:
             SETTINGS input_format_skip_unknown_fields = 1
             """
         )
-        told = str(database.query(sums_query("bench.spans"), "TabSeparated"))
-        return [float(value) for value in told.split()]
+        query = sums_query("bench.spans")
+        return lambda: [float(value) for value in str(database.query(query, "TabSeparated")).split()]
 
     return work
 
 
-def read_msgspec(path: Path) -> Callable[[], list[float]]:
+def read_msgspec(path: Path) -> Callable[[], Sums]:
     """Read with msgspec's typed decoder in one process, into columns and a data frame."""
     import msgspec
     import polars as pl
@@ -189,10 +256,14 @@ def read_msgspec(path: Path) -> Callable[[], list[float]]:
                                     add_value(a.value.doubleValue if number is None else int(number))
         return pl.DataFrame(columns)
 
-    return lambda: _frame_sums(rows())
+    def work() -> Sums:
+        frame = rows()
+        return lambda: _frame_sums(frame)
+
+    return work
 
 
-def read_polars(path: Path) -> Callable[[], list[float]]:
+def read_polars(path: Path) -> Callable[[], Sums]:
     """Read with Polars' lazy reader of JSON lines."""
     import polars as pl
 
@@ -208,7 +279,7 @@ def read_polars(path: Path) -> Callable[[], list[float]]:
         chosen = pl.element().filter(fields.field("key") == key).struct.field("value").struct.field(kind)
         return pl.col(source).list.eval(chosen).list.first().alias(column)
 
-    def work() -> list[float]:
+    def work() -> Sums:
         lazy = pl.scan_ndjson(path, schema={"resourceSpans": pl.List(entry)})
         lazy = lazy.explode("resourceSpans").unnest("resourceSpans")
         lazy = lazy.with_columns(pl.col("resource").struct.field("attributes").alias("about")).drop(
@@ -231,7 +302,7 @@ def read_polars(path: Path) -> Callable[[], list[float]]:
             *integers,
             picked("attributes", DOUBLE[0], "doubleValue", DOUBLE[1]),
         ).collect()
-        return _frame_sums(frame)
+        return lambda: _frame_sums(frame)
 
     return work
 
@@ -260,9 +331,9 @@ def parse_raw(path: Path) -> Callable[[], list[float]]:
     return work
 
 
-READERS: dict[str, Callable[[Path], Callable[[], list[float]]]] = {
+READERS: dict[str, Callable[[Path], Callable[[], list[float] | Sums]]] = {
     "vtprof": read_vtprof, "tutorial": read_tutorial, "chdb": read_chdb, "msgspec": read_msgspec, "polars": read_polars,
-    "raw parse": parse_raw,
+    "unchecked": read_unchecked, "typed parse": parse_typed, "raw parse": parse_raw,
 }  # fmt: skip
 
 if __name__ == "__main__":

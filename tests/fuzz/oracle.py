@@ -21,6 +21,12 @@ _REQUESTS: Final = {
     "resourceLogs": ExportLogsServiceRequest,
 }
 _IDS: Final = ("traceId", "spanId", "parentSpanId")
+_MUST_HAVE: Final = (
+    ("traceId", "trace_id"),
+    ("spanId", "span_id"),
+    ("startTimeUnixNano", "start_time_unix_nano"),
+)
+"""Keys of a span as OTLP's JSON has them, and as protobuf does, which parsers take, too."""
 _HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 
@@ -85,11 +91,11 @@ def valid_spans(document: Any) -> Iterator[Found]:
 
 
 def has_faulty_span(document: Any) -> bool:
-    """Say whether a document has a span that certainly is none: without ids or a time."""
+    """Say whether a document has a span that certainly is none: without ids or a time, in either spelling of the keys."""
     return any(
-        not span.get(key)
+        not span.get(key) and not span.get(snake)
         for span in _reachable(document)
-        for key in ("traceId", "spanId", "startTimeUnixNano")
+        for key, snake in _MUST_HAVE
     )
 
 

@@ -1,18 +1,22 @@
 """Judging rules on a run: outcomes, order, advice, and what the sandbox does not let happen."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
+from vtprof_rules import evaluate as evaluation
 from vtprof_rules import sandbox
 from vtprof_rules.evaluate import evaluate
+from vtprof_rules.fact_rows import same_everywhere
 from vtprof_rules.load import load_packs, read_rule
-from vtprof_rules.outcome import Outcome, severity_of
+from vtprof_rules.outcome import Outcome, severity_of_share
 from vtprof_rules.rule import Expression
 from vtprof_rules.sandbox import Sandbox
+from vtprof_rules.vocabulary import FACTS as VOCABULARY
 
 CORE = load_packs()
 
@@ -22,14 +26,18 @@ FACTS: dict[str, Any] = {
     "engine_version": "5.23.0",
     "n_requests": 40,
     "ttft_ms_p50": 100.0,
+    "ttft_ms_mean": 100.0,
     "encode_ms_p50": 60.0,
+    "encode_ms_mean": 60.0,
+    "prefill_ms_mean": 20.0,
     "encode_share_of_ttft_p50": 0.6,
     "encode_mfu": 0.5,
     "encode_floor_ratio": 0.5,
+    "encode_ideal_ms": 30.0,
     "prefill_ms_p50": 20.0,
     "prefill_share_of_ttft_p50": 0.2,
     "unexplained_requests_share": 0.0,
-    "visual_tokens_per_image_p95": 256.0,
+    "visual_tokens_per_image_p95": 1024.0,
 }
 
 
@@ -48,16 +56,21 @@ def source() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def judged(facts: dict[str, Any], source: duckdb.DuckDBPyConnection) -> dict[str, Outcome]:
-    outcomes = evaluate(CORE, facts, source)
+    outcomes = evaluate(CORE, same_everywhere(facts), source)
     assert len(outcomes) == len(CORE)
     return {outcome.rule: outcome for outcome in outcomes}
+
+
+def one_row() -> Sandbox:
+    return Sandbox(same_everywhere({}), {"model_facts": []})
 
 
 def test_a_fired_rule_says_how_many_what_and_what_to_do(source: duckdb.DuckDBPyConnection) -> None:
     outcome = judged(FACTS, source)["ENC001"]
     assert outcome.status == "fired"
     assert outcome.summary == (
-        "12 of 40 requests; median encode share of TTFT 60 %, encoder's share of peak compute 50 %"
+        "12 of 40 requests; mean TTFT 100 ms, mean encode time 60 ms, median encode share of TTFT 60 %,"
+        " encoder's share of peak compute 50 %"
     )
     assert [row["trace_id"] for row in outcome.evidence] == [f"{i:02d}" for i in range(11, 1, -1)]
     assert outcome.evidence[0]["encode_ms"] == 71.0
@@ -71,7 +84,8 @@ def test_a_fired_rule_says_how_many_what_and_what_to_do(source: duckdb.DuckDBPyC
 
 
 def test_fired_rules_come_first(source: duckdb.DuckDBPyConnection) -> None:
-    outcomes = evaluate(CORE, FACTS, source)
+    some = [rule for rule in CORE if rule.id in ("DAT001", "DEC003", "ENC001", "MM001", "PRE001")]
+    outcomes = evaluate(some, same_everywhere(FACTS), source)
     assert [o.rule for o in outcomes] == ["ENC001", "DAT001", "DEC003", "MM001", "PRE001"]
     assert [o.status for o in outcomes] == ["fired", "passed", "not_applicable", "passed", "not_applicable"]
 
@@ -107,7 +121,7 @@ def test_an_empty_table_of_requests_gives_no_evidence(source: duckdb.DuckDBPyCon
 
 def test_a_fact_outside_the_vocabulary_is_the_callers_slip(source: duckdb.DuckDBPyConnection) -> None:
     with pytest.raises(ValueError, match="encode_msp50"):
-        evaluate(CORE, {"encode_msp50": 1.0}, source)
+        evaluate(CORE, same_everywhere({"encode_msp50": 1.0}), source)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +137,12 @@ def test_a_fact_outside_the_vocabulary_is_the_callers_slip(source: duckdb.DuckDB
     ],
 )
 def test_severity_follows_from_the_lower_end_of_the_saving(share: float | None, severity: str) -> None:
-    assert severity_of(share, "medium", None) == severity
+    assert severity_of_share(share, "medium", None) == severity
 
 
 def test_a_minimum_lifts_a_severity_and_never_lowers_one() -> None:
-    assert severity_of(0.0, "medium", "low") == "low"
-    assert severity_of(0.5, "medium", "low") == "high"
+    assert severity_of_share(0.0, "medium", "low") == "low"
+    assert severity_of_share(0.5, "medium", "low") == "high"
 
 
 def rule_for(tmp_path: Path, applies: str = "", when: str = "n_requests > 0") -> Any:
@@ -184,7 +198,9 @@ def test_a_rule_for_an_engine_is_judged_on_its_versions_alone(
     reason: str,
 ) -> None:
     rule = rule_for(tmp_path, 'applies = {}\n[applies.engine]\nvllm = ">=0.11"'.replace("applies = {}\n", ""))
-    (outcome,) = evaluate([rule], {"engine": engine, "engine_version": version, "n_requests": 5}, source)
+    (outcome,) = evaluate(
+        [rule], same_everywhere({"engine": engine, "engine_version": version, "n_requests": 5}), source
+    )
     assert (outcome.status, outcome.reason) == (status, reason)
 
 
@@ -195,7 +211,7 @@ def test_advice_is_for_the_version_at_hand(tmp_path: Path, source: duckdb.DuckDB
         ({"engine": "transformers", "engine_version": "5.23.0"}, ["for all"]),
         ({}, ["for old ones", "for new ones", "for all"]),
     ):
-        (outcome,) = evaluate([rule], {"n_requests": 5, **facts}, source)
+        (outcome,) = evaluate([rule], same_everywhere({"n_requests": 5, **facts}), source)
         assert [advice.action for advice in outcome.advice] == expected
 
 
@@ -203,7 +219,7 @@ def test_an_expression_that_fails_on_the_data_is_an_error_and_spoils_no_other_ru
     tmp_path: Path, source: duckdb.DuckDBPyConnection
 ) -> None:
     rule = rule_for(tmp_path, when="CAST(engine AS INTEGER) > 0")
-    outcomes = {o.rule: o for o in evaluate([rule, *CORE], FACTS, source)}
+    outcomes = {o.rule: o for o in evaluate([rule, *CORE], same_everywhere(FACTS), source)}
     assert outcomes["XAB001"].status == "error"
     assert "transformers" in outcomes["XAB001"].reason
     assert outcomes["ENC001"].status == "fired"
@@ -214,8 +230,8 @@ def test_an_expression_that_would_not_end_is_interrupted(monkeypatch: pytest.Mon
     endless = (
         "(SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE a.range % 7 = b.range % 5)"
     )
-    with Sandbox({}) as box, pytest.raises(duckdb.InterruptException):
-        box.fact(Expression(endless, endless, frozenset(), frozenset()), {})
+    with one_row() as box, pytest.raises(duckdb.InterruptException):
+        box.values("model_facts", Expression(endless, endless, frozenset(), frozenset()), {})
 
 
 def test_an_interrupted_rule_is_an_error_that_says_so(
@@ -224,8 +240,8 @@ def test_an_interrupted_rule_is_an_error_that_says_so(
     def interrupted(*_arguments: Any) -> None:
         raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
 
-    monkeypatch.setattr(Sandbox, "fact", interrupted)
-    (outcome,) = evaluate([rule_for(tmp_path)], {"n_requests": 5}, source)
+    monkeypatch.setattr(Sandbox, "values", interrupted)
+    (outcome,) = evaluate([rule_for(tmp_path)], same_everywhere({"n_requests": 5}), source)
     assert (outcome.status, outcome.reason) == ("error", "stopped: it took too long")
 
 
@@ -240,20 +256,97 @@ def test_an_interrupted_rule_is_an_error_that_says_so(
 )
 def test_the_second_wall_holds_without_the_first(hostile: str) -> None:
     unchecked = Expression(hostile, hostile, frozenset(), frozenset())
-    with Sandbox({}) as box, pytest.raises(duckdb.Error):
-        box.fact(unchecked, {})
+    with one_row() as box, pytest.raises(duckdb.Error):
+        box.values("model_facts", unchecked, {})
 
 
 @pytest.mark.parametrize(
     "statement", ["SET threads = 4", "RESET enable_external_access", "ATTACH '/tmp/x.db'", "INSTALL httpfs"]
 )
 def test_the_sandbox_cannot_be_unlocked(statement: str) -> None:
-    with Sandbox({}) as box, pytest.raises(duckdb.Error):
+    with one_row() as box, pytest.raises(duckdb.Error):
         box._connection.execute(statement)
 
 
 def test_the_source_is_only_read(source: duckdb.DuckDBPyConnection) -> None:
     before = source.execute("SELECT * FROM requests").fetchall()
-    evaluate(CORE, FACTS, source)
+    evaluate(CORE, same_everywhere(FACTS), source)
     assert source.execute("SELECT * FROM requests").fetchall() == before
     assert source.execute("SELECT count(*) FROM duckdb_tables()").fetchone() == (0,)
+
+
+def test_a_division_by_zero_is_not_known_and_never_fires(
+    tmp_path: Path, source: duckdb.DuckDBPyConnection
+) -> None:
+    for when in ("n_requests / 0 > 1", "0 / 0 = 0 / 0", "ttft_ms_p50 / (n_requests - 5) >= 1"):
+        rule = rule_for(tmp_path, when=when)
+        (outcome,) = evaluate([rule], same_everywhere({"n_requests": 5, "ttft_ms_p50": 1.0}), source)
+        assert outcome.status == "not_applicable", when
+
+
+def test_no_rule_saves_more_than_there_is(source: duckdb.DuckDBPyConnection) -> None:
+    encode = next(rule for rule in CORE if rule.id == "ENC001")
+    assert encode.saving is not None
+    absurd = replace(encode.saving, high=Expression("1e308", "1e308", frozenset(), frozenset()))
+    facts = same_everywhere(FACTS)
+    (outcome,) = evaluate([replace(encode, saving=absurd)], facts, source)
+    assert outcome.saving is not None
+    assert (outcome.saving.high, outcome.saving.high_share) == (100.0, 1.0)
+
+
+def test_rules_that_take_too_long_together_leave_the_rest_unjudged(
+    source: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "TOTAL_S", -1.0)
+    outcomes = evaluate(CORE, same_everywhere(FACTS), source)
+    assert {outcome.status for outcome in outcomes} == {"error"}
+    assert "took over" in outcomes[0].reason
+
+
+def test_a_rule_cannot_make_counts_and_settings_unknown(
+    tmp_path: Path, source: duckdb.DuckDBPyConnection
+) -> None:
+    rule = replace(rule_for(tmp_path), invalidates=("*",))
+    outcomes = {o.rule: o for o in evaluate([rule, *CORE], same_everywhere(FACTS), source)}
+    assert outcomes["XAB001"].status == "fired"
+    assert outcomes["ENC001"].status == "not_applicable"
+    assert outcomes["ENC001"].reason.endswith("cannot be trusted after XAB001")
+    assert outcomes["ENC001"].missing == (), "recording more would not help"
+    assert not [o.rule for o in outcomes.values() if o.reason.startswith("0 requests")]
+
+
+def test_no_shipped_rule_stumbles_over_facts_that_are_zero(source: duckdb.DuckDBPyConnection) -> None:
+    zeros: dict[str, Any] = {
+        name: {"DOUBLE": 0.0, "BIGINT": 0, "BOOLEAN": False, "VARCHAR": ""}[column.type]
+        for name, column in VOCABULARY.items()
+    }
+    outcomes = evaluate(CORE, same_everywhere(zeros | {"n_requests": 1000}), source)
+    assert [(o.rule, o.reason) for o in outcomes if o.status == "error"] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT content FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('/*')",
+        "COPY requests TO '/tmp/vtprof-out.parquet'",
+        "ATTACH '/tmp/x.db'",
+        "SET allowed_paths = ['/etc/hostname']",
+        "RESET allowed_paths",
+    ],
+)
+def test_beside_copied_evidence_nothing_can_be_read_or_written(
+    statement: str, source: duckdb.DuckDBPyConnection
+) -> None:
+    with Sandbox.of_evidence(source, {"requests": ["trace_id"]}) as box:
+        assert box._connection.execute("SELECT count(*) FROM requests").fetchall() == [(40,)]
+        with pytest.raises(duckdb.Error):
+            box._connection.execute(statement)
+
+
+def test_only_evidence_of_the_subject_is_copied(source: duckdb.DuckDBPyConnection) -> None:
+    only = {"requests": ("trace_id", {"03", "it's"})}
+    with Sandbox.of_evidence(source, {"requests": ["trace_id", "encode_ms"]}, only) as box:
+        assert box._connection.execute("SELECT trace_id, encode_ms FROM requests").fetchall() == [
+            ("03", 63.0)
+        ]

@@ -47,6 +47,7 @@ SAVING_OF_KV = """
 [saving]
 metric = "kv_bytes"
 unit = "bytes"
+relative_to = "engine"
 low = "1"
 high = "2"
 basis = "bound"
@@ -117,6 +118,11 @@ def test_readme_lists_the_catalogue_as_generated() -> None:
     assert catalogue.with_catalogue(readme, CORE) == readme, "run python -m vtprof_rules.catalogue"
 
 
+def test_every_rule_has_its_page_as_generated() -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in catalogue.PAGES.glob("*.md")}
+    assert written == catalogue.pages(CORE), "run python -m vtprof_rules.catalogue"
+
+
 def test_a_good_rule_of_a_user_is_loaded_beside_the_shipped_ones(tmp_path: Path) -> None:
     write(tmp_path, RULE)
     assert {rule.id for rule in load_packs([tmp_path])} == {rule.id for rule in CORE} | {"XAB001"}
@@ -135,8 +141,11 @@ def test_a_good_rule_of_a_user_is_loaded_beside_the_shipped_ones(tmp_path: Path)
         ("encode_ms > 0", "getenv('HOME') = 'x'", ":evidence.where: function 'getenv' is not allowed"),
         ("encode_ms DESC", "encode_ms LIMIT 3", ":evidence.order_by: "),
         ('"encode_ms"]', '"encode_sm"]', ":evidence.columns[1]: requests has no column 'encode_sm'"),
-        ('"trace_id", ', "", ":evidence.columns: "),
+        ('"trace_id", ', "", ":evidence.columns: begin with 'trace_id'"),
         ("https://", "http://", ":references[0].url: "),
+        ("https://", "https://github.com@", ":references[0].url: "),
+        ("https://", "https://\u0435", ":references[0].url: "),
+        ("[[recommend]]", SAVING_OF_KV.replace('"bytes"', '"ms"') + "[[recommend]]", ":saving.unit: is 'ms'"),
         ("XAB001", "XAB1", ":id: "),
         ('id = "XAB001"', 'id = "XAB002"', ":id: the file's name has to begin with the rule's id"),
         ("A rule of a user's", "A rule \\u001b[2J of a user's", ":title: control characters are not allowed: U+001B"),
@@ -169,6 +178,14 @@ def test_all_faults_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     assert "XAB002_broken.toml: is not TOML" in lines[2]
 
 
+def test_a_fault_of_the_schema_hides_no_fault_of_an_expression(tmp_path: Path) -> None:
+    text = faults_of(
+        tmp_path, RULE.replace("https://", "http://").replace("encode_ms > 0", "getenv('HOME') = 'x'")
+    )
+    assert ":references[0].url: " in text
+    assert ":evidence.where: function 'getenv' is not allowed" in text
+
+
 def test_a_shipped_rule_is_replaced_only_by_name(tmp_path: Path) -> None:
     mine = RULE.replace("XAB001", "ENC001")
     path = write(tmp_path, mine, "ENC001_mine.toml")
@@ -176,6 +193,15 @@ def test_a_shipped_rule_is_replaced_only_by_name(tmp_path: Path) -> None:
         load_packs([tmp_path])
     path.write_text(mine.replace('facts = "d', 'supersedes = ["ENC001"]\nfacts = "d'), encoding="utf-8")
     assert next(rule for rule in load_packs([tmp_path]) if rule.id == "ENC001").path == path
+
+
+def test_what_is_replaced_has_to_be_there_and_is_told(tmp_path: Path) -> None:
+    mine = RULE.replace('facts = "d', 'supersedes = ["ENC001", "ENC999"]\nfacts = "d')
+    path = write(tmp_path, mine)
+    with pytest.raises(RuleError, match=r"supersedes\[1\]: there is no rule 'ENC999' before it"):
+        load_packs([tmp_path])
+    path.write_text(mine.replace(', "ENC999"', ""), encoding="utf-8")
+    assert [(old.id, new.id) for old, new in load_packs([tmp_path]).replaced] == [("ENC001", "XAB001")]
 
 
 def test_the_same_id_twice_in_a_pack_is_a_fault(tmp_path: Path) -> None:
@@ -229,3 +255,9 @@ def test_random_bytes_give_faults_and_no_traceback(
 def test_a_file_that_is_nested_too_deeply_is_a_fault(tmp_path: Path) -> None:
     _, faults = read_toml(write(tmp_path, "a = " + "[" * 20_000), "rule.schema.json")
     assert len(faults) == 1
+
+
+def test_the_shipped_pack_has_no_fault_that_trust_would_hide() -> None:
+    rules, faults = read_pack(CORE_PACK)
+    assert [str(fault) for fault in faults] == []
+    assert [rule.id for rule in rules] == [rule.id for rule in load_packs()]

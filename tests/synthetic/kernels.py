@@ -1,8 +1,9 @@
 """Kernels of one engine step on a GPU: how long they take, and which resource held each part of the step.
 
 Not the analyzer's cost model: GEMMs lose efficiency when small, tiles are padded, weights come again when they fall out of
-the cache, and no kernel ends before the next can be launched. Which resource dominates is known because each kernel is
-bound by exactly one: arithmetic, memory, or its launch. A kernel that prefill and decode share is split by tokens.
+the cache, and no kernel ends before the next can be launched. What bounds a part is told twice: by architecture, section 7,
+from its true FLOPs, bytes and waits, and, knowing no ridge, by what held most of its kernels: each is held by exactly one of
+arithmetic, memory and its launch. A kernel that prefill and decode share is split by tokens.
 """
 
 from dataclasses import dataclass, field
@@ -49,8 +50,11 @@ class Part:
 
     seconds: float = 0.0
     compute_s: float = 0.0
-    """What its kernels would take if arithmetic alone held them."""
+    """Of the kernels that arithmetic held, their padding and lost efficiency counted."""
     memory_s: float = 0.0
+    """Of those that memory held."""
+    launch_s: float = 0.0
+    """Of those that ended before the next was launched, and of that:"""
     overhead_s: float = 0.0
     """In which the device waited for a launch."""
     flops: float = 0.0
@@ -62,36 +66,48 @@ class Part:
         self.seconds += other.seconds * share
         self.compute_s += other.compute_s * share
         self.memory_s += other.memory_s * share
+        self.launch_s += other.launch_s * share
         self.overhead_s += other.overhead_s * share
         self.flops += other.flops * share
         self.bytes += other.bytes * share
 
     def bound(self, ridge: float) -> str:
-        """Return what held the part, on a device with this ridge [FLOP/B]; empty when it did nothing."""
+        """Return what bounds the part by architecture, section 7, on a device with this ridge [FLOP/B]; empty without work.
+
+        More waiting than work is overhead; else the intensity tells, of what was asked for over what was moved.
+        """
         if self.seconds <= 0:
             return ""
-        return OVERHEAD_BOUND if self.overhead_s > 0.5 * self.seconds else self._busy_bound(ridge)
+        return OVERHEAD_BOUND if self.overhead_s > 0.5 * self.seconds else self._by_intensity(ridge)
 
     def rival(self, ridge: float) -> str:
         """Return what comes so near the bound that nobody could tell them apart; empty where it is beyond doubt."""
         if self.seconds <= 0:
             return ""
-        bound, busy = self.bound(ridge), self._busy_bound(ridge)
+        bound, by_intensity = self.bound(ridge), self._by_intensity(ridge)
         if _DOUBTFUL_OVERHEAD[0] < self.overhead_s / self.seconds < _DOUBTFUL_OVERHEAD[1]:
-            return busy if bound == OVERHEAD_BOUND else OVERHEAD_BOUND
-        if bound == OVERHEAD_BOUND:
+            return by_intensity if bound == OVERHEAD_BOUND else OVERHEAD_BOUND
+        beyond = self.flops / self.bytes / ridge - 1
+        if bound == OVERHEAD_BOUND or abs(abs(beyond) - RIDGE_BAND) >= _DOUBT:
             return ""
-        intensity = self.flops / self.bytes / ridge
-        by_intensity = COMPUTE_BOUND if intensity > 1 else MEMORY_BOUND
-        if min(abs(intensity - 1 + RIDGE_BAND), abs(intensity - 1 - RIDGE_BAND)) < _DOUBT:
-            return by_intensity if bound == HYBRID else HYBRID
-        return by_intensity if bound not in (HYBRID, by_intensity) else ""
-
-    def _busy_bound(self, ridge: float) -> str:
-        intensity = self.flops / self.bytes / ridge
-        if 1 - RIDGE_BAND <= intensity <= 1 + RIDGE_BAND:
+        if bound != HYBRID:
             return HYBRID
-        return COMPUTE_BOUND if self.compute_s > self.memory_s else MEMORY_BOUND
+        return COMPUTE_BOUND if beyond > 0 else MEMORY_BOUND
+
+    def held(self) -> str:
+        """Return what held most of its kernels' time; empty without work."""
+        times = {
+            OVERHEAD_BOUND: self.launch_s,
+            COMPUTE_BOUND: self.compute_s,
+            MEMORY_BOUND: self.memory_s,
+        }
+        return max(times, key=times.__getitem__) if self.seconds > 0 else ""
+
+    def _by_intensity(self, ridge: float) -> str:
+        beyond = self.flops / self.bytes / ridge - 1
+        if abs(beyond) <= RIDGE_BAND:
+            return HYBRID
+        return COMPUTE_BOUND if beyond > 0 else MEMORY_BOUND
 
 
 @dataclass(slots=True)
@@ -200,8 +216,12 @@ class Kernels:
         busy_s = max(compute_s, memory_s)
         seconds = max(busy_s, launches * launch_s)
         part.seconds += seconds
-        part.compute_s += compute_s
-        part.memory_s += memory_s
+        if seconds > busy_s:
+            part.launch_s += seconds
+        elif compute_s > memory_s:
+            part.compute_s += seconds
+        else:
+            part.memory_s += seconds
         part.overhead_s += seconds - busy_s
         part.flops += flops
         part.bytes += moved

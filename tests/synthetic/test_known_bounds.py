@@ -25,7 +25,7 @@ DECODING = Load(decode_requests=24, decode_context=24_000, sampled=24)
 
 def test_a_long_prompt_takes_the_time_of_its_arithmetic() -> None:
     part = LARGE.step(PROMPT).parts[PREFILL]
-    assert (part.bound(H200.ridge), part.rival(H200.ridge)) == (COMPUTE_BOUND, "")
+    assert (part.bound(H200.ridge), part.rival(H200.ridge), part.held()) == (COMPUTE_BOUND, "", COMPUTE_BOUND)
     # 2 x 6.5 G parameters x 2,048 tokens = 26.7 TFLOP and little more, at 70 % of 989 TFLOP/s.
     assert part.flops == pytest.approx(2 * QWEN_7B.linear_parameters * 2048, rel=0.05)
     assert part.seconds == pytest.approx(part.flops / H200.attainable_flops_per_s, rel=0.15)
@@ -33,7 +33,7 @@ def test_a_long_prompt_takes_the_time_of_its_arithmetic() -> None:
 
 def test_decoding_takes_the_time_of_reading_weights_and_cache() -> None:
     part = LARGE.step(DECODING).parts[DECODE]
-    assert (part.bound(H200.ridge), part.rival(H200.ridge)) == (MEMORY_BOUND, "")
+    assert (part.bound(H200.ridge), part.rival(H200.ridge), part.held()) == (MEMORY_BOUND, "", MEMORY_BOUND)
     read = 2 * (QWEN_7B.linear_parameters + QWEN_7B.head_parameters) + 24_000 * QWEN_7B.kv_bytes_per_token
     assert part.bytes == pytest.approx(read, rel=0.05)
     assert part.seconds == pytest.approx(read / H200.attainable_bytes_per_s, rel=0.1)
@@ -42,7 +42,11 @@ def test_decoding_takes_the_time_of_reading_weights_and_cache() -> None:
 def test_a_small_model_waits_for_its_launches_unless_they_are_captured() -> None:
     few = Load(decode_requests=2, decode_context=400, sampled=2)
     eager, graph = (Kernels(QWEN_SMALL, H200, eager=eager).step(few).parts[DECODE] for eager in (True, False))
-    assert (eager.bound(H200.ridge), eager.rival(H200.ridge)) == (OVERHEAD_BOUND, "")
+    assert (eager.bound(H200.ridge), eager.rival(H200.ridge), eager.held()) == (
+        OVERHEAD_BOUND,
+        "",
+        OVERHEAD_BOUND,
+    )
     assert graph.seconds < 0.5 * eager.seconds
 
 
@@ -52,6 +56,24 @@ def test_a_chunk_whose_intensity_is_that_of_the_ridge_is_hybrid() -> None:
         prefill_tokens=round(H200.ridge), prefill_pairs=causal_pairs(0, round(H200.ridge)), sampled=1
     )
     assert LARGE.step(chunk).parts[PREFILL].bound(H200.ridge) == HYBRID
+
+
+def test_bounds_follow_intensity_and_the_kernels_of_few_rows_are_held_by_arithmetic_before_the_ridge() -> (
+    None
+):
+    order = (MEMORY_BOUND, HYBRID, COMPUTE_BOUND)
+    parts = [
+        LARGE.step(Load(prefill_tokens=n, prefill_pairs=causal_pairs(0, n), sampled=1)).parts[PREFILL]
+        for n in range(16, 512, 8)
+    ]
+    bounds = [order.index(part.bound(H200.ridge)) for part in parts]
+    assert bounds == sorted(bounds) and set(bounds) == {0, 1, 2}
+    held = {part.held() for part, bound in zip(parts, bounds, strict=True) if order[bound] == MEMORY_BOUND}
+    assert held == {MEMORY_BOUND, COMPUTE_BOUND}
+    # 160 rows in three tiles of 64: 160 / (192 + 24) = 74 % of the rate of a large GEMM, so that arithmetic takes as long as
+    # memory at 0.74 of the ridge already.
+    chunk = LARGE.step(Load(prefill_tokens=160, prefill_pairs=causal_pairs(0, 160), sampled=1)).parts[PREFILL]
+    assert chunk.held() == COMPUTE_BOUND
 
 
 def test_a_chunk_at_the_end_of_the_band_may_be_called_either() -> None:
@@ -91,7 +113,8 @@ def test_no_step_is_faster_than_its_device_and_more_work_takes_longer(
         )
         assert whole.seconds >= floor_s * 0.999
         assert whole.seconds == pytest.approx(step.encode_s + step.language_s)
-        assert 0 <= whole.overhead_s <= whole.seconds + 1e-12
+        assert whole.compute_s + whole.memory_s + whole.launch_s == pytest.approx(whole.seconds)
+        assert 0 <= whole.overhead_s <= whole.launch_s + 1e-12
         more = kernels.step(
             load._replace(decode_requests=requests + 64, decode_context=(requests + 64) * context)
         )

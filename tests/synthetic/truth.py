@@ -7,7 +7,8 @@ met, their time less that without visual work; ``visual_interference_*`` and ``i
 the same day with the images taken out, and without the image requests. ``sampling_ratio``: null where it was left out;
 ``recorded``: whether its root span arrived.
 ``steps``, a row a span: time of each part on the device, what bound it (``rival``: what came so near that either is
-right; ``clear``: nothing did), the encoder and the language model apart (``encode_*``, ``language_*``), and counters.
+right; ``clear``: nothing did; ``held``: what held most of its kernels), the encoder and the language model apart
+(``encode_*``, ``language_*``), and counters.
 ``kv``, a row an iteration: tokens held by modality. ``clocks``: by how much each host is ahead. ``faults``: spans lost
 and doubled, and phases left without their request.
 """
@@ -210,9 +211,14 @@ def step_row(setup: EngineSetup, folded: Folded) -> Row:
 
 
 def _bounds(what: str, part: Part, ridge: float) -> Row:
-    """Return what held a part, what came near that, and whether nothing did."""
+    """Return what bound a part, what came near that, whether nothing did, and what held its kernels."""
     rival = part.rival(ridge)
-    return {f"{what}bound": part.bound(ridge), f"{what}rival": rival, f"{what}clear": not rival}
+    return {
+        f"{what}bound": part.bound(ridge),
+        f"{what}rival": rival,
+        f"{what}clear": not rival,
+        f"{what}held": part.held(),
+    }
 
 
 def kv_table(served: Sequence[Served]) -> pl.DataFrame:

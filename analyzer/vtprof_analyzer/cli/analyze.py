@@ -92,6 +92,22 @@ def command(
         list[Path] | None,
         typer.Option(parser=given.path, metavar="DIR", help="Folder of your own rules; may be repeated."),
     ] = None,
+    rule_params: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule-param",
+            metavar="ID.NAME=VALUE",
+            help="Another threshold for a rule, as ENC001.min_share=0.2; may be repeated.",
+        ),
+    ] = None,
+    rules_off: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rule-off",
+            metavar="ID=REASON",
+            help="Do not judge a rule; the report repeats the reason. May be repeated.",
+        ),
+    ] = None,
     db: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +140,8 @@ def command(
         slo_ttft_ms=slo_ttft_ms,
         slo_tpot_ms=slo_tpot_ms,
         rules=rules or [],
+        rule_params=rule_params or [],
+        rules_off=rules_off or [],
         database=db,
         cache=cache,
         usd_per_node_hour=price_per_hour,

@@ -31,7 +31,8 @@ def split_seconds(
     total = encode + prefill + decode
     encode_part = step_seconds * np.divide(encode, total, out=np.zeros_like(total), where=total > 0)
     if encode_seconds is not None:
-        known = np.isfinite(encode_seconds) & (encode > 0)
+        # Of an encoder whose cost is not known, too: its time is nobody else's.
+        known = np.isfinite(encode_seconds) & (total > 0)
         encode_part = np.where(known, np.clip(encode_seconds, 0.0, step_seconds), encode_part)
     rest = step_seconds - encode_part
     language = prefill + decode

@@ -31,15 +31,15 @@ class BadRequest(Exception):
 class Generator:
     """The model and its processor."""
 
-    def __init__(self, threads: int) -> None:
-        """Build both; `threads` limits torch's, 0 leaves them alone."""
+    def __init__(self, threads: int, max_image_pixels: int = tiny_model.MAX_IMAGE_PIXELS) -> None:
+        """Build both; `threads` limits torch's, 0 leaves them alone. Larger images are made smaller."""
         import torch
 
         if threads:
             torch.set_num_threads(threads)
         self._model = tiny_model.build_model()
         tiny_model.warm_up(self._model)
-        self._processor = tiny_model.build_processor()
+        self._processor = tiny_model.build_processor(max_image_pixels)
 
     def generate(
         self, conversations: Sequence[tuple[str, Sequence[bytes]]], max_new_tokens: int
@@ -155,8 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=0, help="torch threads; 0 leaves torch's own choice (default)"
     )
+    parser.add_argument(
+        "--longest-edge",
+        type=int,
+        default=tiny_model.MAX_IMAGE_PIXELS,
+        metavar="PIXELS",
+        help="pixels of an image, above which it is made smaller; the processor's name for it (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
-    server = make_server(Generator(options.threads), options.port)
+    server = make_server(Generator(options.threads, options.longest_edge), options.port)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: _stop(server))
     print(json.dumps({"port": server.server_address[1]}), flush=True)
     try:

@@ -124,7 +124,7 @@ def warm_up(model: Any) -> None:
             language(inputs_embeds=language.embed_tokens(tokens), use_cache=True)
 
 
-def build_processor() -> Any:
+def build_processor(max_image_pixels: int = MAX_IMAGE_PIXELS) -> Any:
     """Build the processor: PIL image processor, byte tokenizer, chat template; it takes images and no videos."""
     from transformers import PreTrainedTokenizerFast, ProcessorMixin, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -145,7 +145,7 @@ def build_processor() -> Any:
         model_max_length=MAX_POSITIONS,
     )
     image_processor = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": MIN_IMAGE_PIXELS, "longest_edge": MAX_IMAGE_PIXELS},
+        size={"shortest_edge": MIN_IMAGE_PIXELS, "longest_edge": max_image_pixels},
         patch_size=PATCH_PIXELS,
         temporal_patch_size=2,
         merge_size=MERGE_PATCHES,

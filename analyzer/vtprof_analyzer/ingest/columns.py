@@ -142,6 +142,7 @@ _BASE_COLUMNS: Final = (
     "file", "trace_id", "span_id", "parent_span_id", "name", "dialect", "resource_id", "start_ns", "end_ns", "kind",
     "status_code", "links",
 )  # fmt: skip
+_IDS: Final = ("trace_id", "span_id", "parent_span_id")
 _KIND_OF_SPAN: Final = "CASE WHEN dialect = 'vtprof' THEN name ELSE dialect END"
 _SLOT: Final = (
     'CASE WHEN a.value."intValue" IS NOT NULL THEN 1 WHEN a.value."doubleValue" IS NOT NULL THEN 2 '
@@ -153,12 +154,15 @@ def create_scratch() -> str:
     """Return the statements that make the tables of a load: ``span_rows`` and ``span_shapes``.
 
     ``span_rows`` gets a column for an attribute when the first one comes: an empty one costs as much as a full one.
+    Its ids are not compressed: that took a quarter of the time of writing, for half of what they take.
     """
     return f"""
-CREATE TABLE span_rows AS
-SELECT {", ".join(_BASE_COLUMNS)}, extra, unknown_keys, 0 AS cut_values, false AS suspect,
-       0::UBIGINT AS shape, NULL::{ATTRIBUTES_TYPE} AS attributes
-FROM spans LIMIT 0;
+CREATE TABLE span_rows (
+    file VARCHAR, {", ".join(f"{column} VARCHAR USING COMPRESSION uncompressed" for column in _IDS)}, name VARCHAR,
+    dialect VARCHAR, resource_id UBIGINT, start_ns BIGINT, end_ns BIGINT, kind UTINYINT, status_code UTINYINT,
+    links STRUCT("traceId" VARCHAR, "spanId" VARCHAR)[], extra VARCHAR, unknown_keys VARCHAR[], cut_values INTEGER,
+    suspect BOOLEAN, shape UBIGINT, attributes {ATTRIBUTES_TYPE}
+);
 CREATE TEMP TABLE span_shapes (shape UBIGINT, rest INTEGER[], unknown VARCHAR[], mistyped BOOLEAN);
 """
 

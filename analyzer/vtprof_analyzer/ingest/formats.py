@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 from vtprof_analyzer.ingest.framing import FRAMINGS, Framing, Kind, Messages
 
@@ -42,9 +43,13 @@ def detect(path: Path, *, framed: bool = False) -> Format:
         if _JSON.match(head):
             return Format("json")
         size = os.fstat(stream.fileno()).st_size
-        for framing in ("length32",) if framed else FRAMINGS:
-            if kind := Messages(stream, size, framing).kind():
-                return _messages(kind, framing)
+        framings: tuple[Framing, ...] = ("length32",) if framed else FRAMINGS
+        if found := _follow(stream, size, framings, passing=False):
+            return found
+        # Over faults, lengths of one byte lead anywhere: they are followed where no message with longer ones is found.
+        longer = Messages(stream, size, "length32").next_start(0, _SEARCHED_BYTES) is not None
+        if found := _follow(stream, size, ("length32",) if longer else framings, passing=True):
+            return found
         controls = len(head) - len(head.translate(None, _CONTROLS))
         if not framed and (_RESOURCE in head or controls <= _TEXT_RATIO * len(head)):
             return Format("json")
@@ -55,6 +60,14 @@ def detect(path: Path, *, framed: bool = False) -> Format:
             if start is not None and (kind := messages.kind(start)):
                 return _messages(kind, framing)
     return Format("json" if framed else None)
+
+
+def _follow(stream: BinaryIO, size: int, framings: Iterable[Framing], *, passing: bool) -> Format | None:
+    """Return the format whose lengths lead from the begin to a message, if ``passing`` over others that are faulty."""
+    for framing in framings:
+        if kind := Messages(stream, size, framing).kind(passing=passing):
+            return _messages(kind, framing)
+    return None
 
 
 def _messages(kind: Kind, framing: Framing) -> Format:

@@ -116,8 +116,11 @@ class Messages:
         self._size = size
         self._framing = framing
 
-    def kind(self, position: int = 0) -> Kind | None:
-        """Return what the first certain message is, where lengths lead to one; None where the framing is another."""
+    def kind(self, position: int = 0, *, passing: bool = True) -> Kind | None:
+        """Return what the first certain message is, where lengths lead to one; None where the framing is another.
+
+        Unless ``passing``, they have to lead there over messages that can be used.
+        """
         for _ in range(_PROBED_MESSAGES):
             frame = self._at(position)
             if frame is None:
@@ -125,24 +128,28 @@ class Messages:
             kind = self._read_frame(frame).kind
             if kind in _CERTAIN:
                 return kind
+            if kind is None and not passing:
+                break
             position = frame.end
         return None
 
     def between(self, begin: int, stop: int) -> Iterator[Message]:
         """Yield the messages that begin from ``begin`` to before ``stop``."""
-        position = begin
+        position = after = begin
         while position < min(stop, self._size):
             frame = self._at(position)
             message = self._read_frame(frame) if frame else None
             if frame and message and (message.kind or self._leads_on(frame.end)):
                 yield message
-                position = frame.end
+                after, position = frame.begin, frame.end
                 continue
-            # The length is not to be trusted.
-            found = self.next_start(position + 1)
+            # The length is not to be trusted, nor the one before: packed data can be followed by zeros, and so a length
+            # that is a little too large take the first bytes of the next one.
+            found = self.next_start(max(after, position - _LENGTH.size) + 1)
             what = "the last message ends early" if found is None and frame is None else "no OTLP message"
             lost = (self._size if found is None else found) - position
-            yield Message(position, b"", None, f"{what}; {lost} bytes from byte {position} on left out")
+            if lost > 0:
+                yield Message(position, b"", None, f"{what}; {lost} bytes from byte {position} on left out")
             if found is None:
                 return
             position = found

@@ -64,6 +64,8 @@ def load(
         ledger.note(shown_name(path), None, what)
     with tempfile.TemporaryDirectory(prefix="vtprof-") as name:
         reader = JsonReader.over(connection, ledger, Path(name))
+        # DuckDB takes files of JSON for a few rows: it would gather all spans and look the shapes up in them.
+        connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
         flat: list[TraceFile] = []
         for batch in _batches(_prepared(sources, reader)):
             reader.read([file for file in batch if file.format != "parquet"])
@@ -72,6 +74,7 @@ def load(
             for file in batch:
                 if file.format != "parquet":
                     file.clean_up()
+        connection.execute("RESET disabled_optimizers")
         if flat:
             read_parquet(connection, flat, ledger, in_place=in_place and len(flat) == len(sources.files))
     _finish(connection, ledger, relations)
@@ -282,11 +285,12 @@ class JsonReader:
         }
         if longest <= LONG_LINE_BYTES:
             return self.connection.execute(statement, parameters).fetchall()
+        ((threads,),) = self.connection.execute("SELECT current_setting('threads')").fetchall()
         self.connection.execute("SET threads = 1")
         try:
             return self.connection.execute(statement, parameters).fetchall()
         finally:
-            self.connection.execute("RESET threads")
+            self.connection.execute("SET threads = ?", [threads])
 
     def _give_up_suspects(self, loaded: set[str]) -> set[str]:
         """Remove the rows of files with spans that only the careful reader can judge, and return their names."""

@@ -1,6 +1,5 @@
 """Build the report object from the stages' tables: the last step of an analysis, and the only one reports need."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 
@@ -13,7 +12,13 @@ from vtprof_analyzer.report.build_deployment import Physics, build_deployment
 from vtprof_analyzer.report.build_dominance import build_dominance
 from vtprof_analyzer.report.build_energy import build_counters, build_energy
 from vtprof_analyzer.report.build_engine import build_engine
-from vtprof_analyzer.report.build_findings import build_findings, build_not_fired, count_outcomes
+from vtprof_analyzer.report.build_findings import (
+    Judgement,
+    build_combined,
+    build_findings,
+    build_not_fired,
+    count_outcomes,
+)
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.build_integrity import build_integrity
 from vtprof_analyzer.report.build_interference import build_interference
@@ -26,7 +31,6 @@ from vtprof_analyzer.report.build_steps import build_steps
 from vtprof_analyzer.report.build_trust import build_clock_offsets, build_span_faults, build_trust
 from vtprof_analyzer.report.build_ttft_detail import build_ttft_detail
 from vtprof_analyzer.report.model import Report, Source
-from vtprof_rules.outcome import Outcome
 
 SCHEMA_VERSION = 1
 
@@ -53,7 +57,7 @@ def build(
     reading: Reading,
     physics: Physics,
     objectives: Objectives,
-    outcomes: Sequence[Outcome],
+    judgement: Judgement,
     roof: Roof | None,
 ) -> Report:
     """Return the report of a store whose stages have run."""
@@ -82,10 +86,11 @@ def build(
         kv=build_kv(connection),
         slo=build_slo(connection, objectives.ttft_ms, objectives.tpot_ms),
         integrity=integrity,
-        findings=build_findings(outcomes),
-        rules=count_outcomes(outcomes),
+        findings=build_findings(judgement),
+        rules=count_outcomes(judgement.outcomes),
         roofline=build_roofline(connection),
-        not_fired=build_not_fired(outcomes),
+        not_fired=build_not_fired(judgement.outcomes),
+        combined_savings=build_combined(judgement),
         engine=build_engine(connection),
         energy=build_energy(connection),
         counters=build_counters(connection),

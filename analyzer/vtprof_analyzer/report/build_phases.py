@@ -41,8 +41,9 @@ FROM steps AS s LEFT JOIN kv_sizes AS k USING (resource_id) WHERE s.waiting > 0
 """
 
 _CAUSES = """
-SELECT cause, sum(ns * weight ORDER BY request_key)
-           / nullif(sum(sum(ns * weight ORDER BY request_key)) OVER (), 0) AS share
+-- Whole numbers, of femtoseconds, add up to the same in any order.
+SELECT cause, sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT))
+           / nullif(sum(sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT))) OVER (), 0) AS share
 FROM queue_blame JOIN request_base USING (request_key) GROUP BY cause ORDER BY cause
 """
 
@@ -138,7 +139,7 @@ def _verdict(
     limits: Thresholds,
 ) -> Verdict:
     if phase == names.PREPROCESS:
-        engine = one(connection, "SELECT engine FROM facts")["engine"]
+        engine = one(connection, "SELECT engine FROM deployment_facts")["engine"]
         timed = row["cpu_timed_s"] or 0.0
         return verdict_requests.judge_preprocess(
             timed, row["cpu_s"], row["fetch_s"], share, engine, limits, decode_seconds=row["decode_s"]

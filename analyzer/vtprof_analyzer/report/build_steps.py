@@ -83,13 +83,23 @@ def phase_sums(connection: duckdb.DuckDBPyConnection, phase: str) -> PhaseSums |
 
 
 def phase_counters(connection: duckdb.DuckDBPyConnection, phase: str, told: Row | None = None) -> Counters:
-    """Return a phase's counters: those on its requests' spans (``told``), else those over its steps."""
-    if told is not None and told["counter_quality"] is not None:
-        return Counters(told["dram_ratio"], told["tensor_ratio"], told["sm_ratio"], told["counter_quality"])
+    """Return a phase's counters: those over its own steps, else those on its requests' spans (``told``).
+
+    A request's phase has the counters of its own work over time that it shares with others' in mixed steps, which
+    dilutes them: steps that hold the phase alone speak first, where they are half of its time.
+    """
     row = _bounds(connection, phase)
-    if row is None:
+    if row is not None and (row["dram_ratio"] is not None or row["tensor_ratio"] is not None):
+        return Counters(row["dram_ratio"], row["tensor_ratio"], row["sm_ratio"], row["counter_quality"])
+    if told is None or told["counter_quality"] is None:
         return Counters()
-    return Counters(row["dram_ratio"], row["tensor_ratio"], row["sm_ratio"], row["counter_quality"])
+    return Counters(
+        told["dram_ratio"],
+        told["tensor_ratio"],
+        told["sm_ratio"],
+        told["counter_quality"],
+        diluted=row is not None,
+    )
 
 
 def _bounds(connection: duckdb.DuckDBPyConnection, phase: str) -> Row | None:

@@ -16,10 +16,11 @@ from vtprof_schemas import names
 _ORDER = [*names.TTFT_PHASES, names.UNEXPLAINED]
 
 _CAUSES = """
-WITH waited AS (
+WITH waited AS MATERIALIZED (
     SELECT b.request_key, q.weight, b.queue_ns FROM request_budget AS b JOIN request_base AS q USING (request_key)
 ), causes AS (
-    SELECT cause, sum(ns * weight ORDER BY request_key) AS ns, count(*) AS requests
+    -- Whole numbers, of femtoseconds, add up to the same in any order.
+    SELECT cause, sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT)) / 1e6 AS ns, count(*) AS requests
     FROM queue_blame JOIN waited USING (request_key) GROUP BY cause HAVING sum(ns) > 0
 ), told AS (
     -- A request without the cause counts as zero.
@@ -29,15 +30,15 @@ WITH waited AS (
 ), quantiles AS (
     SELECT what, value FROM weighted_quantiles('told') WHERE quantile = 0.95
 )
-SELECT cause, ns / (SELECT nullif(sum(queue_ns * weight ORDER BY request_key), 0) FROM waited) AS share,
-       ns / 1e6 / (SELECT sum(weight ORDER BY request_key) FROM waited) AS mean_ms, q.value AS p95_ms
+SELECT cause, ns / (SELECT nullif(sum(TRY_CAST(queue_ns * weight * 1e6 AS HUGEINT)) / 1e6, 0) FROM waited) AS share,
+       ns / 1e6 / (SELECT sum(TRY_CAST(weight * 1e9 AS HUGEINT)) / 1e9 FROM waited) AS mean_ms, q.value AS p95_ms
 FROM causes JOIN quantiles AS q ON q.what = cause
 ORDER BY ns DESC, cause
 """
 
 _PARTS = """
 WITH parts AS (
-    SELECT p.request_key, q.weight, p.preprocess_ns, unnest([
+    SELECT q.weight, p.preprocess_ns, unnest([
                {part: 'fetch', ns: p.fetch_ns}, {part: 'decode', ns: p.decode_ns},
                {part: 'processor', ns: p.processor_ns}, {part: 'waiting', ns: p.waiting_ns}
            ], recursive := true)
@@ -48,7 +49,9 @@ WITH parts AS (
     SELECT what, max(value) FILTER (quantile = 0.5) AS p50_ms, max(value) FILTER (quantile = 0.95) AS p95_ms
     FROM weighted_quantiles('told') GROUP BY what
 )
-SELECT part, sum(ns * weight ORDER BY request_key) / nullif(sum(preprocess_ns * weight ORDER BY request_key), 0) AS share,
+SELECT part,
+       sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT))
+           / nullif(sum(TRY_CAST(preprocess_ns * weight * 1e6 AS HUGEINT)), 0) AS share,
        any_value(p50_ms) AS p50_ms, any_value(p95_ms) AS p95_ms, count(*) AS requests
 FROM parts JOIN quantiles ON what = part
 WHERE ns IS NOT NULL
@@ -91,7 +94,8 @@ def _queue(connection: duckdb.DuckDBPyConnection) -> QueueBlame | None:
         connection,
         """
         SELECT count(*) AS requests, count(*) FILTER (b.queue_ns > 0) AS queued,
-               sum(b.queue_ns * q.weight ORDER BY request_key) / 1e6 / nullif(sum(q.weight ORDER BY request_key), 0)
+               sum(TRY_CAST(b.queue_ns * q.weight * 1e6 AS HUGEINT)) / 1e12
+                   / nullif(sum(TRY_CAST(q.weight * 1e9 AS HUGEINT)) / 1e9, 0)
                    AS queue_ms_mean,
                (SELECT count(*) FROM exposures) AS exposures
         FROM request_budget AS b JOIN request_base AS q USING (request_key)

@@ -33,6 +33,10 @@ OTHER_COLOUR = "#C9CDD2"
 _KV_COLOURS = {"visual tokens": VISUAL_COLOUR, "all other tokens": OTHER_COLOUR}
 _CLOUD_LIMIT = 4_000
 """Cells of the roofline that are drawn; the analyzer bins far below it."""
+_ROOF_LIMIT = 8
+"""Roofs that are drawn: more lines hide the steps. The text above the picture names all."""
+_LINE, _LIKE = 14, 1.6
+"""Height of a label, in pixels, and the ratio of two peaks whose labels would meet: 14 pixels where a decade has some 70."""
 _ROOM = 4
 """Times the largest footprint up to which the capacity is drawn as a line."""
 _LIMITS = (1e-6, 1e18)
@@ -132,7 +136,7 @@ def roofline(report: Report) -> dict[str, Any] | None:
     ]  # fmt: skip
     if not cells and not marks:
         return None
-    roofs = report.deployment.roofs[:4]
+    roofs = report.deployment.roofs[:_ROOF_LIMIT]
     points = [*cells, *marks]
     x_low, x_high = _decades([point["x"] for point in points] + [_within(roof.ridge) for roof in roofs])
     y_low, y_high = _decades(
@@ -158,6 +162,7 @@ def roofline(report: Report) -> dict[str, Any] | None:
         )  # fmt: skip
     for roof in roofs:
         layers += _roof_layers(roof, x, y, (x_low, x_high, y_low))
+    layers += _roof_names(roofs, x, y, x_high)
     if marks:
         marked = alt.Chart(_data(marks))
         tooltip = [_field("phase"), _field("verdict"), _field("intensity"), _field("rate")]
@@ -210,6 +215,30 @@ def _roof_layers(roof: Roof, x: alt.X, y: alt.Y, frame: tuple[float, float, floa
             .encode(x=x, tooltip=tooltip)
         )
     return layers
+
+
+def _roof_names(roofs: list[Roof], x: alt.X, y: alt.Y, x_high: float) -> list[Any]:
+    """Return the devices' names below the right ends of their first roofs, those of like height one below the other."""
+    firsts = {(roof.device, roof.dtype): roof for roof in reversed(roofs) if roof.device}
+    named = dict(zip(firsts, _short_names(list(firsts)), strict=True))
+    layers: list[Any] = []
+    above, offset = math.inf, 0
+    for key, roof in sorted(firsts.items(), key=lambda item: -item[1].peak_flops_per_s):
+        offset = offset + _LINE if above < _LIKE * roof.peak_flops_per_s else _LINE
+        above = roof.peak_flops_per_s
+        row = {"x": x_high, "y": _within(above), "name": named[key], "roof": phrases.roof_line(roof)}
+        for style in ("halo", alt.Undefined):
+            text = alt.Chart(_data([row])).mark_text(align="right", dx=-4, dy=offset, style=style)
+            layers.append(text.encode(x=x, y=y, text="name:N", tooltip=[_field("roof")]))
+    return layers
+
+
+def _short_names(devices: list[tuple[str | None, str]]) -> list[str]:
+    """Return labels of devices and data types: without vendor and what follows a dash, where that tells them apart."""
+    bare = [safe(device or "", 48).replace("NVIDIA ", "") for device, _ in devices]
+    full = [f"{name}, {safe(dtype, 20)}" for name, (_, dtype) in zip(bare, devices, strict=True)]
+    shorts = [name.split("-")[0] for name in bare]
+    return next(names for names in (shorts, bare, full) if len(set(names)) == len(devices) or names is full)
 
 
 def kv_held(report: Report) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The findings of the HTML report: gain, line to paste, risk, evidence rows, references."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from vtprof_analyzer.report import advice_phrases
 from vtprof_analyzer.report.format import DASH, count, counted, plain, safe
 from vtprof_analyzer.report.html_tags import cell, missing, note, section, table
-from vtprof_analyzer.report.model import Advice, Finding, Report
+from vtprof_analyzer.report.model import Advice, Finding, Report, Technique
 
 EVIDENCE_ROWS = 20
 EVIDENCE_COLUMNS = 12
@@ -21,9 +21,26 @@ def findings(report: Report) -> str:
         "findings",
         "What to do, largest gain first",
         *parts,
+        note(together) if (together := advice_phrases.combined(report)) else "",
         note(advice_phrases.rule_counts(report.rules)),
         note(advice_phrases.not_fired(report)) if advice_phrases.not_fired(report) else "",
+        _all_rules(report),
     )
+
+
+def _all_rules(report: Report) -> str:
+    """Return every rule that did not fire with its reason, folded away."""
+    if not report.not_fired:
+        return ""
+    heads = [("rule", ""), ("outcome", ""), ("why", "")]
+    lines = [
+        cell(safe(rule.rule, 16))
+        + cell(advice_phrases.NOT_FIRED_SHOWN.get(rule.status, safe(rule.status, 24)))
+        + cell(safe(rule.reason, 400))
+        for rule in report.not_fired
+    ]
+    caption = f"The {counted(len(lines), 'rule')} that did not fire"
+    return f"<details><summary>{caption}</summary>{table('', heads, lines)}</details>"
 
 
 def _finding(finding: Finding) -> str:
@@ -34,12 +51,20 @@ def _finding(finding: Finding) -> str:
         f' <span class="soft">{escape(safe(saving.how))}</span>' if saving is not None and saving.how else ""
     )
     title = escape(safe(finding.title, 160))
+    notes = (
+        advice_phrases.interval(saving),
+        advice_phrases.same_saving(finding),
+        advice_phrases.ACCURACY if finding.accuracy else None,
+    )
     return f"""<article>
 <h3><span class="tag {kind}">{escape(severity)}</span><span class="rule">{escape(safe(finding.rule, 16))}</span>{title}</h3>
 <p>{escape(safe(finding.summary, 400))}</p>
 <p><span class="gain">{escape(advice_phrases.saving_line(saving))}</span>{how}</p>
+{"".join(note(text) for text in notes if text)}
 {"".join(_advice(advice) for advice in finding.advice)}
 {_evidence(finding.evidence)}
+{_reading(finding.further_reading)}
+{_about(finding)}
 {_references(finding.references)}
 </article>"""
 
@@ -76,7 +101,49 @@ def _value(row: Mapping[str, Any], name: str) -> str:
         return cell(DASH)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return cell(safe(value, 80))
+    if name.endswith("_unix_nano"):  # a time is found by all of its digits
+        return cell(str(value), "n")
     return cell(count(value) if isinstance(value, int) else plain(value, 4), "n")
+
+
+def _reading(techniques: Sequence[Technique]) -> str:
+    if not techniques:
+        return ""
+    heads = [("method", ""), ("what it does", ""), ("training-free", ""), ("mind", "")]
+    lines = [
+        cell(f"{safe(technique.method, 80)} ({safe(technique.citation, 80)})")
+        + cell(safe(technique.mechanism, 400))
+        + cell(safe(technique.training_free, 12))
+        + cell(safe(technique.caveats, 400))
+        for technique in techniques
+    ]
+    caption = f"Further reading: {counted(len(lines), 'technique')}, best fit first"
+    return f"<details><summary>{caption}</summary>{table('', heads, lines)}</details>"
+
+
+def _about(finding: Finding) -> str:
+    """Return the page of the rule: why it matters, when it fires, when not."""
+    about = finding.about
+    if about is None:
+        return ""
+    thresholds = [
+        cell(f"${safe(threshold.name, 40)}")
+        + cell(safe(threshold.value, 40))
+        + cell(safe(threshold.unit or "", 60))
+        + cell(safe(threshold.source, 400))
+        for threshold in about.thresholds
+    ]
+    heads = [("threshold", ""), ("value", ""), ("unit", ""), ("source", "")]
+    unless = "".join(f"<li>{escape(safe(because, 300))}</li>" for because in about.unless)
+    parts = [
+        f"<p>{escape(safe(about.description, 2000))}</p>",
+        f"<p>Fires when</p><pre>{escape(safe(about.condition, 1000))}</pre>",
+        table("", heads, thresholds) if thresholds else "",
+        f"<p>Not when</p><ul>{unless}</ul>" if unless else "",
+        f"<p>Gain</p><pre>{escape(safe(about.how, 2000))}</pre>" if about.how else "",
+        f"<p>In a terminal: <code>vtprof rules show {escape(safe(finding.rule, 16))}</code></p>",
+    ]
+    return f"<details><summary>About {escape(safe(finding.rule, 16))}</summary>{''.join(parts)}</details>"
 
 
 def _references(references: list[dict[str, str]]) -> str:

@@ -187,8 +187,11 @@ def _roofline(report: Report, chart: str | None) -> str:
     roofs = [f"{phrases.roof_line(roof)}, from {safe(roof.source, 120)}" for roof in report.deployment.roofs]
     used = report.deployment.roof
     verdicts = f" The verdicts use the {safe(used.kind, 24)} one." if used and len(roofs) > 1 else ""
+    if any(roof.device for roof in report.deployment.roofs):
+        verdicts = " Each step is judged by its own device's, attainable where that was measured."
     parts = [
-        note("; ".join(roofs) + "." + verdicts) if roofs else note(absent_phrases.no_roof(report.deployment)),
+        note(absent_phrases.no_roof(report.deployment)) if used is None else "",
+        note("; ".join(roofs) + "." + verdicts) if roofs else "",
         chart if chart is not None else missing(absent_phrases.no_roofline(report)),
     ]
     if chart is not None:

@@ -72,6 +72,7 @@ def render(report: Report) -> str:
         *_more(report, AFTER_STRATA),
         "#### What to do, largest gain first",
         *(_finding(number, finding) for number, finding in enumerate(report.findings, start=1)),
+        escape(advice_phrases.combined(report) or ""),
         advice_phrases.rule_counts(report.rules)
         if report.findings
         else f"{advice_phrases.NO_FINDING} {advice_phrases.rule_counts(report.rules)}",
@@ -242,6 +243,8 @@ def _finding(number: int, finding: Finding) -> str:
         line = advice_phrases.command(advice)
         if line:
             lines += ["", *_fenced(line)]
+    notes = [advice_phrases.same_saving(finding), advice_phrases.ACCURACY if finding.accuracy else None]
+    lines += [f"   {escape(text)}" for text in notes if text]
     return "\n".join(lines)
 
 

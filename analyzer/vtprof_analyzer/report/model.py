@@ -15,10 +15,14 @@ from vtprof_analyzer.report.model_anomalies import SlowRequest as SlowRequest
 from vtprof_analyzer.report.model_caches import Cache
 from vtprof_analyzer.report.model_dominance import ContextWindow, TpotWithoutVisual, VisualPreemptions
 from vtprof_analyzer.report.model_findings import Advice as Advice
+from vtprof_analyzer.report.model_findings import CombinedSaving as CombinedSaving
 from vtprof_analyzer.report.model_findings import Finding as Finding
 from vtprof_analyzer.report.model_findings import RuleCounts as RuleCounts
 from vtprof_analyzer.report.model_findings import RuleOutcome as RuleOutcome
+from vtprof_analyzer.report.model_findings import RuleText as RuleText
 from vtprof_analyzer.report.model_findings import Saving as Saving
+from vtprof_analyzer.report.model_findings import Technique as Technique
+from vtprof_analyzer.report.model_findings import Threshold as Threshold
 from vtprof_analyzer.report.model_interference import Interference
 from vtprof_analyzer.report.model_kv import KvFullest, KvHeadroom, KvOverTime
 from vtprof_analyzer.report.model_requests import BudgetPart as BudgetPart
@@ -66,6 +70,7 @@ class Roof:
     ridge: float  # FLOP/B
     dtype: str
     source: str
+    device: str | None = None  # whose they are; None where the same hold for all steps, or not recorded
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Summary:
     tpot_ms: Percentiles
     e2e_ms: Percentiles
     weighted: bool = (
-        False  # requests were sampled: times, TTFT parts and objectives are weighted, sums are of the kept
+        False  # sampled: times, TTFT parts, objectives, findings stand for all, sums are of the kept
     )
 
 
@@ -387,6 +392,7 @@ class Report:
     ttft_detail: TtftDetail | None = None  # None where no request has a first token
     interference: list[Interference] = field(default_factory=list)  # TTFT, TPOT; empty without image work
     anomalies: Anomalies | None = None  # None where too few requests tell what is normal
+    combined_savings: list[CombinedSaving] = field(default_factory=list)  # by phase
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

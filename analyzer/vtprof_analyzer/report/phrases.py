@@ -138,8 +138,8 @@ def sampling(report: Report) -> str:
     whole = count(report.integrity.estimated_requests or 0)
     return (
         f"{count(report.summary.requests)} of about {whole} requests kept, the slow ones over-represented; TTFT, TPOT, end"
-        " to end and goodput are estimated for all, each kept request counting for those it stands for; tokens, KV"
-        " of requests, energy, times of phases and findings are of the kept ones"
+        " to end, goodput and findings are estimated for all, each kept request counting for those it stands for; tokens,"
+        " KV of requests, energy and times of phases are of the kept ones"
     )
 
 
@@ -329,11 +329,12 @@ def without_visual(report: Report) -> str:
 def roof_line(roof: Roof, devices: Sequence[DeviceKind] = ()) -> str:
     """Return one pair of ceilings: ``791 TFLOP/s, 4.3 TB/s attainable (bfloat16), ridge 184 FLOP/B``.
 
-    Of several kinds of ``devices`` it says that it is the first one's.
+    Of several kinds of ``devices`` it says that it is the first one's; a roof that knows its device begins with its name.
     """
+    name = f"{safe(roof.device, 48)}: " if roof.device else ""
     whose = f"; {safe(devices[0].name, 48)}, the first of {len(devices)} roofs" if len(devices) > 1 else ""
     return (
-        f"{scaled(roof.peak_flops_per_s, 'FLOP/s')}, {scaled(roof.bandwidth_bytes_per_s, 'B/s')} "
+        f"{name}{scaled(roof.peak_flops_per_s, 'FLOP/s')}, {scaled(roof.bandwidth_bytes_per_s, 'B/s')} "
         f"{safe(roof.kind, 20)} ({safe(roof.dtype, 20)}), ridge {plain(roof.ridge)} FLOP/B{whose}"
     )
 

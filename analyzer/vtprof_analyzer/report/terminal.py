@@ -334,13 +334,17 @@ def _advice(report: Report) -> list[RenderableType]:
         grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for number, finding in enumerate(report.findings, start=1):
-        in_full = number <= FINDINGS_IN_FULL
+        in_full = number <= FINDINGS_IN_FULL and not finding.same_saving_as
         title = Text(safe(finding.title, 120), style="bold" if in_full else "")
         grid.add_row(str(number), _severity(finding), safe(finding.rule, 12), title)
+        if same := advice_phrases.same_saving(finding):
+            grid.add_row("", "", "", Text(same, style="dim"))
         for line in _details(finding) if in_full else ():
             grid.add_row("", "", "", line)
     if grid.row_count:
         parts.append(_indent(grid))
+    if together := advice_phrases.combined(report):
+        parts.append(_indent(Text(together)))
     parts.append(_indent(Text(advice_phrases.rule_counts(report.rules), style="dim")))
     if silent := advice_phrases.not_fired(report):
         parts.append(_indent(Text(silent, style="dim")))
@@ -355,6 +359,8 @@ def _details(finding: Finding) -> list[Text]:
         line = advice_phrases.command(advice)
         if line:
             lines.append(Text(line, style="cyan"))
+    if finding.accuracy:
+        lines.append(Text(advice_phrases.ACCURACY, style="dim"))
     return lines
 
 

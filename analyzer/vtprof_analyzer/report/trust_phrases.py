@@ -71,8 +71,8 @@ def trust(report: Report) -> str:
     if integrity.sampled_requests and integrity.estimated_requests is not None:
         parts.append(
             f"sampled: {count(summary.requests)} of about {counted(integrity.estimated_requests, 'request')} kept, all"
-            " slow and failed ones among them; TTFT, TPOT, end to end, objectives, parts of TTFT and the share of prompt"
-            " tokens are weighted to stand for all, everything else is of the kept ones"
+            " slow and failed ones among them; TTFT, TPOT, end to end, objectives, parts of TTFT, the share of prompt"
+            " tokens and findings are weighted to stand for all, everything else is of the kept ones"
         )
     if summary.requests_aborted + summary.requests_rejected + summary.requests_error:
         parts.append(f"requests: {outcomes(report)}")

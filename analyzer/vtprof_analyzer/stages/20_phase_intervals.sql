@@ -13,6 +13,9 @@
 -- tokens, visual_tokens  prompt tokens computed in prefill; chunks: steps that they were computed in
 -- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got
 -- fetch_ns, decode_ns  media download and decoding [ns]; transfer_bytes: bytes moved [B]
+-- frames, audio_ns   frames sampled of videos, and length of audio clips before padding [ns]
+-- cache_hits         of preprocessing and of the encoder: items found in their cache
+-- decode_steps       iterations that decoded it; preemptions: times that it was preempted
 -- outside_ns         time of it before its request's arrival or after the end, which cannot be [ns]; NULL in other dialects
 CREATE TABLE phase_intervals AS
 WITH shifts AS (
@@ -39,6 +42,9 @@ WITH shifts AS (
         s.gpu_sm_active_ratio AS sm_ratio,
         coalesce(s.gpu_dram_bandwidth_ratio_quality, s.gpu_tensor_active_ratio_quality) AS counter_quality,
         s.preprocess_fetch_ns AS fetch_ns, s.preprocess_decode_ns AS decode_ns, s.transfer_bytes,
+        s.preprocess_frames AS frames, s.preprocess_audio_ns AS audio_ns,
+        coalesce(s.preprocess_cache_hits, s.encode_cache_hits) AS cache_hits,
+        s.decode_steps, s.decode_preemptions AS preemptions,
         r.arrival_ns, r.end_ns AS request_end_ns
     FROM spans AS s
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.parent_span_id = r.span_id

@@ -7,6 +7,7 @@
 -- overlapping, overlap_ns  of them, those that begin before an earlier one ended, and the time counted twice so [ns]
 -- gpu_time_ns, energy_mj, cpu_ns, pixels, items, patches, tokens, visual_tokens, chunks  sums; NULL when none recorded it
 -- fetch_ns, decode_ns, transfer_bytes  sums: media download and decoding [ns], bytes moved [B]
+-- frames, audio_ns, cache_hits, decode_steps, preemptions  sums of what `phase_intervals` has by these names
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
 CREATE TABLE phases AS
 WITH summed AS MATERIALIZED (
@@ -25,7 +26,9 @@ WITH summed AS MATERIALIZED (
         CASE WHEN bool_or(counter_quality = 'estimated') THEN 'estimated'
              WHEN bool_or(counter_quality = 'attributed') THEN 'attributed'
              WHEN bool_or(counter_quality = 'measured') THEN 'measured' END AS counter_quality,
-        sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes
+        sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes,
+        sum(frames)::BIGINT AS frames, sum(audio_ns)::BIGINT AS audio_ns, sum(cache_hits)::BIGINT AS cache_hits,
+        sum(decode_steps)::BIGINT AS decode_steps, sum(preemptions)::BIGINT AS preemptions
     FROM phase_intervals
     GROUP BY request_key, phase
 ), ordered AS (

@@ -18,7 +18,8 @@
 -- measured_bound     by counters of quality measured alone, of whole steps; `latency_bound` stands for neither roof
 -- bound              the verdict: the analytic one, else the measured one, else insufficient_data
 -- confidence         0.9 both witnesses agree, 0.6 the model alone, 0.5 the counters alone, 0.3 they disagree; half of it
---                    where the ceilings are uncertain or were exceeded; 0 for insufficient_data
+--                    where the ceilings are uncertain or were exceeded, or where no counters speak for a memory bound near the
+--                    ridge and the step took longer than memory explains; 0 for insufficient_data
 CREATE TABLE roofline AS
 WITH counted AS (
     SELECT trace_id, span_id,
@@ -75,7 +76,8 @@ WITH counted AS (
     SELECT j.step_id, j.instance, r.* EXCLUDE (step_id, parts), flops / nullif(bytes, 0) AS intensity,
            floor_s / nullif(time_s, 0) AS floor_ratio, j.dram_ratio, j.tensor_ratio, j.sm_ratio, j.counter_quality, j.host_cores,
            coalesce(time_s < l.verdict_busy_ratio * wall_s, false) AS idle,
-           floor_s < CASE WHEN attainable THEN l.verdict_attainable_floor_ratio ELSE l.verdict_floor_ratio END * time_s AS slow,
+           CASE WHEN attainable THEN l.verdict_attainable_floor_ratio ELSE l.verdict_floor_ratio END AS least_ratio,
+           floor_s < least_ratio * time_s AS slow,
            j.counter_quality = 'measured' AS is_measured,
            CASE WHEN whole AND is_measured THEN j.dram_ratio >= l.verdict_dram_ratio END AS dram_busy,
            CASE WHEN whole AND is_measured THEN j.tensor_ratio >= l.verdict_tensor_ratio END AS tensor_busy,
@@ -106,7 +108,11 @@ WITH counted AS (
            CASE WHEN measured_bound = 'latency_bound'
                 THEN analytic_bound NOT IN ('compute_bound', 'memory_bound', 'hybrid')
                 ELSE measured_bound = analytic_bound OR (measured_bound = 'hybrid' AND analytic_bound IN ('compute_bound', 'memory_bound'))
-                    OR (analytic_bound = 'hybrid') END AS agree
+                    OR (analytic_bound = 'hybrid') END AS agree,
+           -- GEMMs of few rows fall short of the ceiling of a large one, copies do not: the ridge that such a step has lies left of
+           -- the device's. Its time is a witness: bytes explain `floor_ratio` of it, FLOPs at the peak rate (1 + beyond) as much.
+           coalesce(analytic_bound = 'memory_bound' AND measured_bound IS NULL AND floor_ratio < 1 - band
+                    AND floor_ratio * (1 + beyond) >= least_ratio, false) AS unexplained
     FROM witnessed
 )
 SELECT step_id, instance, phase, whole, shared, steps, flops, bytes, read_bytes, visual_read_bytes, time_s, wall_s, floor_s,
@@ -117,5 +123,5 @@ SELECT step_id, instance, phase, whole, shared, steps, flops, bytes, read_bytes,
             ELSE coalesce(analytic_bound, measured_bound, 'insufficient_data') END AS bound,
        (CASE WHEN analytic_bound IS NULL AND measured_bound IS NULL THEN 0
              WHEN analytic_bound IS NULL THEN 0.5 WHEN measured_bound IS NULL THEN 0.6 WHEN agree THEN 0.9 ELSE 0.3 END
-            * CASE WHEN doubtful THEN 0.5 ELSE 1 END)::DOUBLE AS confidence
+            * CASE WHEN doubtful OR unexplained THEN 0.5 ELSE 1 END)::DOUBLE AS confidence
 FROM compared;

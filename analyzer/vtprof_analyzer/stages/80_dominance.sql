@@ -31,7 +31,8 @@ WITH known AS (
     FROM preemptions
 ), measures AS (
     SELECT 'prompt_tokens' AS measure, prompt_tokens_threshold AS threshold,
-           (SELECT sum(visual_tokens * weight ORDER BY request_key) / nullif(sum(input_tokens * weight ORDER BY request_key), 0)
+           -- Whole numbers, of billionths, add up to the same in any order.
+           (SELECT sum(TRY_CAST(visual_tokens * weight * 1e9 AS HUGEINT)) / nullif(sum(TRY_CAST(input_tokens * weight * 1e9 AS HUGEINT)), 0)
             FROM request_base
             WHERE visual_tokens IS NOT NULL AND input_tokens IS NOT NULL) AS share, known.tokens AS enough
     FROM settings, known

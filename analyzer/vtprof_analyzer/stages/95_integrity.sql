@@ -27,9 +27,9 @@ WITH ours AS (
 ), joined AS (
     SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_key) WHERE dialect = 'vtprof'
 ), kept AS (
-    -- Summed in one order, or the rounded sum could differ from run to run.
+    -- Whole numbers, of billionths: in another order the rounded sum could differ.
     SELECT count(*) FILTER (weight > 1) AS sampled_requests,
-           coalesce(round(sum(weight ORDER BY request_key)), 0)::BIGINT AS estimated_requests
+           coalesce(round(sum(TRY_CAST(weight * 1e9 AS HUGEINT)) / 1e9), 0)::BIGINT AS estimated_requests
     FROM request_base
 )
 SELECT

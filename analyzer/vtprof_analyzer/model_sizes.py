@@ -1,0 +1,51 @@
+"""Stage `model_sizes`: what the model and device of each process are by config and data sheet, as far as facts need it."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import duckdb
+
+from vtprof_analyzer.cost.capacity import weights_bytes
+from vtprof_analyzer.devices.catalogue import find_device
+from vtprof_analyzer.models.weights import Quantization
+from vtprof_analyzer.step_cost import CostInputs
+
+STAGE: Final = "89_model_sizes_filled.py"
+"""Its place among the SQL stages."""
+
+_FLOAT8: Final = "float8"
+_BITS_OF_INTEGERS: Final = {8.0: "int8", 4.0: "int4"}
+
+
+def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs]) -> None:
+    """Fill the table; ``groups`` are the processes whose model is known, as in `step_cost.fill_table`."""
+    recorded = connection.execute("SELECT resource_id, hw_name, weights_dtype FROM resources").fetchall()
+    for resource_id, hw_name, dtype in recorded:
+        inputs = next(
+            (one for one in groups if one.resource_ids is None or resource_id in one.resource_ids), None
+        )
+        device = find_device(hw_name) if hw_name else None
+        power_mw = device.power_mw if device else None
+        row: list[Any] = [resource_id, *([None] * 5 if inputs is None else _sizes(inputs, dtype)), power_mw]
+        connection.execute("INSERT INTO model_sizes VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _sizes(inputs: CostInputs, dtype: str | None) -> list[Any]:
+    spec, precision = inputs.spec, inputs.precision
+    # A copy of the encoder on every rank is no part of the model.
+    encoders = spec.params.vision * precision.of_vision + spec.params.audio * precision.of_audio
+    return [
+        weight_dtype(spec.quantization) if spec.quantization else dtype or spec.dtype,
+        weights_bytes(spec, precision),
+        encoders,
+        precision.weight_bytes,
+        precision.kv_bytes,
+    ]
+
+
+def weight_dtype(quantised: Quantization) -> str | None:
+    """Name the data type of quantised weights as engines do: fp8, fp4, int8, int4; None for other widths."""
+    floats = _FLOAT8 in (quantised.compute_dtype or "") or "fp" in quantised.method.lower()
+    if floats:
+        return {8.0: "fp8", 4.0: "fp4"}.get(quantised.bits)
+    return _BITS_OF_INTEGERS.get(quantised.bits)

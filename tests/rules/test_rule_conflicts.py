@@ -1,0 +1,83 @@
+"""Advice that pulls in opposite directions is never given at once: a larger chunk budget (PF004), a smaller one (PF005)."""
+
+import itertools
+from collections.abc import Sequence
+
+import duckdb
+import pytest
+
+from vtprof_rules.evaluate import evaluate
+from vtprof_rules.fact_rows import FactRow, Facts
+from vtprof_rules.load import load_packs
+
+CORE = {rule.id: rule for rule in load_packs()}
+CHUNK_RULES = (CORE["PF004"], CORE["PF005"])
+SIGNS_OF_BOTH: Facts = {
+    "n_requests": 1000,
+    "chunks_per_prefill_p50": 8.0,
+    "prefill_mfu": 0.2,
+    "prefill_ms_p50": 300.0,
+    "decode_stall_with_prefill_share": 0.9,
+    "tpot_ms_p50": 10.0,
+    "tpot_ms_p95": 20.0,
+    "tpot_ms_p99": 40.0,
+    "tpot_ms_p99_without_prefill": 15.0,
+    "ttft_ms_p95": 1000.0,
+}
+FIGURES: dict[str, tuple[float | None, ...]] = {  # each side of every limit, met exactly, and not known
+    "slo_ttft_ms": (None, 999.0, 1000.0, 1001.0),
+    "slo_tpot_ms": (None, 19.0, 20.0, 21.0, 29.0),
+    "ttft_ms_p95": (None, 1000.0),
+    "tpot_ms_p95": (None, 20.0),
+    "tpot_ms_p99": (None, 29.0, 30.0),
+    "decode_stall_with_prefill_share": (None, 0.49, 0.5),
+}
+
+
+def fired(processes: Sequence[Facts]) -> dict[str, set[str]]:
+    """Return the rules that fire on each process, by its name: its place in the list."""
+    rows = [FactRow(str(place), facts) for place, facts in enumerate(processes)]
+    with duckdb.connect(":memory:") as nothing:
+        nothing.execute("CREATE TABLE requests (trace_id VARCHAR)")
+        nothing.execute("CREATE TABLE steps (trace_id VARCHAR)")
+        outcomes = evaluate(CHUNK_RULES, {"instance_facts": rows}, nothing)
+    assert not [outcome for outcome in outcomes if outcome.status == "error"]
+    by_process: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        for name in outcome.subjects:
+            by_process.setdefault(name, set()).add(outcome.rule)
+    return by_process
+
+
+@pytest.mark.parametrize(
+    ("slo_ttft_ms", "slo_tpot_ms", "expected"),
+    [
+        (None, None, {"PF005"}),  # nothing given: the stalls are there to see
+        (900.0, None, {"PF004"}),  # TTFT missed
+        (1100.0, None, {"PF005"}),  # TTFT met, so it has room to give
+        (None, 15.0, {"PF005"}),  # TPOT missed
+        (None, 25.0, set()),  # TPOT met, without room for longer steps
+        (None, 100.0, {"PF004"}),  # TPOT well inside
+        (900.0, 15.0, {"PF005"}),  # both missed: a larger budget would not mend TPOT
+        (900.0, 100.0, {"PF004"}),
+        (1100.0, 100.0, set()),  # both met
+    ],
+)
+def test_the_missed_objective_decides_where_both_signs_are_there(
+    slo_ttft_ms: float | None, slo_tpot_ms: float | None, expected: set[str]
+) -> None:
+    process = {**SIGNS_OF_BOTH, "slo_ttft_ms": slo_ttft_ms, "slo_tpot_ms": slo_tpot_ms}
+    idle: Facts = {"n_requests": 1000}  # a second process, so that findings name theirs
+    assert fired([process, idle]).get("0", set()) == expected
+
+
+def test_no_process_gets_both() -> None:
+    figures = [dict(zip(FIGURES, values, strict=True)) for values in itertools.product(*FIGURES.values())]
+    by_process = fired([{**SIGNS_OF_BOTH, **some} for some in figures])
+    assert {rule for rules in by_process.values() for rule in rules} == {"PF004", "PF005"}
+    assert [figures[int(name)] for name, rules in by_process.items() if len(rules) > 1] == []
+
+
+def test_both_read_the_same_signs_of_a_stall() -> None:
+    for name in ("min_stall_ratio", "min_stall_share"):
+        assert CORE["PF004"].params[name].default == CORE["PF005"].params[name].default
