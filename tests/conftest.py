@@ -1,6 +1,10 @@
 """Shared by all tests: hypothesis measures no time, so that a busy machine fails nothing; nobody's settings are read."""
 
+import os
 from collections.abc import Iterator
+
+# As the command does it; before anything loads numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torchvision_path
