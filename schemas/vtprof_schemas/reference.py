@@ -11,11 +11,12 @@ from typing import Any, Dict, Iterable, List, Sequence, Tuple
 from vtprof_schemas import names, records
 
 REPORT_SCHEMA = Path(__file__).with_name("analyze_report.schema.json")
+COMPARE_SCHEMA = Path(__file__).with_name("compare.schema.json")
 
 _HEAD = """\
 # Reference
 
-Generated from `names.py`, `records.py` and `analyze_report.schema.json`; do not edit.
+Generated from `names.py`, `records.py`, `analyze_report.schema.json` and `compare.schema.json`; do not edit.
 Refresh: `python -m vtprof_schemas.reference > schemas/REFERENCE.md`.
 """
 
@@ -159,9 +160,9 @@ def _fields(schema: Dict[str, Any]) -> List[str]:
     return [schema["description"], "", *_table(("Field", "Type", "Meaning"), rows)]
 
 
-def _report() -> List[str]:
-    schema = json.loads(REPORT_SCHEMA.read_text(encoding="utf-8"))
-    lines = ["## Report of `vtprof analyze --format json`", "", *_fields(schema)]
+def _document(title: str, path: Path) -> List[str]:
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["## " + title, "", *_fields(schema)]
     for name, part in schema["$defs"].items():
         lines += ["### " + name, "", *_fields(part)]
     return lines
@@ -169,7 +170,11 @@ def _report() -> List[str]:
 
 def page() -> str:
     """Return the reference page as Markdown."""
-    lines = [_HEAD, *_spans(), *_attributes(), *_ring(), *_metrics(), *_report()]
+    documents = [
+        *_document("Report of `vtprof analyze --format json`", REPORT_SCHEMA),
+        *_document("Comparison of `vtprof compare --format json`", COMPARE_SCHEMA),
+    ]
+    lines = [_HEAD, *_spans(), *_attributes(), *_ring(), *_metrics(), *documents]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

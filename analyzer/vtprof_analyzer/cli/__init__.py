@@ -39,6 +39,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A report holds characters that LC_ALL=C or latin-1 have not, and paths that are no UTF-8.
         sys.stdout.reconfigure(errors="replace")
+    # Our matrices are small: numpy's threads would wait for each other, and take cores from what runs beside.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from vtprof_analyzer.cli.app import run
 

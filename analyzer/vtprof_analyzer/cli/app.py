@@ -10,6 +10,9 @@ from vtprof_schemas.errors import ConfigError
 
 COMMANDS: Final = {
     "analyze": "vtprof_analyzer.cli.analyze",
+    "compare": "vtprof_analyzer.cli.compare",
+    "watch": "vtprof_analyzer.cli.watch",
+    "baseline": "vtprof_analyzer.cli.baseline",
     "demo": "vtprof_analyzer.cli.demo",
     "tokens": "vtprof_analyzer.cli.tokens",
     "estimate": "vtprof_analyzer.cli.estimate",
@@ -42,7 +45,7 @@ def build_app() -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name)(module.command)
+            app.command(name, cls=getattr(module, "Command", None))(module.command)
     return app
 
 

@@ -24,17 +24,17 @@ _PICTURE_WIDTH = 880
 def render(report: Report) -> str:
     """Return the page."""
     specs = {name: spec for name, spec in charts.specs(report).items() if spec is not None}
-    places = {name: _place(name, spec) for name, spec in specs.items()}
+    places = {name: place(name, spec) for name, spec in specs.items()}
     page = Template((_ASSETS / "page.html").read_text(encoding="utf-8"))
     return page.substitute(
         title=escape(f"vtprof · {phrases.subject(report.deployment)}"),
         style=(_ASSETS / "style.css").read_text(encoding="utf-8"),
         body=html_sections.body(report, places),
-        scripts=_scripts(specs) if specs else "",
+        scripts=scripts(specs) if specs else "",
     )
 
 
-def _place(name: str, spec: dict[str, Any]) -> str:
+def place(name: str, spec: dict[str, Any]) -> str:
     description = escape(str(spec["description"]))
     return (
         f'<div class="chart" id="chart-{name}" role="group" aria-label="{description}"></div>'
@@ -48,7 +48,7 @@ def _picture(spec: dict[str, Any]) -> str:
     return base64.b64encode(svg.encode()).decode()
 
 
-def _scripts(specs: dict[str, dict[str, Any]]) -> str:
+def scripts(specs: dict[str, dict[str, Any]]) -> str:
     data = {"specs": specs, "config": {_LIGHT: charts.config(dark=False), _DARK: charts.config(dark=True)}}
     # The bundle's top-level names would meet others' without a function around them.
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")

@@ -1,0 +1,146 @@
+"""What the parts of `vtprof watch` hand on: what was read since the last poll, and what the detector says of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from vtprof_analyzer.regress.requests import Floats, Integers, Requests
+
+Kind = Literal["shift", "tail"]
+"""shift: the whole distribution, given the workload; tail: more requests far beyond what their workload explains."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A phase of a model costs more than BASE's model says of the same workload and load."""
+
+    phase: str
+    """preprocess, queue, encode, transfer, prefill, decode, kv or cache."""
+    kind: Kind
+    model: str
+    """Served model; '' where none was recorded."""
+    began_unix_nano: int
+    """Estimate of when the change came: start of the block that it begins with."""
+    time_unix_nano: int
+    """Start of the newest request that the detector had seen when it fired."""
+    effect_ratio: float
+    """shift: change of the phase's time (kv: of bytes per token) at like work and load; tail and cache: of the share of
+    requests beyond BASE's limit, or of the share that missed. 0.08 is 8 % more. More is worse."""
+    ci_low: float
+    """Ends of its interval, 95 %, of the blocks since it began: an alarm stops where the evidence is large, so that the
+    estimate tends to lie too high."""
+    ci_high: float
+    requests: int
+    """Requests since it began, those that the phase was judged by."""
+    evidence: tuple[str, ...]
+    """Ids of the requests that show it best, largest first."""
+    statistic: float
+    """Natural logarithm of the e-detector; it fires at ``threshold``."""
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Over:
+    """What an alarm told of has ended: the phase is back within what BASE's model says."""
+
+    phase: str
+    kind: Kind
+    model: str
+    time_unix_nano: int
+    """Start of the newest request that the detector had seen when it was sure."""
+    ended_unix_nano: int
+    """Estimate of when it ended."""
+    requests: int
+    """Requests since it ended, those that the phase was judged by."""
+
+
+Event = Alarm | Over
+
+
+class Level(NamedTuple):
+    """How one sequential test stands."""
+
+    phase: str
+    kind: str
+    model: str
+    statistic: float
+    """Natural logarithm, as the threshold; -inf before the first block."""
+    threshold: float
+    effect_ratio: float | None
+    """Of the alarm that is not over; None without one."""
+
+
+class KvSample(NamedTuple):
+    """KV cache in use, as one span of the engine's told."""
+
+    time_ns: int
+    """End of the span, Unix time [ns]."""
+    instance: str
+    used_tokens: float
+    """The most of the span, or its mean where no maximum was recorded."""
+    capacity_tokens: float
+    """NaN where it was not recorded."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came since the last poll."""
+
+    requests: Requests
+    """Complete requests, new ones alone, in order of start."""
+    kv: tuple[KvSample, ...] = ()
+    """In order of time."""
+    settled_until_ns: int = 0
+    """No request that starts before this is expected any more: what begins before it can be judged."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Requests, lines or files that were left out since the last poll, counted by reason, in words."""
+    notes: tuple[str, ...] = ()
+    """What else a user should know, a line each, said once."""
+    caught_up: bool = True
+    """Whether all that is there has been read; False: poll again at once."""
+
+
+_FLOATS: Final = tuple(
+    column.name for column in fields(Requests) if column.name not in ("ids", "start_ns", "model", "models")
+)
+FOREVER_NS: Final = 2**63 - 1
+"""``settled_until_ns`` of an input that has ended."""
+
+
+def no_requests() -> Requests:
+    """Return a table without requests."""
+    floats: dict[str, Floats] = {name: np.empty(0) for name in _FLOATS}
+    return Requests(
+        ids=np.empty(0, dtype=str),
+        start_ns=np.empty(0, dtype=np.int64),
+        model=np.empty(0, dtype=np.int64),
+        models=(),
+        **floats,
+    )
+
+
+def joined(tables: Iterable[Requests]) -> Requests:
+    """Return the requests of several tables in order of start; those of one time in the order given."""
+    given = [table for table in tables if len(table)]
+    if not given:
+        return no_requests()
+    if len(given) == 1 and (np.diff(given[0].start_ns) >= 0).all():
+        return given[0]
+    models: dict[str, int] = {}
+    for table in given:
+        for name in table.models:
+            models.setdefault(name, len(models))
+    renumbered: list[Integers] = [
+        np.array([models[name] for name in table.models], dtype=np.int64)[table.model] for table in given
+    ]
+    floats = {name: np.concatenate([getattr(table, name) for table in given]) for name in _FLOATS}
+    together = Requests(
+        ids=np.concatenate([table.ids for table in given]),
+        start_ns=np.concatenate([table.start_ns for table in given]),
+        model=np.concatenate(renumbered),
+        models=tuple(models),
+        **floats,
+    )
+    return together.select(np.argsort(together.start_ns, kind="stable"))

@@ -1,0 +1,232 @@
+"""Alerts in words: from what was found to labels, sentences with units, and the JSON that others read."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from vtprof_analyzer.watch.alerts import NAMES, Alert, Kind, Notification, Severity, clean_labels, clean_text
+from vtprof_analyzer.watch.events import Alarm
+from vtprof_analyzer.watch.kv_forecast import Exhaustion
+from vtprof_analyzer.watch.slo import BUDGET_DAYS, Burn, Metric
+from vtprof_schemas.printable import one_line
+
+SCHEMA_VERSION: Final = 1
+_MOST_EVIDENCE: Final = 20
+_LONGEST_ID: Final = 128
+_SHOWN_IDS: Final = 3
+_WORDS: Final = {
+    "kv": "KV bytes per token",
+    "cache": "cache misses",
+    "queue": "waiting in the queue",
+    "decode": "decode (time per output token)",
+}
+
+
+class Labels:
+    """Makes the labels of alerts: the kind's own, and those that the user gave to all."""
+
+    def __init__(self, service: str, extra: Mapping[str, str]) -> None:
+        """Raises ValueError for a label's name that is none."""
+        self._common = dict(clean_labels({**extra, "service": service}))
+
+    def of(self, alert: Kind, severity: Severity, /, **own: str) -> tuple[tuple[str, str], ...]:
+        """Return the labels of an alert."""
+        return clean_labels({**self._common, **own, "alertname": NAMES[alert], "severity": severity})
+
+    def regression(self, phase: str, kind: str, model: str) -> tuple[tuple[str, str], ...]:
+        """Return the labels of a regression."""
+        return self.of("regression", "warning", phase=phase, kind=kind, model=model)
+
+    def slo_burn(self, metric: Metric, severity: Severity) -> tuple[tuple[str, str], ...]:
+        """Return the labels of an objective whose budget burns."""
+        return self.of("slo_burn", severity, objective=metric)
+
+    def kv_exhaustion(self, instance: str) -> tuple[tuple[str, str], ...]:
+        """Return the labels of an instance's cache."""
+        return self.of("kv_exhaustion", "warning", phase="kv", instance=instance)
+
+    def no_data(self) -> tuple[tuple[str, str], ...]:
+        """Return the labels of silence."""
+        return self.of("no_data", "warning")
+
+
+def regression(labels: Labels, alarm: Alarm) -> Alert:
+    """Return the alert of a regression."""
+    what = _WORDS.get(alarm.phase, alarm.phase)
+    model = f" of {one_line(alarm.model, 80)}" if alarm.model else ""
+    interval = f"95 % interval {_change(alarm.ci_low)} to {_change(alarm.ci_high)}"
+    if alarm.kind == "shift" and alarm.phase != "cache":
+        more = "more" if alarm.phase == "kv" else "slower"
+        summary = f"{what}{model} is {abs(alarm.effect_ratio):.0%} {more} at like work and load"
+    elif alarm.phase == "cache":
+        summary = f"cache misses{model} changed by {_change(alarm.effect_ratio)}"
+    else:
+        summary = f"{what}{model}: requests far beyond what their work explains changed by {_change(alarm.effect_ratio)}"
+    evidence = tuple(one_line(one, _LONGEST_ID) for one in alarm.evidence[:_MOST_EVIDENCE])
+    shown = f" Requests that show it: {', '.join(evidence[:_SHOWN_IDS])}." if evidence else ""
+    description = (
+        f"{_change(alarm.effect_ratio)} ({interval}) against the base since about {_time(alarm.began_unix_nano)}, "
+        f"judged by {alarm.requests:,} requests. Bigger images, longer prompts and more load are accounted for.{shown}"
+    )
+    return Alert(
+        kind="regression",
+        severity="warning",
+        labels=labels.regression(alarm.phase, alarm.kind, alarm.model),
+        began_unix_nano=alarm.began_unix_nano,
+        time_unix_nano=alarm.time_unix_nano,
+        summary=clean_text(summary),
+        description=clean_text(description),
+        detail={
+            "phase": alarm.phase,
+            "kind": alarm.kind,
+            "model": one_line(alarm.model, _LONGEST_ID),
+            "effect_ratio": _known(alarm.effect_ratio),
+            "ci_low": _known(alarm.ci_low),
+            "ci_high": _known(alarm.ci_high),
+            "requests": alarm.requests,
+            "evidence": list(evidence),
+            "statistic": _known(alarm.statistic),
+            "threshold": _known(alarm.threshold),
+        },
+    )
+
+
+def slo_burn(labels: Labels, burn: Burn) -> Alert:
+    """Return the alert of an objective whose budget burns."""
+    metric = burn.metric.upper()
+    long, short = _span(burn.rule.long_minutes), _span(burn.rule.short_minutes)
+    summary = (
+        f"{metric} objective ({burn.limit_ms:g} ms for {burn.target_ratio:.4g} of requests) burns its error budget "
+        f"{burn.burn_long:.3g} times too fast"
+    )
+    left = (
+        f"{burn.budget_left_ratio:.0%} of the {BUDGET_DAYS} days' budget is left"
+        if burn.budget_left_ratio >= 0
+        else f"the {BUDGET_DAYS} days' budget is overspent"
+    )
+    description = (
+        f"{burn.bad_ratio:.2%} of the requests of the last {long} took longer than {burn.limit_ms:g} ms "
+        f"({burn.bad_requests:,} that were recorded); burn rate {burn.burn_long:.3g} over {long} and "
+        f"{burn.burn_short:.3g} over {short}, limit {burn.rule.burn_rate:g}. By the requests seen, {left}."
+    )
+    return Alert(
+        kind="slo_burn",
+        severity=burn.severity,
+        labels=labels.slo_burn(burn.metric, burn.severity),
+        began_unix_nano=burn.began_unix_nano,
+        time_unix_nano=burn.time_unix_nano,
+        summary=clean_text(summary),
+        description=clean_text(description),
+        detail={
+            "objective": burn.metric,
+            "limit_ms": burn.limit_ms,
+            "target_ratio": burn.target_ratio,
+            "burn_rate_limit": burn.rule.burn_rate,
+            "long_window_seconds": burn.rule.long_minutes * 60,
+            "short_window_seconds": burn.rule.short_minutes * 60,
+            "burn_rate_long": burn.burn_long,
+            "burn_rate_short": burn.burn_short,
+            "bad_requests": burn.bad_requests,
+            "bad_ratio": burn.bad_ratio,
+            "budget_left_ratio": burn.budget_left_ratio,
+        },
+    )
+
+
+def kv_exhaustion(labels: Labels, found: Exhaustion) -> Alert:
+    """Return the alert of a cache that will be full."""
+    where = one_line(found.instance, 80) or "an instance"
+    if found.seconds <= 0:
+        summary = f"KV cache of {where} is full"
+        description = (
+            f"{found.used_ratio:.0%} of its tokens are in use: new requests wait, or others are preempted."
+        )
+    else:
+        latest = _minutes(found.seconds_high) if found.seconds_high is not None else "never"
+        summary = f"KV cache of {where} is full in about {_minutes(found.seconds)}"
+        description = (
+            f"{found.used_ratio:.0%} of its tokens are in use, {found.growth_per_hour_ratio * 100:.0f} points more an hour; "
+            f"95 % interval {_minutes(found.seconds_low)} to {latest}. From then on requests wait, or are preempted."
+        )
+    return Alert(
+        kind="kv_exhaustion",
+        severity="warning",
+        labels=labels.kv_exhaustion(found.instance),
+        began_unix_nano=found.began_unix_nano,
+        time_unix_nano=found.time_unix_nano,
+        summary=clean_text(summary),
+        description=clean_text(description),
+        detail={
+            "phase": "kv",
+            "instance": one_line(found.instance, _LONGEST_ID),
+            "used_ratio": found.used_ratio,
+            "growth_per_hour_ratio": found.growth_per_hour_ratio,
+            "forecast_seconds": found.seconds,
+            "forecast_seconds_low": found.seconds_low,
+            "forecast_seconds_high": found.seconds_high,
+        },
+    )
+
+
+def no_data(labels: Labels, last_unix_nano: int, now_unix_nano: int, limit_s: float) -> Alert:
+    """Return the alert of a service that nothing is heard of."""
+    since = f"since {_time(last_unix_nano)}" if last_unix_nano else "since the watch began"
+    return Alert(
+        kind="no_data",
+        severity="warning",
+        labels=labels.no_data(),
+        began_unix_nano=last_unix_nano or now_unix_nano,
+        time_unix_nano=now_unix_nano,
+        summary=f"no request arrived for {_minutes(limit_s)}",
+        description=(
+            f"No complete request was read {since}: the service, what records it, or the way to this folder has stopped. "
+            "Nothing else is judged meanwhile."
+        ),
+        detail={"limit_seconds": limit_s},
+    )
+
+
+def document(told: Notification) -> dict[str, Any]:
+    """Return a notification as the JSON document that stdout and webhooks get."""
+    alert = told.alert
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": told.status,
+        "alert": alert.kind,
+        "id": told.id,
+        "severity": alert.severity,
+        "time_unix_nano": told.time_unix_nano,
+        "began_unix_nano": alert.began_unix_nano,
+        "summary": alert.summary,
+        "description": alert.description,
+        "labels": dict(alert.labels),
+        **alert.detail,
+    }
+
+
+def _known(value: float) -> float | None:
+    """Return a number as JSON has it: what is none is not known."""
+    return value if math.isfinite(value) else None
+
+
+def _change(ratio: float) -> str:
+    if not math.isfinite(ratio):
+        return "an unknown amount"
+    return f"{ratio * 100:+.1f} %".replace("-", "−")
+
+
+def _time(unix_nano: int) -> str:
+    return datetime.fromtimestamp(unix_nano / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _span(minutes: int) -> str:
+    if minutes % 1440 == 0:
+        return f"{minutes // 1440} days"
+    return f"{minutes // 60} h" if minutes % 60 == 0 else f"{minutes} min"
