@@ -12,7 +12,8 @@ from tables import MODEL, served, table, without
 
 from vtprof_analyzer.regress.comparison import Decomposition
 from vtprof_analyzer.regress.decompose import Changed, decompose
-from vtprof_analyzer.regress.estimate import Fitted, Sides, fit
+from vtprof_analyzer.regress.estimate import Sides
+from vtprof_analyzer.regress.fitted import Fitted, fit
 from vtprof_analyzer.regress.load import load_of
 from vtprof_analyzer.regress.requests import Requests
 

@@ -7,7 +7,8 @@ import pytest
 from tables import MODEL, served
 
 from vtprof_analyzer.regress.comparison import StratumEffect
-from vtprof_analyzer.regress.estimate import Fitted, Sides, fit
+from vtprof_analyzer.regress.estimate import Sides
+from vtprof_analyzer.regress.fitted import Fitted, fit
 from vtprof_analyzer.regress.load import load_of
 from vtprof_analyzer.regress.requests import Requests
 from vtprof_analyzer.regress.strata import strata

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vtprof_analyzer.regress.base_model import CostModel, Noise
-from vtprof_analyzer.regress.requests import Flags, Floats, Requests
+from vtprof_analyzer.regress.requests import Flags, Floats, Requests, joined, no_requests
 from vtprof_analyzer.watch.detector import Detector
-from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, Over, joined, no_requests
+from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, Over
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 
 BEGIN_NS = 1_795_000_000_000_000_000

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from otlp_builder import BASE_NS, document, line, request, span
 from otlp_messages import length32, message
 
-from vtprof_analyzer.regress.requests import Requests
+from vtprof_analyzer.regress.requests import Requests, joined
 from vtprof_analyzer.runs.read import read_runs
 from vtprof_analyzer.watch import follow_cut
-from vtprof_analyzer.watch.events import FOREVER_NS, Batch, KvSample, joined
+from vtprof_analyzer.watch.events import FOREVER_NS, Batch, KvSample
 from vtprof_analyzer.watch.follow import Follower
 from vtprof_schemas import names
 

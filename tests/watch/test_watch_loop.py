@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from watch_fakes import DAY0_NS, MINUTE_NS, Clock, FakeFollower, alarm, batch, judge, over, requests_at
 
+from vtprof_analyzer.regress.requests import no_requests
 from vtprof_analyzer.watch import alertmanager
-from vtprof_analyzer.watch.events import Batch, Event, KvSample, no_requests
+from vtprof_analyzer.watch.events import Batch, Event, KvSample
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.judging import AHEAD, Judge, Limits
 from vtprof_analyzer.watch.loop import SAVE_S, Outlets, Watch, once_document

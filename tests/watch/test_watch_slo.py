@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from watch_fakes import DAY0_NS, MINUTE_NS, requests_at
 
-from vtprof_analyzer.watch.events import no_requests
+from vtprof_analyzer.regress.requests import no_requests
 from vtprof_analyzer.watch.slo import ENDS_AFTER_MINUTES, Burn, BurnOver, Objective
 
 

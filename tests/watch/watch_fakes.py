@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vtprof_analyzer.regress.requests import Requests
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, KvSample, Level, Over, no_requests
+from vtprof_analyzer.regress.requests import Requests, no_requests
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, KvSample, Level, Over
 from vtprof_analyzer.watch.judging import Judge, Limits
 from vtprof_analyzer.watch.wording import Labels
 

@@ -3,7 +3,7 @@
 1. Each served model by itself: load on each request (`load.py`), a cost model of each phase over both sides
    (`cost_model.py`).
 2. A phase's change at like work: means within cells of like requests (`contrast.py`), with the variance of blocks of
-   time and the noise from run to run (`noise.py`). Tails and cache hit rates likewise (`estimate.py`).
+   time and the noise from run to run (`noise.py`): `shifts.py`, `tails.py`, `caches.py`.
 3. Every estimate takes its share of alpha (`decide.py`). A queue that is longer because of what else was found, of more
    load or of other requests is no cause of its own.
 4. What differs in mix and load (`workload.py`), why TTFT changed (`decompose.py`), where (`strata.py`).
@@ -16,16 +16,20 @@ from typing import Final, Literal
 import numpy as np
 
 from vtprof_analyzer.regress import decompose, workload
+from vtprof_analyzer.regress.caches import cache
 from vtprof_analyzer.regress.comparable import warnings
 from vtprof_analyzer.regress.comparison import Comparison, Effect, Metric, SideSummary, StratumEffect, Verdict
 from vtprof_analyzer.regress.decide import bars, decide, needed
-from vtprof_analyzer.regress.estimate import Estimate, Fitted, Missing, Sides, cache, fit, shift, tail
+from vtprof_analyzer.regress.estimate import Estimate, Sides
+from vtprof_analyzer.regress.fitted import Fitted, Missing, fit
 from vtprof_analyzer.regress.load import with_known_flights
 from vtprof_analyzer.regress.noise import RUN_NOISE
 from vtprof_analyzer.regress.phases import COMPARED
 from vtprof_analyzer.regress.raw_metrics import metrics
 from vtprof_analyzer.regress.requests import Floats, Requests, Run
+from vtprof_analyzer.regress.shifts import shift
 from vtprof_analyzer.regress.strata import strata
+from vtprof_analyzer.regress.tails import tail
 from vtprof_analyzer.regress.thin import judged as judged_of
 from vtprof_analyzer.regress.thin import of_model, thin, with_load
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vtprof_analyzer.regress.comparison import Decomposition, Part
-from vtprof_analyzer.regress.estimate import Fitted, Sides
+from vtprof_analyzer.regress.estimate import Sides
+from vtprof_analyzer.regress.fitted import Fitted
 from vtprof_analyzer.regress.phases import SERVICE, phase_data
 from vtprof_analyzer.regress.requests import Flags, Requests
 

@@ -8,7 +8,8 @@ import numpy as np
 from vtprof_analyzer.regress.comparison import StratumEffect
 from vtprof_analyzer.regress.contrast import cells_of, winsorized
 from vtprof_analyzer.regress.cost_model import WINSOR_SD
-from vtprof_analyzer.regress.estimate import Fitted, Sides
+from vtprof_analyzer.regress.estimate import Sides
+from vtprof_analyzer.regress.fitted import Fitted
 from vtprof_analyzer.regress.noise import critical
 from vtprof_schemas.names import VISUAL_STRATA, VISUAL_STRATUM_MORE
 

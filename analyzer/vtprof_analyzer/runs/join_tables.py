@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from vtprof_analyzer.ingest.prepare import shown_name
-from vtprof_analyzer.regress.requests import Requests, Run
+from vtprof_analyzer.regress.requests import Requests, Run, joined
 from vtprof_analyzer.report.format import counted, safe
 from vtprof_analyzer.runs.tables import read_table
 from vtprof_schemas.errors import NoData
@@ -47,22 +46,6 @@ def _joined(parts: Sequence[Run], shown: str, empty: list[str]) -> Run:
     told = f"{counted(len(parts), 'table')} of one folder are read as one run; name the files to compare them as several"
     notes = dict.fromkeys([told, *(note for part in parts for note in part.notes), *empty])
     return Run(shown, kept, skipped=dict(skipped), notes=tuple(notes)[:_NOTES])
-
-
-def joined(parts: Sequence[Requests]) -> Requests:
-    """Return the requests of several tables in order of start."""
-    models = tuple(dict.fromkeys(name for part in parts for name in part.models))
-    places = {name: place for place, name in enumerate(models)}
-    columns = {
-        one.name: np.concatenate([getattr(part, one.name) for part in parts])
-        for one in fields(Requests)
-        if one.name not in ("models", "model")
-    }
-    model = np.concatenate(
-        [np.array([places[name] for name in part.models], np.int64)[part.model] for part in parts]
-    )
-    whole = Requests(models=models, model=model, **columns)
-    return whole.select(np.argsort(whole.start_ns, kind="stable"))
 
 
 def _once(requests: Requests) -> tuple[Requests, int]:

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from vtprof_analyzer.regress.base_model import CostModel
-from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests
+from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests, joined, no_requests
 from vtprof_analyzer.watch.blocks import Tail, expected_times, recorded, tails_of
-from vtprof_analyzer.watch.events import Event, Level, joined, no_requests
+from vtprof_analyzer.watch.events import Event, Level
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 from vtprof_analyzer.watch.stream import Stream
 from vtprof_analyzer.watch.two_way import Thresholds

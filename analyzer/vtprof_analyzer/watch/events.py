@@ -1,12 +1,9 @@
 """What the parts of `vtprof watch` hand on: what was read since the last poll, and what the detector says of it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-import numpy as np
-
-from vtprof_analyzer.regress.requests import Floats, Integers, Requests
+from vtprof_analyzer.regress.requests import Requests
 
 Kind = Literal["shift", "tail"]
 """shift: the whole distribution, given the workload; tail: more requests far beyond what their workload explains."""
@@ -102,45 +99,5 @@ class Batch:
     """Whether all that is there has been read; False: poll again at once."""
 
 
-_FLOATS: Final = tuple(
-    column.name for column in fields(Requests) if column.name not in ("ids", "start_ns", "model", "models")
-)
 FOREVER_NS: Final = 2**63 - 1
 """``settled_until_ns`` of an input that has ended."""
-
-
-def no_requests() -> Requests:
-    """Return a table without requests."""
-    floats: dict[str, Floats] = {name: np.empty(0) for name in _FLOATS}
-    return Requests(
-        ids=np.empty(0, dtype=str),
-        start_ns=np.empty(0, dtype=np.int64),
-        model=np.empty(0, dtype=np.int64),
-        models=(),
-        **floats,
-    )
-
-
-def joined(tables: Iterable[Requests]) -> Requests:
-    """Return the requests of several tables in order of start; those of one time in the order given."""
-    given = [table for table in tables if len(table)]
-    if not given:
-        return no_requests()
-    if len(given) == 1 and (np.diff(given[0].start_ns) >= 0).all():
-        return given[0]
-    models: dict[str, int] = {}
-    for table in given:
-        for name in table.models:
-            models.setdefault(name, len(models))
-    renumbered: list[Integers] = [
-        np.array([models[name] for name in table.models], dtype=np.int64)[table.model] for table in given
-    ]
-    floats = {name: np.concatenate([getattr(table, name) for table in given]) for name in _FLOATS}
-    together = Requests(
-        ids=np.concatenate([table.ids for table in given]),
-        start_ns=np.concatenate([table.start_ns for table in given]),
-        model=np.concatenate(renumbered),
-        models=tuple(models),
-        **floats,
-    )
-    return together.select(np.argsort(together.start_ns, kind="stable"))

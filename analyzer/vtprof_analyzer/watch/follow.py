@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from vtprof_analyzer.held_folder import held_folder
-from vtprof_analyzer.regress.requests import Requests
+from vtprof_analyzer.regress.requests import Requests, joined
 from vtprof_analyzer.report.format import safe
-from vtprof_analyzer.watch.events import FOREVER_NS, Batch, joined
+from vtprof_analyzer.watch.events import FOREVER_NS, Batch
 from vtprof_analyzer.watch.follow_files import Files, Piece, Told
 from vtprof_analyzer.watch.follow_spans import SpanStore, Taken
 from vtprof_schemas.errors import BackendError, DataError, NoData

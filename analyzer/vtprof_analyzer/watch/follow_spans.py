@@ -20,12 +20,12 @@ import numpy as np
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.parquet_columns import text
 from vtprof_analyzer.ingest.sources import Sources
-from vtprof_analyzer.regress.requests import Requests
+from vtprof_analyzer.regress.requests import Requests, no_requests
 from vtprof_analyzer.report.format import safe
 from vtprof_analyzer.runs.trace_requests import run_stages, sifted_requests
 from vtprof_analyzer.store import open_store, use_few_threads, work_in_memory
 from vtprof_analyzer.versions import leave_newer_out
-from vtprof_analyzer.watch.events import KvSample, no_requests
+from vtprof_analyzer.watch.events import KvSample
 from vtprof_analyzer.watch.follow_files import Piece, Told
 from vtprof_schemas.errors import DataError
 from vtprof_schemas.units import NS_PER_S
