@@ -5,9 +5,8 @@ Everything goes through ``rich`` as ``Text`` objects, never as markup: what an i
 
 from collections.abc import Sequence
 from io import StringIO
-from typing import Final, Literal
+from typing import Final
 
-from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -19,10 +18,10 @@ from vtprof_analyzer.report.compare_headline import headline
 from vtprof_analyzer.report.compare_phrases import runs, volume
 from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import safe
+from vtprof_analyzer.report.terminal_table import detail_table
 
 _MIN_WIDTH: Final = 60
 _MAX_WIDTH: Final = 110
-_LEAST_WORDS: Final = 14
 _BAR_CELLS: Final = 24
 _WARNINGS: Final = 12
 _STYLES: Final = {
@@ -136,32 +135,9 @@ def _bars(changes: Sequence[float]) -> list[str]:
 def _part(detail: Detail, width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [_title(detail.title)]
     if detail.rows:
-        parts += [_indent(part) for part in _table(detail, width)]
+        parts += [_indent(part) for part in detail_table(detail, width)]
     mark = "· " if detail.rows else ""
     return [*parts, *(_indent(Text(f"{mark}{line}")) for line in detail.lines)]
-
-
-def _table(detail: Detail, width: int) -> list[RenderableType]:
-    """Return a part's table; numbers are never cut: columns that find no room are named below it."""
-    needs = [
-        max(cell_len(words) for words in (head, *(row[column] for row in detail.rows)))
-        for column, head in enumerate(detail.heads)
-    ]
-    least = [min(need, _LEAST_WORDS) if detail.is_word(column) else need for column, need in enumerate(needs)]
-    fit = len(least)
-    while fit > 1 and sum(least[:fit]) + 2 * (fit - 1) > width:
-        fit -= 1
-    room = width - sum(least[:fit]) - 2 * (fit - 1)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
-    for column, head in enumerate(detail.heads[:fit]):
-        more = min(room, needs[column] - least[column])
-        room -= more
-        justify: Literal["left", "right"] = "left" if detail.is_word(column) else "right"
-        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=least[column] + more)
-    for row in detail.rows:
-        table.add_row(*row[:fit])
-    left = ", ".join(head for head in detail.heads[fit:])
-    return [table, Text(f"no room here: {left}", style="dim")] if left else [table]
 
 
 def _trust(comparison: Comparison, full_report: str | None) -> list[RenderableType]:

@@ -6,9 +6,8 @@ Everything goes through ``rich`` as ``Text`` objects, never as markup: what a tr
 from collections.abc import Sequence
 from functools import partial
 from io import StringIO
-from typing import Literal
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import set_cell_size
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -31,7 +30,6 @@ from vtprof_analyzer.report.details import (
     brief_details,
 )
 from vtprof_analyzer.report.details_kv import more_dominance
-from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import (
     DASH,
     NOT_RECORDED,
@@ -49,13 +47,12 @@ from vtprof_analyzer.report.format import (
     whole_percents,
 )
 from vtprof_analyzer.report.model import Finding, Percentiles, Report
+from vtprof_analyzer.report.terminal_table import detail_table
 
 MIN_WIDTH = 60
 MAX_WIDTH = 110
 FINDINGS_IN_FULL = 3
 BAR_CELLS = 24
-_LEAST_WORDS = 14
-"""Cells that a column of words keeps where there is little room."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SEVERITY_STYLE = {"high": "bold red", "medium": "bold yellow", "low": "bold", "info": "dim"}
 _SEVERITY_WORD = {"high": "HIGH", "medium": "MED", "low": "LOW", "info": "INFO"}
@@ -183,32 +180,9 @@ def _more(report: Report, width: int, parts: Sequence[Part]) -> list[RenderableT
     for detail in brief_details(report, parts):
         shown += [Text(), _title(detail.title)] if shown else [_title(detail.title)]
         if detail.rows:
-            shown += [_indent(part) for part in _table(detail, width - 2)]
+            shown += [_indent(part) for part in detail_table(detail, width - 2)]
         shown += [_indent(Text(f"· {line}" if not detail.rows else line)) for line in detail.lines]
     return shown
-
-
-def _table(detail: Detail, width: int) -> list[RenderableType]:
-    """Return a part's table; numbers are never cut: columns that find no room are named below it."""
-    needs = [
-        max(cell_len(words) for words in (head, *(row[column] for row in detail.rows)))
-        for column, head in enumerate(detail.heads)
-    ]
-    least = [min(need, _LEAST_WORDS) if detail.is_word(column) else need for column, need in enumerate(needs)]
-    fit = len(least)
-    while fit > 1 and sum(least[:fit]) + 2 * (fit - 1) > width:
-        fit -= 1
-    room = width - sum(least[:fit]) - 2 * (fit - 1)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", collapse_padding=True)
-    for column, head in enumerate(detail.heads[:fit]):
-        more = min(room, needs[column] - least[column])
-        room -= more
-        justify: Literal["left", "right"] = "left" if detail.is_word(column) else "right"
-        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis", width=least[column] + more)
-    for row in detail.rows:
-        table.add_row(*row[:fit])
-    left = ", ".join(head for head in detail.heads[fit:])
-    return [table, Text(f"no room here: {left}", style="dim")] if left else [table]
 
 
 def _roofline(report: Report) -> list[RenderableType]:
