@@ -72,13 +72,43 @@ def test_smaller_images_are_no_change() -> None:
         assert abs(known(residuals[phase]).mean()) < 0.02, phase
 
 
-def test_a_request_that_took_a_thousand_times_as_long_counts_as_far_as_a_shift_may_go() -> None:
+def test_a_request_that_took_a_thousand_times_as_long_shows_whole() -> None:
     encode = BASE.encode_ms.copy()
     at = int(np.flatnonzero(encode > 0)[5])
     encode[at] *= 1_000
     found = FITTED.residuals(replace(BASE, encode_ms=encode))["encode"]
-    assert 1.0 < found[at] < 2.0
-    assert found[at] == pytest.approx(3.5 * FITTED.spread("encode", MODEL) + 1)
+    # Noise of 0.1, and what its own length does to its load.
+    assert found[at] == pytest.approx(np.log(1_000), abs=0.5)
+
+
+@pytest.mark.parametrize("factor", [10, 100, 1_000])
+def test_an_engine_however_slow_stays_judged_though_its_load_is_then_beyond_that_of_base(factor: int) -> None:
+    new = served(2_000, 2, noise=0.1)
+    held = FITTED.compared(replace(new, encode_ms=new.encode_ms * factor))["encode"]
+    kept = known(held.residual)
+    assert len(kept) > 0.4 * np.count_nonzero(new.encode_ms > 0)
+    # What load can explain is taken off, and never more than the whole.
+    assert np.log(2) < np.median(kept) < np.log(factor) + 0.1
+    if factor >= 100:
+        assert held.at_least.any()
+
+
+def test_a_crowd_at_an_engine_as_fast_as_before_is_not_comparable() -> None:
+    new = served(2_000, 2, noise=0.1)
+    begin = new.start_ns[0]
+    crowd = replace(new, start_ns=begin + (new.start_ns - begin) // 20)
+    held = FITTED.compared(replace(crowd, prefill_ms=crowd.prefill_ms * 3))["prefill"]
+    # Twenty times the load, three times the time: load may explain that.
+    assert len(known(held.residual)) < 0.05 * len(new)
+    assert not held.at_least[np.isnan(held.residual)].any()
+
+
+def test_unexplained_time_is_a_part_of_what_is_modelled_and_other_phases_are_all_of_it() -> None:
+    # A quarter of the median TTFT is put to it.
+    offset = np.median(BASE.ttft_ms - BASE.queue_ms) / 4
+    expected = BASE.unexplained_ms.mean() / (BASE.unexplained_ms.mean() + offset)
+    assert FITTED.part("unexplained", MODEL) == pytest.approx(expected, rel=0.01)
+    assert FITTED.part("encode", MODEL) == FITTED.part("encode", "another") == 1.0
 
 
 def test_what_is_unlike_all_of_base_is_not_told() -> None:

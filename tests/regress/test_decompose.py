@@ -113,7 +113,7 @@ def test_what_no_phase_tells_is_the_residual() -> None:
 
 def test_unexplained_time_is_a_part_where_it_changed() -> None:
     base, new = table(10, ttft_ms=100.0, unexplained_ms=1.0), table(10, ttft_ms=103.0, unexplained_ms=4.0)
-    assert parts(decompose([base], [new], [])) == {"queue": 0.0, "unexplained": 3.0, "residual": 0.0}
+    assert parts(decompose([base], [new], [])) == {"unexplained": 3.0, "residual": 0.0}
 
 
 def test_a_cache_that_answers_less_is_a_part() -> None:
@@ -171,7 +171,7 @@ def test_requests_without_a_ttft_are_left_out() -> None:
 
 def test_a_request_counts_as_the_requests_that_it_stands_for() -> None:
     base, new = (
-        table(2, ttft_ms=[10, 20], weight=[1, 3]),
+        table(2, ttft_ms=[10, 20], queue_ms=0.0, weight=[1, 3]),
         table(2, ttft_ms=[10, 20], queue_ms=[0, 8], weight=[3, 1]),
     )
     told = decompose([base], [new], [])

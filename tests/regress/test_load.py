@@ -209,7 +209,11 @@ def overlap(one: Span, other: Span) -> float:
 def spans_of(q: Requests, at: int) -> dict[str, Span]:
     """Return when a request is in each phase [ms]: phases follow each other up to its first token."""
     begin = float(q.start_ns[at] - q.start_ns[0]) * 1e-6
-    first = begin + q.ttft_ms[at]
+    parts = (
+        np.nan_to_num([q.preprocess_ms[at], q.queue_ms[at], q.encode_ms[at], q.transfer_ms[at]]).sum()
+        + q.prefill_ms[at]
+    )
+    first = begin + (q.ttft_ms[at] if np.isfinite(q.ttft_ms[at]) else parts)
     prefill = first - q.prefill_ms[at]
     wait = begin + q.preprocess_ms[at]
     return {

@@ -77,15 +77,6 @@ def test_decode_needs_a_second_token() -> None:
     assert data("decode", requests).valid.tolist() == [False, False, True, False]
 
 
-def test_a_queue_is_judged_of_those_that_find_others_waiting() -> None:
-    requests = table(
-        start_ms=[0, 1, 2, 3], text_tokens=10, visual_tokens=0, output_tokens=1, preprocess_ms=0.1,
-        queue_ms=[100, 100, 0.4, 50], prefill_ms=10, ttft_ms=200,
-    )  # fmt: skip
-    # The first finds nobody, the third waits for less than the scheduler's pace.
-    assert data("queue", requests).valid.tolist() == [False, True, False, True]
-
-
 def test_kv_is_bytes_per_token_that_is_held() -> None:
     requests = table(
         start_ms=np.arange(4) * 1e4, text_tokens=[10, 10, 0, 10], visual_tokens=[90, 90, 0, 90],

@@ -1,6 +1,7 @@
 """Request tables: every valid row is read as it is told, every other is counted by reason, or one line says why."""
 
 import gzip
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from table_files import COLUMNS, START_NS, csv_text, parquet, read, request, tab
 
 from vtprof_analyzer.runs import table_csv
 from vtprof_analyzer.runs.read import read_runs
+from vtprof_analyzer.runs.table_columns import EXPECTED, HIT, NUMBERS, RECORDED, START, TEXTS, layout
 from vtprof_schemas.errors import DataError, NoData
 
 
@@ -44,6 +46,42 @@ def test_every_column_arrives_in_its_field(tmp_path: Path) -> None:
         name: [v] for name, v in values.items()
     }
     assert (run.skipped, run.notes) == ({}, ())
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Return the README's table of columns: what it says of each, by the table's heads."""
+    text = (Path(__file__).parents[2] / "analyzer" / "README.md").read_text(encoding="utf-8")
+    lines = text.split("## Compare two runs")[1].split("| Column |")[1].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {
+        name.strip("`"): dict(zip(("unit", "need", "meaning", "lost"), rest, strict=True))
+        for name, *rest in cells
+    }
+
+
+def test_the_documented_columns_are_those_that_are_read() -> None:
+    told = documented()
+    known = {START, *NUMBERS, HIT, RECORDED, *TEXTS}
+    assert set(told) == known
+    assert {name for name, row in told.items() if row["need"] != "optional"} == set(EXPECTED)
+    assert all(row["unit"].startswith("ms") == name.endswith("_ms") for name, row in told.items())
+    assert all(row["meaning"] and row["lost"] for row in told.values())
+
+
+def test_a_documented_need_is_one() -> None:
+    told = documented()
+    assert [name for name, row in told.items() if row["need"] == "needed"] == [START]
+    for name, row in told.items():
+        enough = "a phase" in row["need"]
+        with nullcontext() if enough or name == START else pytest.raises(DataError):
+            layout("t", [START, name] if name != START else [START, "ttft_ms"])
+        if name != START:
+            with pytest.raises(DataError):
+                layout("t", [name])
+    for name in set(EXPECTED) - {START}:
+        notes = layout("t", [one for one in EXPECTED if one != name]).notes
+        if any("not compared" in note for note in notes):
+            assert "not compared" in told[name]["lost"]
 
 
 def test_what_is_not_told_is_unknown_and_not_zero(tmp_path: Path) -> None:
@@ -108,6 +146,18 @@ def test_a_faulty_request_is_left_out_and_counted(
     run = read(table(tmp_path, *rows))
     assert run.requests.ids.tolist() == ["r1", "r2", "r4"]
     assert run.skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(("value", "what"), [(-1, "below 0"), ("inf", "above 1e+18")])
+def test_an_impossible_number_in_flight_costs_the_value_and_not_the_request(
+    tmp_path: Path, value: Any, what: str
+) -> None:
+    run = read(table(tmp_path, request(1, requests_in_flight=3), request(2, requests_in_flight=value)))
+    np.testing.assert_array_equal(run.requests.in_flight, [3, np.nan])
+    assert run.skipped == {}
+    assert run.notes == (
+        f"requests_in_flight is {what} in 50 % of the requests: only these values are left out",
+    )
 
 
 def test_a_request_with_several_faults_counts_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from vtprof_analyzer.regress.base_model import CostModel, Noise
+from vtprof_analyzer.regress.base_model import Compared, CostModel, Noise
 from vtprof_analyzer.regress.requests import Flags, Floats, Requests, joined, no_requests
 from vtprof_analyzer.watch.detector import Detector
 from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, Over
@@ -19,6 +19,8 @@ PREFILL_MS = 100.0
 REQUEST_SD = 0.15
 HUGE = 10_000
 """Visual tokens that BASE has nothing like."""
+CROWDED = 1_000
+"""Visual tokens of requests that meet more load than any of BASE."""
 
 
 class Base:
@@ -36,11 +38,20 @@ class Base:
     def hits(self, requests: Requests) -> Flags:
         return np.zeros(len(requests), np.bool_)
 
+    def part(self, phase: str, model: str) -> float:
+        return 1.0
+
     def residuals(self, requests: Requests) -> dict[str, Floats]:
+        return {phase: one.residual for phase, one in self.compared(requests).items()}
+
+    def compared(self, requests: Requests) -> dict[str, Compared]:
         unlike = requests.visual_tokens >= HUGE
         found = {"encode": requests.encode_ms / 50, "prefill": requests.prefill_ms / PREFILL_MS}
         with np.errstate(divide="ignore"):
-            return {phase: np.where(unlike, np.nan, np.log(value)) for phase, value in found.items()}
+            return {
+                phase: Compared(np.where(unlike, np.nan, np.log(value)), requests.visual_tokens == CROWDED)
+                for phase, value in found.items()
+            }
 
 
 def requests(
@@ -162,6 +173,8 @@ def test_a_model_that_base_has_not_is_counted() -> None:
     one = detector()
     assert one.add(requests(600, prefill=3.0, model="third"), FOREVER_NS) == []
     assert one.counts["unknown model"] == 600
+    assert one.counts["judged"] == 0
+    assert one.unknown_models == {"third": 600}
 
 
 def test_requests_are_judged_when_they_are_settled_and_late_ones_are_counted() -> None:
@@ -227,6 +240,9 @@ def test_more_requests_far_out_are_a_tail_although_the_typical_one_is_as_before(
     assert all(int(one[1:]) % 25 == 7 for one in tails[0].evidence)
     assert tails[0].evidence
     assert tails[0].effect_ratio > 1
+    # 1 of 25 put there, and BASE's own 1.5 % as far as these are others.
+    assert tails[0].share_ratio == pytest.approx(0.04, abs=0.02)
+    assert tails[0].base_share_ratio is not None and tails[0].base_share_ratio < 0.02
     assert detector(base).add(requests(12_000, seed=22), FOREVER_NS) == []
 
 
@@ -238,6 +254,66 @@ def test_levels_tell_how_each_test_stands() -> None:
     assert levels["prefill", "shift", "m"].effect_ratio == pytest.approx(0.15, abs=0.05)
     assert levels["encode", "shift", "m"].effect_ratio is None
     assert levels["encode", "shift", "m"].statistic < levels["encode", "shift", "m"].threshold
+
+
+def test_an_effect_is_that_of_all_blocks_since_and_so_is_the_last_word_at_its_end() -> None:
+    one = detector()
+    first = one.add(stream((3000, 1.0), (600, 1.15)), FOREVER_NS)[0]
+    assert isinstance(first, Alarm)
+    one.add(requests(2400, 1, 3600, 1.3), FOREVER_NS)
+    (now,) = one.firing()
+    # 600 of 1.15 and 2400 of 1.3, in logarithms: 1.269; 0.15 / sqrt(3000) is 0.003.
+    assert now.effect_ratio == pytest.approx(1.15**0.2 * 1.3**0.8 - 1, abs=0.03)
+    assert now.requests >= 2900 > first.requests
+    assert now.ci_high - now.ci_low < first.ci_high - first.ci_low
+    assert (now.began_unix_nano, now.evidence) == (first.began_unix_nano, first.evidence)
+    over = one.add(requests(3000, 1, 6000), FOREVER_NS)[0]
+    assert isinstance(over, Over) and over.last is not None
+    # Blocks after the end are left out of it.
+    since = number_at(over.ended_unix_nano) - number_at(over.last.began_unix_nano)
+    assert over.last.requests == since
+    assert over.last.effect_ratio == pytest.approx(now.effect_ratio, abs=0.02)
+    assert one.firing() == []
+
+
+@pytest.mark.parametrize("factor", [3.0, 10.0, 1000.0])
+def test_a_large_effect_is_told_whole_and_as_a_lower_bound(factor: float) -> None:
+    (alarm,) = detector().add(stream((3000, 1.0), (3000, factor)), FOREVER_NS)
+    assert isinstance(alarm, Alarm)
+    assert alarm.effect_ratio == pytest.approx(factor - 1, rel=0.1)
+    assert alarm.at_least
+
+
+def test_a_small_effect_under_more_load_than_base_met_is_told_as_a_lower_bound() -> None:
+    for visual, at_least in ((0.0, False), (CROWDED, True)):
+        alarm = detector().add(requests(3000, prefill=1.2, visual=visual), FOREVER_NS)[0]
+        assert isinstance(alarm, Alarm)
+        assert alarm.at_least == at_least
+
+
+@pytest.mark.parametrize(("slow", "told"), [(0.03, False), (0.30, True)])
+def test_a_few_slow_requests_of_a_crowd_are_left_out_and_many_are_not(slow: float, told: bool) -> None:
+    # A third meet more load than any of BASE. Of those, what load may explain comes as not comparable.
+    draw = np.random.default_rng(1).random(12_000)
+    given = requests(12_000, seed=21)
+    given.visual_tokens[draw < 0.33] = HUGE
+    given.visual_tokens[draw < slow] = CROWDED
+    given.prefill_ms[draw < slow] *= 4
+    events = detector([requests(6000, seed=20)]).add(given, FOREVER_NS)
+    assert {one.phase for one in events} == ({"prefill"} if told else set())
+
+
+def test_standings_tell_of_each_phase_what_is_known_without_an_alarm() -> None:
+    one = detector()
+    one.add(requests(6000), FOREVER_NS)
+    found = {standing.phase: standing for standing in one.standings()}
+    assert set(found) == set(Base.phases)
+    for standing in found.values():
+        assert (standing.blocks, standing.blocks_not_comparable) == (100, 0)
+        assert standing.ci_low is not None and standing.ci_high is not None
+        assert standing.ci_low < 0 < standing.ci_high
+        # sd: sqrt(2 x 0.0075^2 + 2 x 0.0194^2 / 100), about 0.011.
+        assert 0.03 < standing.ci_high - standing.ci_low < 0.06
 
 
 def test_requests_are_kept_bit_by_bit() -> None:

@@ -350,3 +350,22 @@ def test_no_bytes_stop_the_follower(tmp_path_factory: pytest.TempPathFactory, da
     reader.poll()
     reader.poll(final=True)
     assert a_line(1) in reader.read
+
+
+def test_a_table_that_shrinks_or_goes_is_said_and_rotated_traces_are_not(
+    reader: Reader, tmp_path: Path
+) -> None:
+    rows = [b"request_id,ttft_ms\n", *(b"r%d,1.0\n" % at for at in range(5))]
+    file = append(tmp_path / "traces/a.csv", *rows)
+    trace = append(tmp_path / "traces/b.jsonl", a_line(1))
+    reader.poll()
+    os.truncate(file, len(b"".join(rows[:3])))
+    reader.poll()
+    assert len(reader.notes) == 1 and "became shorter" in reader.notes[0]
+    trace.unlink()
+    reader.poll()
+    assert len(reader.notes) == 1
+    file.unlink()
+    reader.poll()
+    reader.poll()
+    assert len(reader.notes) == 2 and "was removed or replaced" in reader.notes[1]

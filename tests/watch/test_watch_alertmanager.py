@@ -93,7 +93,7 @@ def test_what_fires_is_active_with_labels_annotations_and_link_and_a_repeat_is_t
         "alertname": "VtprofRegression", "severity": "warning", "service": "chat", "cluster": "a",
         "phase": "encode", "kind": "shift", "model": "qwen",
     }  # fmt: skip
-    assert "8% slower" in told["annotations"]["summary"]
+    assert "8.0 % slower" in told["annotations"]["summary"]
     assert told["generatorURL"] == "https://grafana.example/d/vtprof?x=1"
     ends = datetime.fromisoformat(told["endsAt"]).timestamp()
     assert ends == pytest.approx(now_s + 240, abs=1)

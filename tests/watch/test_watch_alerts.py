@@ -1,6 +1,7 @@
 """The life of an alert: told of once when it fires, once when it is over, in whatever order events and restarts come."""
 
 import json
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -157,7 +158,7 @@ def test_text_of_others_in_an_alert_is_one_printable_line() -> None:
 
 def test_a_regression_is_told_with_phase_change_interval_time_and_evidence() -> None:
     alert = encode()
-    assert alert.summary == "encode of m is 8% slower at like work and load"
+    assert alert.summary == "encode of m is 8.0 % slower at like work and load"
     assert (
         "+8.0 % (95 % interval +6.0 % to +10.0 %) against the base since about 2027-01-15 07:50:00 UTC"
         in (alert.description)
@@ -167,6 +168,17 @@ def test_a_regression_is_told_with_phase_change_interval_time_and_evidence() -> 
         "alertname": "VtprofRegression", "severity": "warning", "service": "chat", "phase": "encode",
         "kind": "shift", "model": "m",
     }  # fmt: skip
+
+
+def test_a_lower_bound_and_a_tail_say_what_they_are() -> None:
+    least = wording.regression(LABELS, replace(alarm(effect=19.67), at_least=True))
+    assert least.summary == "encode of m is at least 1,967 % slower at like work and load"
+    assert "At least: load that a slow engine makes" in least.description
+    tail = wording.regression(
+        LABELS, replace(alarm(effect=6.3), kind="tail", share_ratio=0.11, base_share_ratio=0.015)
+    )
+    expected = "encode of m: 11 % of requests take far longer than their work explains, 1.5 % in the base"
+    assert tail.summary == expected
 
 
 def test_numbers_that_are_none_become_unknown() -> None:

@@ -128,7 +128,7 @@ def test_once_with_a_state_goes_on_where_it_was(tables: Path, tmp_path: Path) ->
     ("arguments", "said"),
     [
         (["T/same.csv", "--base", "T/few.csv", "--once"], "100 requests; at least 500 are needed"),
-        (["T/same.csv", "--base", "no-such-baseline", "--once"], "no-such-baseline"),
+        (["T/same.csv", "--base", "no-such-baseline", "--once"], "nor a baseline; see `vtprof baseline list`"),
         (["T/same.csv", "--base", "T/base.csv", "--fail-on", "alarm"], "only with --once"),
         (["T/same.csv", "--base", "T/base.csv", "--once", "--metrics", ":0"], "not with --once"),
         (["T/same.csv", "--base", "T/base.csv", "--metrics", "0.0.0.0:0"], "open to the network"),
@@ -171,6 +171,17 @@ def test_once_where_nothing_is_to_be_judged_is_no_verdict(tables: Path, tmp_path
         ended = watch(tables, str(path), "--base", "T/base.csv", "--once", cwd=tmp_path)
         assert (ended.returncode, ended.stdout) == (2, "")
         assert "no complete request to judge" in ended.stderr.splitlines()[-1]
+
+
+def test_a_model_that_the_base_lacks_is_no_clean_bill(tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text((tables / "same.csv").read_text().replace(",qwen,", ",new-vl,"))
+    call = (str(tmp_path / "other.csv"), "--base", "T/base.csv", "--once", "--fail-on")
+    ended = watch(tables, *call, "insufficient", cwd=tmp_path)
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, found["requests"]["judged"]) == (1, 0)
+    assert "'new-vl' is not in the base" in found["notes"][0] and "'new-vl'" in ended.stderr
+    assert watch(tables, *call, "alarm", cwd=tmp_path).returncode == 0
+    assert watch(tables, "T/same.csv", *call[1:], "insufficient", cwd=tmp_path).returncode == 0
 
 
 def test_a_damaged_state_is_one_line_that_says_how_to_start_afresh(tables: Path, tmp_path: Path) -> None:
@@ -274,7 +285,9 @@ def test_every_kind_of_line_fits_the_schema() -> None:
     from vtprof_analyzer.watch.slo import RULES, Burn
 
     labels = wording.Labels("chat", {})
-    burn = Burn("tpot", 20.0, 0.99, "warning", RULES[2], 1.5, 1.2, 40, 0.015, -0.2, DAY0_NS, DAY0_NS)
+    burn = Burn(
+        "tpot", 20.0, 0.99, "warning", RULES[2], 1.5, 1.2, 40, 0.015, -0.2, 1.2, 43_200, DAY0_NS, DAY0_NS
+    )
     for alert in (
         wording.regression(labels, alarm(effect=float("nan"))),
         wording.slo_burn(labels, burn),

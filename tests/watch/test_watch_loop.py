@@ -12,7 +12,7 @@ from watch_fakes import DAY0_NS, MINUTE_NS, Clock, FakeFollower, alarm, batch, j
 
 from vtprof_analyzer.regress.requests import no_requests
 from vtprof_analyzer.watch import alertmanager
-from vtprof_analyzer.watch.events import Batch, Event, KvSample
+from vtprof_analyzer.watch.events import Batch, Event, KvSample, Over
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.judging import AHEAD, Judge, Limits
 from vtprof_analyzer.watch.loop import SAVE_S, Outlets, Watch, once_document
@@ -301,11 +301,47 @@ def test_once_reads_all_and_has_each_alert_once_with_its_end() -> None:
         ("prefill", "firing"),
     ]
     assert found["alarms"][0]["resolved_unix_nano"] == DAY0_NS + 55 * MINUTE_NS
+    assert found["alarms"][0]["summary"].startswith("resolved: encode of m")
     assert found["alarms"][1]["resolved_unix_nano"] is None
+    assert [(one["phase"], one["blocks"], one["effect_ratio"]) for one in found["phases"]] == [
+        ("encode", 3, 0.01),
+        ("kv", 0, None),
+    ]
     assert found["service_alerts"] == []
     assert found["requests"] == {"seen": 2, "judged": 7, "late": 1, "not_comparable": 2}
     assert found["skipped"] == {"aborted": 2} and found["notes"] == ["a note"]
     assert world.waits == []
+
+
+def test_once_and_the_line_of_the_end_have_the_newest_estimate() -> None:
+    script = [
+        [alarm(), alarm("prefill")],
+        [Over("encode", "shift", "m", DAY0_NS, DAY0_NS, 60, alarm(effect=0.3))],
+    ]
+    world = World([batch(DAY0_NS), batch(DAY0_NS + 1)], script)
+    world.judge.detector.fires = [alarm("prefill", effect=0.4), alarm("kv")]  # type: ignore[attr-defined]
+    told = world.watch.once()
+    found = once_document(world.watch, told, {})
+    assert [(one["phase"], one["effect_ratio"]) for one in found["alarms"]] == [
+        ("encode", 0.3),
+        ("prefill", 0.4),
+    ]
+    ended = world.lines[-1]
+    assert (ended["status"], ended["effect_ratio"], ended["resolved_unix_nano"]) == ("resolved", 0.3, DAY0_NS)
+    assert ended["summary"] == "resolved: encode of m is 30 % slower at like work and load"
+    assert world.lines[0]["resolved_unix_nano"] is None
+
+
+def test_a_model_that_the_base_lacks_is_said_once_and_is_no_sufficient_data() -> None:
+    world = World([batch(DAY0_NS), batch(DAY0_NS + 1)])
+    assert not world.judge.insufficient
+    world.judge.detector.unknown_models["new-vl"] = 600  # type: ignore[index]
+    world.judge.detector.counts["unknown model"] = 600
+    world.run(3)
+    assert world.said == [
+        "model 'new-vl' is not in the base: its requests are not judged; record a base with it"
+    ]
+    assert world.judge.insufficient  # 7 were judged
 
 
 def test_the_operator_is_shown_each_note_once() -> None:

@@ -1,6 +1,7 @@
 """What the watcher tells Prometheus: valid by promtool, bounded, on this machine only unless meant otherwise."""
 
 import http.client
+import math
 import shutil
 import socket
 import subprocess
@@ -80,7 +81,7 @@ def test_the_page_has_what_was_seen_judged_told_and_forecast() -> None:
         (f"{prefix}notifications_failed_total", "webhook"): 2,
         (f"{prefix}notifications_dropped_total", "webhook"): 1,
         (f"{prefix}slo_burn_rate", "ttft", "1h"): 100,  # all of them slow, 1 % allowed
-        (f"{prefix}slo_error_budget_left_ratio", "ttft"): -99,
+        (f"{prefix}slo_error_budget_left_ratio", "ttft"): 1 - 100 * 2 / 43_200,  # two minutes seen
         (f"{prefix}kv_used_ratio", r"in\"st\nance"): 0.5,
         (f"{prefix}last_poll_timestamp_seconds",): NOW_S + 7,
         (f"{prefix}lag_seconds",): 7,
@@ -170,3 +171,9 @@ def test_silent_connections_are_closed_and_keep_nobody_out_for_long(monkeypatch:
         for one in silent:
             one.close()
         stop()
+
+
+def test_a_test_without_a_block_has_no_statistic_yet() -> None:
+    level = Level("kv", "shift", "m", -math.inf, 12.2, None)
+    shown = page(replace(filled(), levels=(level,)))
+    assert "Inf" not in shown and "detector_log_threshold" in shown

@@ -8,6 +8,7 @@ from watch_fakes import DAY0_NS, MINUTE_NS, requests_at
 
 from vtprof_analyzer.regress.requests import no_requests
 from vtprof_analyzer.watch.slo import ENDS_AFTER_MINUTES, Burn, BurnOver, Objective
+from vtprof_analyzer.watch.wording import Labels, slo_burn
 
 
 def steady(
@@ -33,7 +34,23 @@ def test_the_burn_rate_is_the_bad_share_over_the_allowed_share() -> None:
     assert fed(objective, steady(60, 50, 1), until=60) == []  # less than 6 times; a ticket needs six hours
     rates = objective.burn_rates()
     assert rates == pytest.approx({"5m": 2.0, "30m": 2.0, "1h": 2.0, "6h": 2.0, "3d": 2.0})  # 2 % over 1 %
-    assert objective.budget_left() == pytest.approx(1 - 2.0)
+    # Of 30 days an hour was seen: 2 x 60 / 43,200.
+    assert objective.budget_left() == pytest.approx(1 - 2.0 * 60 / 43_200)
+
+
+def test_a_quarter_of_an_hour_of_an_outage_spends_what_the_sentence_says() -> None:
+    told = fed(Objective("ttft", 1000.0, 0.99), steady(15, 100, 68), until=15)
+    burn = next(one for one in told if isinstance(one, Burn))
+    assert burn.burn_seen == pytest.approx(68.0)
+    left = 1 - 68 * burn.seen_minutes / 43_200
+    assert burn.budget_left_ratio == pytest.approx(left)
+    alert = slo_burn(Labels("chat", {}), burn)
+    assert f"burned at 68: x {burn.seen_minutes} min / 43,200 min of 30 days" in alert.description
+    assert "overspent" not in alert.description
+    whole = Objective("ttft", 1000.0, 0.99)
+    fed(whole, steady(31 * 1440, 1, 0), steady(1, 1, 1, 31 * 1440), until=31 * 1440 + 1)
+    # Of 30 days all was seen: no more than those count.
+    assert whole.budget_left() == pytest.approx(1 - 1 / 43_200 / 0.01, rel=0.01)
 
 
 def test_the_fast_rule_fires_at_14_4_times_and_names_both_windows() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vtprof_analyzer.regress.requests import Requests, no_requests
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, KvSample, Level, Over
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, KvSample, Level, Over, Standing
 from vtprof_analyzer.watch.judging import Judge, Limits
 from vtprof_analyzer.watch.wording import Labels
 
@@ -74,6 +74,8 @@ class FakeDetector:
     def __init__(self, script: Sequence[Sequence[Event]] = ()) -> None:
         self.script = list(script)
         self.polls = 0
+        self.unknown_models: Counter[str] = Counter()
+        self.fires: list[Alarm] = []
         self.counts: Counter[str] = Counter({"judged": 7, "late": 1, "not comparable": 2, "blocks": 3})
 
     def add(self, requests: Requests, settled_until_ns: int) -> list[Event]:
@@ -82,6 +84,12 @@ class FakeDetector:
 
     def levels(self) -> list[Level]:
         return [Level("encode", "shift", "m", 3.5, 12.2, 0.01)]
+
+    def firing(self) -> list[Alarm]:
+        return self.fires
+
+    def standings(self) -> list[Standing]:
+        return [Standing("encode", "m", 3, 1, 0.01, -0.02, 0.04), Standing("kv", "m", 0, 1, None, None, None)]
 
     def state(self) -> dict[str, Any]:
         return {"polls": self.polls}

@@ -88,7 +88,8 @@ def command(
             parser=given.path,
             metavar="[BASE NEW]",
             help="Two runs: a folder, file or quoted pattern of traces, a request table (CSV, Parquet), a database of"
-            " `vtprof analyze --db`, a baseline's file, or its name.",
+            " `vtprof analyze --db`, a baseline's file, or its name. A request table needs start_unix_nano and ttft_ms"
+            ' or the times of phases; all of its columns: analyzer/README.md, "Compare two runs".',
         ),
     ] = None,
     base: Annotated[

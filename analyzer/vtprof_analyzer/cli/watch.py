@@ -30,6 +30,7 @@ class FailOn(StrEnum):
     """What ``--once`` fails on."""
 
     ALARM = "alarm"
+    INSUFFICIENT = "insufficient"
 
 
 class Format(StrEnum):
@@ -60,7 +61,11 @@ def command(
         typer.Option("--once", help="Judge what is there, print one JSON document, and end."),
     ] = False,
     fail_on: Annotated[
-        FailOn | None, typer.Option(help="With --once: exit 1 when there is an alarm or another alert.")
+        FailOn | None,
+        typer.Option(
+            help="With --once: exit 1 when there is an alarm or another alert; insufficient: also when most requests had "
+            "nothing like them in the base, or no block of them was full."
+        ),
     ] = None,
     _format: Annotated[Format, typer.Option("--format", help="One JSON line an alert.")] = Format.JSON,
     state: Annotated[
@@ -257,7 +262,8 @@ def _once(
         "average_run_length_blocks": options.average_run_length_blocks,
     }
     lines.tell(once_document(watch, told, facts))
-    if fail_on is not None and any(one.status == "firing" for one in told):
+    insufficient = fail_on is FailOn.INSUFFICIENT and watch.judge.insufficient
+    if fail_on is not None and (insufficient or any(one.status == "firing" for one in told)):
         raise typer.Exit(1)
 
 

@@ -4,15 +4,15 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from dataclasses import dataclass, fields, replace
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 
 from vtprof_analyzer.regress.cost_model import WINSOR_SD, PhaseModel
 from vtprof_analyzer.regress.load import Load, load_of, no_flights, with_known_flights
 from vtprof_analyzer.regress.noise import default_run_noise, run_variance
-from vtprof_analyzer.regress.phases import COMPARED, Given, given_of, looks_like_hit, phase_data
+from vtprof_analyzer.regress.phases import COMPARED, Given, PhaseData, given_of, looks_like_hit, phase_data
 from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests
 from vtprof_analyzer.regress.thin import of_model
 
@@ -22,6 +22,21 @@ _FEWEST_ALIKE: Final = 3
 _MAD: Final = 1.4826
 _BEYOND: Final = 0.1
 """How far a prediction may lie beyond those of BASE, of its logarithm."""
+_SURELY: Final = float(np.log(2))
+"""Where load is beyond BASE's, by how much more than it can explain a time must be longer to be held against BASE."""
+_LARGEST: Final = float(np.log(1e6))
+"""A time that is a million times as long counts as that: what is more is a wrong clock."""
+_LEAST_PART: Final = 0.01
+_LOADS: Final = tuple(one.name for one in fields(Load))
+
+
+class Compared(NamedTuple):
+    """One phase of requests, held against BASE."""
+
+    residual: Floats
+    """Logarithms; NaN where the phase is not there, or like nothing in BASE."""
+    at_least: Flags
+    """Load was beyond BASE's: what it can explain at most is taken off, and the residual is at least that."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +69,42 @@ class _Known:
     range: tuple[float, float]
     """Of predictions, logarithms."""
     most_load: Mapping[str, float]
-    """The largest load of each kind that BASE met."""
+    """The largest load of each kind that BASE met, as the phase's model takes it."""
+    most: Mapping[str, float]
+    """The same, of all that `Load` holds."""
+    part: float
+    """Of what is modelled, what is the phase's own time: unexplained time is modelled together with a part of TTFT."""
     given: Given
 
-    def residual(self, phase: str, q: Requests, load: Load) -> Floats:
-        """Return log residuals; NaN where the phase is not there, or is like nothing in BASE."""
-        found = np.full(len(q), np.nan)
+    def compared(self, phase: str, q: Requests, load: Load) -> Compared:
+        """Hold requests against BASE."""
+        found, at_least = np.full(len(q), np.nan), np.zeros(len(q), np.bool_)
         data = phase_data(phase, q, load, self.given)
         rows = np.flatnonzero(data.valid)
         if not len(rows):
-            return found
-        predicted = self.model.predict(data, rows)
-        residual = np.log(data.value[rows]) - predicted - self.level
-        # Wide enough to show a shift of any size that matters.
-        limit = WINSOR_SD * self.spread + 1
-        # Beyond what BASE knows a prediction is a guess.
-        alike = np.isin(_cell(q, rows), list(self.cells)) & _within(predicted, self.range)
+            return Compared(found, at_least)
+        # By how many times the load is beyond the largest that BASE met; the request itself counts as one.
+        excess = np.zeros(len(rows))
         for name, most in self.most_load.items():
-            alike &= data.load[name][rows] <= most
-        found[rows] = np.where(alike, np.clip(residual, -limit, limit), np.nan)
-        return found
+            excess = np.maximum(excess, np.log1p(data.load[name][rows]) - np.log1p(most))
+        beyond = excess > 0
+        if beyond.any():
+            capped = replace(
+                load, **{name: np.minimum(getattr(load, name), most) for name, most in self.most.items()}
+            )
+            data = phase_data(phase, q, capped, self.given)
+        predicted = self.model.predict(data, rows)
+        outside = beyond | ~_within(predicted, self.range)
+        expected = np.maximum(predicted, self.range[0])
+        residual = np.clip(np.log(data.value[rows]) - expected - self.level, -_LARGEST, _LARGEST)
+        # A slow engine makes load of its own: what is beyond BASE is a guess, but time grows with load in proportion at
+        # most, and what is far above that is no load.
+        surely = residual - excess
+        known = ~outside | (surely > max(_SURELY, WINSOR_SD * self.spread))
+        alike = np.isin(_cell(q, rows), list(self.cells)) & known
+        found[rows] = np.where(alike, np.where(outside, surely, residual), np.nan)
+        at_least[rows] = alike & outside
+        return Compared(found, at_least)
 
 
 @dataclass(frozen=True)
@@ -126,17 +157,22 @@ class CostModel:
         return cls(known, without)
 
     def residuals(self, requests: Requests) -> dict[str, Floats]:
-        """Return per phase log(time / what BASE's model says of this workload and load), winsorised; about 0 in BASE.
+        """Return the residuals of `compared`."""
+        return {phase: one.residual for phase, one in self.compared(requests).items()}
+
+    def compared(self, requests: Requests) -> dict[str, Compared]:
+        """Return per phase log(time / what BASE's model says of this workload and load); about 0 in BASE.
 
         NaN: the request has not the phase, or BASE nothing like it. Load comes from the other requests of the table:
         hand in those beside it in time.
         """
-        found = {phase: np.full(len(requests), np.nan) for phase in self.phases}
+        found = {phase: _nothing(len(requests)) for phase in self.phases}
         for name in self.models:
             mine = np.flatnonzero(of_model(requests, name))
             if len(mine):
-                for phase, values in self._residuals(requests.select(mine), name).items():
-                    found[phase][mine] = values
+                for phase, one in self._compared(requests.select(mine), name).items():
+                    found[phase].residual[mine] = one.residual
+                    found[phase].at_least[mine] = one.at_least
         return found
 
     def hits(self, requests: Requests) -> Flags:
@@ -148,26 +184,42 @@ class CostModel:
                 found |= of_model(requests, name) & looks_like_hit(requests, one.given.hit_below)
         return found
 
-    def _residuals(self, q: Requests, name: str) -> dict[str, Floats]:
+    def _compared(self, q: Requests, name: str) -> dict[str, Compared]:
         found = {}
         load = load_of(q)
         told = np.isfinite(q.in_flight)
         for phase in self.phases:
-            values = np.full(len(q), np.nan)
+            held = _nothing(len(q))
             for known, chosen, met in (
                 (self.known, told | (not self.without_flights), load),
                 (self.without_flights, ~told, no_flights(load)),
             ):
                 one = known.get((phase, name))
                 if one is not None and chosen.any():
-                    values[chosen] = one.residual(phase, q, met)[chosen]
-            found[phase] = values
+                    values = one.compared(phase, q, met)
+                    held.residual[chosen] = values.residual[chosen]
+                    held.at_least[chosen] = values.at_least[chosen]
+            found[phase] = held
         return found
+
+    def part(self, phase: str, model: str) -> float:
+        """Return which part of what is held against BASE is the phase's own time: a change of that is larger."""
+        one = self.known.get((phase, model))
+        return one.part if one else 1.0
 
     def spread(self, phase: str, model: str) -> float:
         """Return the standard deviation of a phase's residuals by their median size; NaN where BASE does not tell it."""
         one = self.known.get((phase, model))
         return one.spread if one else float("nan")
+
+
+def _part(data: Sequence[PhaseData], rows: Sequence[Integers], given: Given) -> float:
+    mean = float(np.concatenate([one.value[row] for one, row in zip(data, rows, strict=True)]).mean())
+    return float(np.clip(1 - given.offset_ms / mean, _LEAST_PART, 1.0)) if mean > 0 else 1.0
+
+
+def _nothing(count: int) -> Compared:
+    return Compared(np.full(count, np.nan), np.zeros(count, np.bool_))
 
 
 def _fit(phase: str, tables: Sequence[Requests], loads: Sequence[Load]) -> _Known | None:
@@ -196,10 +248,17 @@ def _fit(phase: str, tables: Sequence[Requests], loads: Sequence[Load]) -> _Know
         name: float(max(one.load[name][row].max(initial=0.0) for one, row in zip(data, rows, strict=True)))
         for name in data[0].load
     }
+    most = {
+        name: max(
+            float(np.nanmax(getattr(load, name)[row], initial=0.0))
+            for load, row in zip(loads, rows, strict=True)
+        )
+        for name in _LOADS
+    }
     return _Known(
         model, _noise(phase, cut), spread, level, frozenset(names[counts >= _FEWEST_ALIKE].tolist()),
         (float(whole.min()) - _BEYOND, float(whole.max()) + _BEYOND),
-        most_load, given,
+        most_load, most, _part(data, rows, given), given,
     )  # fmt: skip
 
 

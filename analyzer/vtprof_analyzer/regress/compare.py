@@ -9,7 +9,7 @@
 4. What differs in mix and load (`workload.py`), why TTFT changed (`decompose.py`), where (`strata.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -17,14 +17,16 @@ import numpy as np
 
 from vtprof_analyzer.regress import decompose, workload
 from vtprof_analyzer.regress.caches import cache
+from vtprof_analyzer.regress.common import in_common
 from vtprof_analyzer.regress.comparable import warnings
-from vtprof_analyzer.regress.comparison import Comparison, Effect, Metric, SideSummary, StratumEffect, Verdict
+from vtprof_analyzer.regress.comparison import Comparison, Effect, SideSummary, StratumEffect, Verdict
 from vtprof_analyzer.regress.decide import bars, decide, needed
 from vtprof_analyzer.regress.estimate import Estimate, Sides
 from vtprof_analyzer.regress.fitted import Fitted, Missing, fit
 from vtprof_analyzer.regress.load import with_known_flights
 from vtprof_analyzer.regress.noise import RUN_NOISE
-from vtprof_analyzer.regress.phases import COMPARED
+from vtprof_analyzer.regress.phases import COMPARED, is_whole
+from vtprof_analyzer.regress.queues import queue
 from vtprof_analyzer.regress.raw_metrics import metrics
 from vtprof_analyzer.regress.requests import Floats, Requests, Run
 from vtprof_analyzer.regress.shifts import shift
@@ -37,9 +39,15 @@ _NEEDED_SHARE: Final = 0.2
 """Of TTFT, from which on a phase has to be judged before nothing is said to have changed."""
 _NEEDED_FOR: Final = ("encode", "prefill", "decode")
 """Phases of which `requests_needed` speaks: where a single pair of runs can tell 5 % at all."""
-_NEVER: Final = ("transfer",)
+_NEVER: Final = ("transfer", "unexplained", "kv")
 """Phases that most deployments do not have: where no request has them nothing is said."""
 _WITH_TAIL: Final = ("preprocess", "encode", "transfer", "prefill", "decode")
+_LONG_WAIT: Final = 0.15
+"""Of BASE's mean TTFT."""
+_MOSTLY_WHOLE: Final = 0.5
+_MOST_MODELS: Final = 20
+_COLUMNS: Final = {"kv": "kv_bytes", "decode": "tpot_ms"}
+_SLOWS_QUEUE: Final = ("encode", "prefill", "decode", "transfer", "cache")
 _CACHES: Final[tuple[Literal["encoder cache", "prefix cache"], ...]] = ("encoder cache", "prefix cache")
 _TTFT: Final = ("preprocess", "encode", "prefill")
 
@@ -69,23 +77,29 @@ class _Judged:
 def compare(base: Sequence[Run], new: Sequence[Run], options: Options = Options()) -> Comparison:
     """Return what changed from BASE to NEW. Raises nothing for data that is too little: that is an outcome."""
     given = (base, new)
+    common = in_common(base, new)
+    base, new = common.base, common.new
     if options.expect_change:
         base, new = _as_one_model(base, new)
     runs = [*base, *new]
-    names = _names(runs)
+    names, few = _most_served(base, new)
     kept = [*thin([run.requests for run in base]), *thin([run.requests for run in new])]
     thinned = [judged_of(run.requests, one) for run, one in zip(runs, kept, strict=True)]
     judged = []
     for name in names:
         pairs = [with_load(run.requests, one, name) for run, one in zip(runs, kept, strict=True)]
         loads = with_known_flights([load for _, load in pairs])
-        judged.append(_fit(Sides(name, tuple(table for table, _ in pairs), tuple(loads), len(base))))
+        sides = Sides(name, tuple(table for table, _ in pairs), tuple(loads), len(base))
+        judged.append(_fit(sides, common.gone))
     changed = workload.changes(thinned[: len(base)], thinned[len(base) :], _costs(judged, thinned))
     moved = bool(changed.shifts)
     estimates = [one for each in judged for one in _estimate(each, moved=moved)]
     passing = bars(estimates, options.alpha, options.min_effect, moved=moved)
     effects = [decide(one, bar) for one, bar in zip(estimates, passing, strict=True)]
-    effects = _without_followers(effects, changed)
+    told_metrics = metrics(*given) if base and new else ()
+    means = {one.metric: (one.base or 0.0, one.new or 0.0) for one in told_metrics if one.statistic == "mean"}
+    whole = bool(thinned) and all(is_whole(q).mean() > _MOSTLY_WHOLE for q in thinned if len(q))
+    effects = _without_followers(effects, changed, means.get("ttft_ms", (0.0, 0.0))[0], whole=whole)
     causes = _largest([one for one in effects if one.outcome == "regression"])
     improvements = _largest([one for one in effects if one.outcome == "improvement"])
     change = {
@@ -104,9 +118,8 @@ def compare(base: Sequence[Run], new: Sequence[Run], options: Options = Options(
     ]  # fmt: skip
     requests_needed, runs_needed = needed(shifts, (len(base), len(new)))
     noise = max((one for one, _ in shifts), key=lambda one: one.between, default=None)
-    told_metrics = metrics(base, new) if base and new else ()
     return Comparison(
-        verdict=_verdict(effects, causes, improvements, told_metrics),
+        verdict=_verdict(effects, causes, improvements, means, common.gone),
         workload_shift=changed.mix,
         load_increase=changed.more_load,
         masked=bool(
@@ -131,7 +144,12 @@ def compare(base: Sequence[Run], new: Sequence[Run], options: Options = Options(
         run_noise_source="replicas" if noise and noise.told_by_replicas else "default",
         base=_summary(given[0]),
         new=_summary(given[1]),
-        warnings=(*warnings(*given, options.expect_change), *_notes(given)),
+        warnings=(
+            *([f"{few} more models have fewer requests: not judged"] if few else []),
+            *common.warnings,
+            *warnings(*given, options.expect_change),
+            *_notes(given),
+        ),
     )
 
 
@@ -149,19 +167,42 @@ def _as_one_model(base: Sequence[Run], new: Sequence[Run]) -> tuple[list[Run], l
     return [renamed(run) for run in base], [renamed(run) for run in new]
 
 
+def _most_served(base: Sequence[Run], new: Sequence[Run]) -> tuple[list[str], int]:
+    """Return the models with most requests on the side that has fewer of them, and how many others there are."""
+    counts: list[dict[str, int]] = [{}, {}]
+    for told, side in zip(counts, (base, new), strict=True):
+        for run in side:
+            for place, count in enumerate(
+                np.bincount(run.requests.model, minlength=len(run.requests.models))
+            ):
+                if count:
+                    name = run.requests.models[place]
+                    told[name] = told.get(name, 0) + int(count)
+
+    def size(name: str) -> tuple[int, int]:
+        both = [told.get(name, 0) for told in counts]
+        return min(both), max(both)
+
+    names = sorted({*counts[0], *counts[1]}, key=size, reverse=True)
+    return sorted(names[:_MOST_MODELS]), max(0, len(names) - _MOST_MODELS)
+
+
 def _names(side: Sequence[Run]) -> list[str]:
     return sorted(
         {run.requests.models[at] for run in side for at in np.flatnonzero(np.bincount(run.requests.model))}
     )
 
 
-def _fit(sides: Sides) -> _Judged:
+def _fit(sides: Sides, gone: Mapping[str, str]) -> _Judged:
     fitted: dict[str, Fitted] = {}
     missing: dict[str, Missing] = {}
     for phase in COMPARED:
         found = fit(phase, sides)
+        column = _COLUMNS.get(phase, f"{phase}_ms")
         if isinstance(found, Fitted):
             fitted[phase] = found
+        elif column in gone:
+            missing[phase] = Missing(gone[column], found.requests)
         elif not _absent(phase, sides):
             missing[phase] = found
     return _Judged(sides, fitted, missing)
@@ -179,6 +220,9 @@ def _estimate(judged: _Judged, *, moved: bool) -> list[Estimate]:
         estimates.append(change)
         if phase in _WITH_TAIL:
             estimates.append(tail(fitted, sides, change.difference, moved=moved))
+    waits = queue(sides)
+    if waits is not None:
+        estimates.append(waits)
     for what in _CACHES:
         hit = cache(sides, what, moved=moved)
         if hit is not None:
@@ -188,24 +232,34 @@ def _estimate(judged: _Judged, *, moved: bool) -> list[Estimate]:
 
 def _absent(phase: str, sides: Sides) -> bool:
     """Say whether neither side has anything of a phase that a deployment need not have."""
-    if phase == "kv":
-        return not any(np.isfinite(q.kv_bytes).any() for q in sides.tables)
-    column = "tpot_ms" if phase == "decode" else f"{phase}_ms"
+    column = _COLUMNS.get(phase, f"{phase}_ms")
     some = any(np.any(getattr(q, column) > 0) for q in sides.tables)
+    if phase in _NEVER:
+        return not some
     if phase == "encode":
         return not some and not any(np.any(q.visual_tokens > 0) for q in sides.tables)
-    return (not some and phase in (*_NEVER, "queue")) or phase == "queue"
+    return False
 
 
-def _without_followers(effects: Sequence[Effect], changed: workload.Changed) -> list[Effect]:
-    """Return the effects; a queue that something else explains is told as such."""
+def _without_followers(
+    effects: Sequence[Effect], changed: workload.Changed, ttft_ms: float, *, whole: bool
+) -> list[Effect]:
+    """Return the effects; a queue that something else explains is told as such, and so is a TTFT known as a ``whole``.
+
+    A queue that grew by much of BASE's mean TTFT, for no reason that shows, is not passed over either.
+    """
     found = []
     for one in effects:
-        slower = (one.effect_ratio or 0.0) > 0
-        why = _explained(one.model, effects, changed, slower=slower)
-        # A queue that grew is explained even where it could not be judged; nothing known is left as it is.
-        if one.phase == "queue" and one.effect_ratio is not None and one.outcome != "no_change" and why:
+        if (one.phase != "queue" and not (whole and one.phase == "unexplained")) or one.effect_ratio is None:
+            found.append(one)
+            continue
+        why = _explained(one.model, effects, changed, slower=one.effect_ratio > 0)
+        longer_ms = (one.new_value or 0.0) - (one.base_value or 0.0)
+        if one.outcome != "no_change" and why:
             one = replace(one, outcome="no_change", why_not=why, evidence=())
+        elif one.outcome == "no_change" and not why and longer_ms > _LONG_WAIT * ttft_ms:
+            told = f"requests wait {longer_ms:.3g} ms longer, as queues do from run to run: several runs a side would tell"
+            one = replace(one, outcome="insufficient_data", why_not=told)
         found.append(one)
     return found
 
@@ -218,7 +272,7 @@ def _explained(
     others = [
         one.phase
         for one in effects
-        if one.outcome == outcome and one.model == model and one.phase not in ("queue", "kv")
+        if one.outcome == outcome and one.model == model and one.kind == "shift" and one.phase in _SLOWS_QUEUE
     ]
     if others:
         return f"requests wait {longer} because {others[0]} is {'slower' if slower else 'faster'}"
@@ -233,20 +287,24 @@ def _verdict(
     effects: Sequence[Effect],
     causes: Sequence[Effect],
     improvements: Sequence[Effect],
-    told: Sequence[Metric],
+    means: Mapping[str, tuple[float, float]],
+    gone: Mapping[str, str],
 ) -> Verdict:
+    """Return the verdict; ``means`` holds both sides' mean times, ``gone`` the columns that cannot be compared."""
     if causes:
         return "regression"
-    means = {one.metric: one.base or 0.0 for one in told if one.statistic == "mean"}
     judged = {one.phase for one in effects if one.outcome != "insufficient_data"}
     # A verdict of no change speaks for what a user waits for: decode, and what TTFT is made of.
-    needed = {
-        phase
-        for phase in (*_TTFT, "decode")
-        if means.get("tpot_ms" if phase == "decode" else f"{phase}_ms", 0.0)
-        > (0.0 if phase == "decode" else _NEEDED_SHARE * means.get("ttft_ms", 0.0))
-    }
-    if not needed or needed - judged:
+    needed = set()
+    for phase in (*_TTFT, "decode"):
+        sides = means.get("tpot_ms" if phase == "decode" else f"{phase}_ms", (0.0, 0.0))
+        share = 0.0 if phase == "decode" else _NEEDED_SHARE
+        if max(sides) > share * max(means.get("ttft_ms", (0.0, 0.0))) or max(sides) > 0 == min(sides):
+            needed.add(phase)
+    waits = any(
+        one.phase == "queue" and one.base_value is not None and one.phase not in judged for one in effects
+    )
+    if not judged & {*_TTFT, "decode", "unexplained"} or needed - judged or waits or "ttft_ms" in gone:
         return "insufficient_data"
     return "improvement" if improvements else "no_change"
 
@@ -296,7 +354,11 @@ def _notes(given: Sequence[Sequence[Run]]) -> list[str]:
     for run in (run for side in given for run in side):
         for note in run.notes:
             told.setdefault(note, []).append(run.label)
-    return [f"{', '.join(labels)}: {note}" for note, labels in told.items()]
+    # A table's notes name it themselves.
+    return [
+        note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}"
+        for note, labels in told.items()
+    ]
 
 
 def _summary(side: Sequence[Run]) -> SideSummary:

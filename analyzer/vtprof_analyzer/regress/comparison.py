@@ -26,7 +26,7 @@ class Effect:
     """shift: typical change of the phase's time at like work and load (kv: of bytes per token; cache: of the share of
     media or prompt tokens that missed); tail: change of the 99th percentile of what the workload does not explain."""
     ci_low: float | None
-    """Ends of the interval at the family's level, 1 - alpha for all effects together."""
+    """Ends of the interval at the family's level, 1 - alpha for all effects together; of a tail 95 %, by itself."""
     ci_high: float | None
     p_value: float | None
     mde: float | None

@@ -29,6 +29,8 @@ _TAIL_FLOOR: Final = 0.005
 """More of all requests beyond the limit, at least."""
 _PERCENTILE_FLOOR: Final = 0.10
 """And their 99th percentile, at least."""
+_TAIL_INTERVAL: Final = NormalDist().inv_cdf(0.975)
+"""Standard deviations to each side of the percentile's change: 95 %, by itself. What decides is the time beyond it."""
 _CACHE_FLOOR: Final = 0.05
 _POWER_Z: Final = NormalDist().inv_cdf(POWER)
 
@@ -86,18 +88,19 @@ def decide(estimate: Estimate, bar: Bar) -> Effect:
     mde = _ratio(estimate, bar.least_found(estimate)) if estimate.kind != "tail" else None
     if estimate.tail is not None:
         change, sd = estimate.tail
-        half = bar.critical(estimate) * sd
+        half = _TAIL_INTERVAL * sd
         ratio, low, high = (math.expm1(change + by) for by in (0.0, -half, half))
     if (
         estimate.kind == "shift"
         and not estimate.offset
+        and estimate.phase != "queue"
         and mde is not None
         and mde > WIDEST_MDE
         and abs(found) <= needed
     ):
         return _effect(
             estimate, "insufficient_data", ratio=ratio, low=low, high=high, p_value=p_value, mde=mde,
-            why_not=f"only a change of {mde:.0%} or more would show: more requests or runs are needed",
+            why_not=f"only a change of {100 * mde:.0f} % or more would show: more requests or runs are needed",
         )  # fmt: skip
     outcome: Outcome = "no_change"
     if _moved(estimate, bar):
@@ -113,7 +116,8 @@ def _moved(estimate: Estimate, bar: Bar) -> bool:
     # More requests just beyond the limit are no tail: they are more, and the 99th percentile has moved with them.
     way = math.copysign(1.0, estimate.difference)
     more = way * ((estimate.values[1] or 0.0) - (estimate.values[0] or 0.0))
-    return sure and more > _TAIL_FLOOR and way * estimate.tail[0] > math.log1p(_PERCENTILE_FLOOR)
+    change, sd = way * estimate.tail[0], estimate.tail[1]
+    return sure and more > _TAIL_FLOOR and change > max(math.log1p(_PERCENTILE_FLOOR), _TAIL_INTERVAL * sd)
 
 
 def _ratio(estimate: Estimate, difference: float) -> float:

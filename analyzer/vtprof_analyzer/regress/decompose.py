@@ -42,6 +42,8 @@ def decompose(
             for name, change in _parts(one, weights).items():
                 parts[name] += change
     for name in ("queue", "unexplained"):
+        if not all(any(np.isfinite(getattr(q, name + "_ms")).any() for q in side) for side in sides):
+            continue
         change = _sum(new, name + "_ms") / weights[1] - _sum(base, name + "_ms") / weights[0]
         if change or name == "queue":
             parts[name] += change

@@ -15,6 +15,9 @@ FEWEST: Final = 100
 """Requests of a phase and side, below which it is not judged."""
 FEWEST_ALIKE: Final = 60
 """Requests with like ones on the other side, likewise."""
+_STEADY_S: Final = 120.0
+_SHORT_SD: Final = 0.02
+"""A run of seconds tells of the host's and the clock's pace in those: that much more, less the longer it was."""
 EVIDENCE: Final = 5
 """Requests that are named."""
 
@@ -87,9 +90,20 @@ def estimate(
     run_part = 0.0
     for side in (sides.base, sides.new):
         parts = np.array([float(np.abs(share).sum()) for share in cells.shares[side]])
-        run_part += between * float((parts**2).sum()) / float(parts.sum()) ** 2
+        varies = (
+            np.array([between + _of_a_short_run(q) for q in sides.tables[side]])
+            if kind == "shift"
+            else between
+        )
+        run_part += float((parts**2 * varies).sum()) / float(parts.sum()) ** 2
     counts = tuple(sum(len(cell) for cell in cells.cell[side]) for side in (sides.base, sides.new))
     return Estimate(
         phase, kind, sides.model, cells.difference(values), variance, run_part,
         joined_freedom([(variance, freedom), (run_part, run_freedom)]), between, told, (counts[0], counts[1]), cells.overlap,
     )  # fmt: skip
+
+
+def _of_a_short_run(q: Requests) -> float:
+    """Return the variance that a run has for being short."""
+    seconds = float(q.start_ns[-1] - q.start_ns[0]) / 1e9 if len(q) > 1 else 0.0
+    return (_SHORT_SD * max(0.0, 1 - seconds / _STEADY_S)) ** 2

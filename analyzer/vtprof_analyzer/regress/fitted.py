@@ -71,7 +71,7 @@ def fit(phase: str, sides: Sides) -> Fitted | Missing:
     keys = [(100 * one + two) * 100 + three for one, two, three in zip(*groups, strict=True)]
     cells = cells_of(keys, weights, sides.base_runs)
     if cells.effective < FEWEST_ALIKE:
-        share = f"{cells.overlap:.0%}" if cells.overlap else "none"
+        share = f"{100 * cells.overlap:.0f} %" if cells.overlap else "none"
         why = (
             f"{share} of NEW's requests have like ones in BASE: too few to compare at like workload and load"
         )

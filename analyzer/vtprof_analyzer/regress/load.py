@@ -75,7 +75,15 @@ def no_flights(load: Load) -> Load:
 def load_of(q: Requests, rows: Integers | None = None) -> Load:
     """Return the load on each request from all others of the table; on those of ``rows`` alone where they are given."""
     begin = (q.start_ns - (q.start_ns[0] if len(q) else 0)) * _MS
-    first = begin + q.ttft_ms
+    # Where no TTFT was recorded, its parts tell when the first token came.
+    parts = (
+        _known(q.preprocess_ms)
+        + _known(q.queue_ms)
+        + _known(q.encode_ms)
+        + _known(q.transfer_ms)
+        + q.prefill_ms
+    )
+    first = begin + np.where(np.isfinite(q.ttft_ms), q.ttft_ms, parts)
     prefill = (first - q.prefill_ms, first)
     encode = (prefill[0] - q.encode_ms, prefill[0])
     decode = (first, first + q.tpot_ms * (q.output_tokens - 1))

@@ -9,14 +9,12 @@ import numpy as np
 from vtprof_analyzer.regress.load import Load
 from vtprof_analyzer.regress.requests import Flags, Floats, Requests
 
-COMPARED: Final = ("preprocess", "queue", "encode", "transfer", "prefill", "decode", "unexplained", "kv")
+COMPARED: Final = ("preprocess", "encode", "transfer", "prefill", "decode", "unexplained", "kv")
 """Phases with a cost model, in order; `kv` is bytes per token."""
 SERVICE: Final = ("preprocess", "encode", "transfer", "prefill")
 """Parts of TTFT in which a request is worked on."""
 _LEAST_MS: Final = 1e-3
 """Less than a microsecond is no work: a phase that was skipped."""
-_LEAST_WAIT_MS: Final = 0.5
-"""Shorter waits are the scheduler's own pace, not a queue."""
 _HIT: Final = 0.5
 """Requests of which the cache held at least half of the media are a class of their own: they hardly encode."""
 _FAR: Final = np.log(3.0)
@@ -72,13 +70,6 @@ def phase_data(phase: str, q: Requests, load: Load, given: Given = NOTHING_GIVEN
                 costs={"1": one, "images": images, "V": visual, "T": text, "V beside": visual * beside},
                 workload={"V": visual, "T": text, "images": images, "audio": audio}, load={"beside": beside},
             )  # fmt: skip
-        case "queue":
-            waiting, work, serving = load.waiting, load.waiting_tokens, load.serving
-            return _data(
-                q.queue_ms, tokens_known & (waiting >= 1), least=_LEAST_WAIT_MS,
-                costs={"1": one, "waiting": waiting, "work": work, "serving": serving},
-                workload={"computed": computed}, load={"waiting": waiting, "work": work, "serving": serving},
-            )  # fmt: skip
         case "encode":
             media = (visual > 0) | (audio > 0)
             hit = (q.encoder_hit >= _HIT) | looks_like_hit(q, given.hit_below)
@@ -86,7 +77,7 @@ def phase_data(phase: str, q: Requests, load: Load, given: Given = NOTHING_GIVEN
             beside = _known(load.encode_tokens)
             per_image = visual**2 / np.maximum(images, 1)
             return _data(
-                q.encode_ms, tokens_known & media & ~hit,
+                q.encode_ms, tokens_known & media & ~hit & (_told(q.encoder_hit, visual > 0) | (visual == 0)),
                 costs={"1": one, "images": images, "V": visual, "VV": per_image, "audio": audio,
                        "V decodes": visual * decodes, "V prompts": visual * prompts, "beside": beside},
                 workload={"V": visual, "images": images, "T": text, "audio": audio, "hit": _known(q.encoder_hit)},
@@ -103,7 +94,7 @@ def phase_data(phase: str, q: Requests, load: Load, given: Given = NOTHING_GIVEN
                 _known(one) for one in (load.prefill_encodes, load.prefill_tokens, load.prefill_context)
             )
             return _data(
-                q.prefill_ms, tokens_known,
+                q.prefill_ms, tokens_known & _told(q.cached_tokens, tokens_known),
                 costs={"1": one, "U": computed, "UU": computed * prompt, "V": visual,
                        "decodes": decodes, "U decodes": computed * decodes, "U prompts": computed * prompts,
                        "prompts": prompts, "encodes": encodes, "beside": beside, "context": context,
@@ -125,7 +116,8 @@ def phase_data(phase: str, q: Requests, load: Load, given: Given = NOTHING_GIVEN
             )  # fmt: skip
         case "unexplained":
             return _data(
-                np.maximum(q.unexplained_ms, 0) + given.offset_ms, tokens_known, costs={"1": one, "prompt": prompt},
+                np.maximum(_unexplained(q), 0) + given.offset_ms, tokens_known,
+                costs={"1": one, "prompt": prompt, "V": visual},
                 workload={"V": visual, "T": text}, load={"beside": _known(load.serving)},
             )  # fmt: skip
     # The last token is answered, not cached.
@@ -135,6 +127,26 @@ def phase_data(phase: str, q: Requests, load: Load, given: Given = NOTHING_GIVEN
         per_token, tokens_known & (q.kv_bytes > 0), costs={"1": one},
         workload={"held": held, "V": visual}, load={},
     )  # fmt: skip
+
+
+def is_whole(q: Requests) -> Flags:
+    """Say of which requests nothing but the TTFT as a whole was recorded."""
+    parts = (q.preprocess_ms, q.queue_ms, q.encode_ms, q.prefill_ms, q.unexplained_ms)
+    found: Flags = np.isfinite(q.ttft_ms)
+    for part in parts:
+        found = found & np.isnan(part)
+    return found
+
+
+def _unexplained(q: Requests) -> Floats:
+    return np.where(is_whole(q), q.ttft_ms, q.unexplained_ms)
+
+
+def _told(column: Floats, of: Flags) -> Flags:
+    """Say which requests have a number where most of them have: among those, unknown is not zero."""
+    known = np.isfinite(column)
+    everyone = np.ones(len(column), np.bool_)
+    return known if known[of].any() else everyone
 
 
 def given_of(phase: str, base: Sequence[Requests], new: Sequence[Requests] = ()) -> Given:
@@ -211,10 +223,9 @@ def _data(
     costs: dict[str, Floats],
     workload: dict[str, Floats],
     load: dict[str, Floats],
-    least: float = _LEAST_MS,
 ) -> PhaseData:
     with np.errstate(invalid="ignore"):
-        return PhaseData(value, valid & (value > least), costs, workload, load)
+        return PhaseData(value, valid & (value > _LEAST_MS), costs, workload, load)
 
 
 def _known(column: Floats) -> Floats:

@@ -14,7 +14,11 @@ from vtprof_analyzer.regress.thin import of_model
 COST_RATIO: Final = 0.08
 SHARE_POINTS: Final = 0.08
 STANDARD_DIFFERENCE: Final = 0.2
+ARRIVALS_RATIO: Final = 0.10
 LOAD_RATIO: Final = 0.15
+"""Of the queue, or of requests in flight, that come with more arrivals."""
+_MOST_SHARES: Final = 50
+"""Models whose share is looked at."""
 _LEAST_LOG: Final = 0.02
 """Where all requests are alike any difference is many standard deviations."""
 _SIZES: Final = (
@@ -24,6 +28,8 @@ _SIZES: Final = (
     ("output tokens per request", "output_tokens", "tokens"),
     ("images per request that has them", "images", "images"),
 )
+_SURE_OF_RATES: Final = 2.0
+"""Arrivals are counted, not sampled: it is enough that bursts alone would hardly do it."""
 Sides = Sequence[Sequence[Requests]]
 Columns = Sequence[Sequence[Floats]]
 _SURE: Final = 3.3
@@ -62,7 +68,7 @@ def changes(base: Sequence[Requests], new: Sequence[Requests], costs: Sequence[F
         means, sure = _means(sides, (costs[: len(base)], costs[len(base) :]))
         if means[0] > 0 and abs(means[1] / means[0] - 1) > COST_RATIO and sure:
             found.append(Shift("work per request", means[0], means[1], "ms of work at BASE's speed", "mix"))
-    names = sorted({name for side in sides for q in side for name in q.models})
+    names = sorted({name for side in sides for q in side for name in q.models})[:_MOST_SHARES]
     for name in names if len(names) > 1 else ():
         shares = [[of_model(q, name).astype(np.float64) for q in side] for side in sides]
         found += _share(f"share of model {name or 'without a name'}", sides, shares)
@@ -79,7 +85,7 @@ def _load(base: Sequence[Requests], new: Sequence[Requests]) -> list[Shift]:
     """Return more (or less) load: arrivals that changed, and with them the queue, or the requests in flight."""
     sides = (base, new)
     rates, sure = _rates(sides)
-    if not (rates[0] > 0 and sure and _beyond(rates)):
+    if not (rates[0] > 0 and sure and _beyond(rates, ARRIVALS_RATIO)):
         return []
     shifts = [Shift("arrivals", rates[0], rates[1], "requests/s", "load")]
     queues = [_mean(side, [q.queue_ms for q in side]) for side in sides]
@@ -91,9 +97,9 @@ def _load(base: Sequence[Requests], new: Sequence[Requests]) -> list[Shift]:
     return shifts if len(shifts) > 1 else []
 
 
-def _beyond(values: Sequence[float]) -> bool:
-    """Say whether two values differ by more than a change of load does."""
-    return min(values) > 0 and max(values) > (1 + LOAD_RATIO) * min(values)
+def _beyond(values: Sequence[float], ratio: float = LOAD_RATIO) -> bool:
+    """Say whether two values differ by more than a ratio."""
+    return min(values) > 0 and max(values) > (1 + ratio) * min(values)
 
 
 def _rates(sides: Sequence[Sequence[Requests]]) -> tuple[list[float], bool]:
@@ -113,7 +119,7 @@ def _rates(sides: Sequence[Sequence[Requests]]) -> tuple[list[float], bool]:
         follow = sum(float((count - count.mean())[1:] @ (count - count.mean())[:-1]) for count in counts)
         rates.append(rate)
         variance += (spread + 2 * max(follow, 0.0)) / seconds**2
-    return rates, abs(rates[1] - rates[0]) > _SURE * variance**0.5
+    return rates, abs(rates[1] - rates[0]) > _SURE_OF_RATES * variance**0.5
 
 
 def _in_flight(side: Sequence[Requests]) -> float:

@@ -14,7 +14,6 @@ from vtprof_analyzer.regress.comparison import Comparison, Effect, StratumEffect
 from vtprof_analyzer.report import compare_ttft
 from vtprof_analyzer.report.charts import COLOURS, OTHER_COLOUR, _data, _document, _field, _in_order
 from vtprof_analyzer.report.compare_phrases import (
-    OUTCOMES,
     both_values,
     change,
     finite,
@@ -23,6 +22,7 @@ from vtprof_analyzer.report.compare_phrases import (
     model_name,
     models,
     number_of,
+    outcome,
     value,
     what,
 )
@@ -163,7 +163,7 @@ def _effect_row(effect: Effect, several: bool) -> dict[str, Any]:
         "effect": _percent(effect.effect_ratio), "low": _percent(effect.ci_low), "high": _percent(effect.ci_high),
         "least": _percent(least), "least_low": -_percent(least), "change": change(effect.effect_ratio),
         "interval": interval(effect.ci_low, effect.ci_high),
-        "mde": magnitude(least) if least else DASH, "outcome": OUTCOMES[effect.outcome], "sides": both_values(effect),
+        "mde": magnitude(least) if least else DASH, "outcome": outcome(effect), "sides": both_values(effect),
         "found": effect.outcome in ("regression", "improvement"),
     }  # fmt: skip
 

@@ -2,34 +2,45 @@
 
 from typing import Final
 
-from vtprof_analyzer.regress.comparison import Comparison, Decomposition, Effect, Part
+from vtprof_analyzer.regress.comparison import Comparison, Effect, Part
 from vtprof_analyzer.report.compare_phrases import (
     NAME,
     NOT_KNOWN,
     SENTENCE,
     both_values,
     change,
+    change_in,
     ends,
     finite,
     is_time,
+    is_unjudged,
     joined,
     magnitude,
     mix_words,
+    model_name,
     models,
+    named,
     needed,
+    step_of,
     value,
     what,
 )
+from vtprof_analyzer.report.compare_ttft import adding_up
 from vtprof_analyzer.report.format import DASH, duration, safe
 
 CAUSES: Final = 3
 """That the verdict names."""
+_NAMED_PARTS: Final = 4
+_WORTH_NAMING: Final = 0.05
+"""Of all that changed TTFT, up and down together."""
+_LARGEST: Final = 1e4
+"""Larger ratios are shared out in no digits."""
 _SMALL: Final = 0.005
 """Changes of the mean TTFT below it are called none."""
-_NEARLY_ALL: Final = 0.1
-"""So much of a change may come from elsewhere where all of it is said to come from the workload."""
-_MUCH: Final = 0.2
-"""A part of a change from here on is named although the workload is alike within its thresholds."""
+_HIDE_TOO: Final = 0.5
+"""Of the largest part that hides a slower phase, from which on the next one is named too."""
+REASONS: Final = ("no served model is on both sides", "only BASE records", "only NEW records")
+"""Beginnings of the warnings that say why nothing could be judged."""
 _MATTER: Final = ("preprocess", "encode", "prefill", "decode")
 _BLUNT: Final = 0.05
 """Minimum detectable effects above it are said beside a verdict of no regression."""
@@ -44,7 +55,7 @@ _LEADS: Final = {
 def headline(comparison: Comparison) -> tuple[str, str]:
     """Return the lead, with a colon at its end, and the sentence."""
     lead = _LEADS[comparison.verdict]
-    if comparison.masked:
+    if comparison.masked or _is_outweighed(comparison):
         lead += f", hidden by {_mask(comparison)}"
     bodies = {
         "regression": _regression,
@@ -70,8 +81,7 @@ def effect_sentence(effect: Effect, several_models: bool) -> str:
     shown = "" if sides == f"{DASH} → {DASH}" else sides
     more = ratio >= 0
     if effect.kind == "tail":
-        share = f", requests beyond BASE's limit {shown}" if shown else ""
-        return f"the tail of {safe(effect.phase, 24)}{of} is {size} {'longer' if more else 'shorter'}{bounds}{share}"
+        return f"the tail of {safe(effect.phase, 24)}{of} is {_tail(effect, more) or f'{size} {_length(more)}{bounds}'}"
     if effect.phase == "kv":
         return f"KV{of} takes {size} {'more' if more else 'fewer'} bytes per token{bounds}{_after(shown)}"
     if effect.phase == "cache":
@@ -80,9 +90,22 @@ def effect_sentence(effect: Effect, several_models: bool) -> str:
     return f"{what(effect)}{of} is {size} {_word(effect, more)}{bounds}"
 
 
+def _tail(effect: Effect, more: bool) -> str:
+    """Return how many more requests are in a tail; nothing where that is not known."""
+    base, new = finite(effect.base_value), finite(effect.new_value)
+    if base is None or new is None:
+        return ""
+    limit = f"requests beyond the limit that {value(base, 'share')} of BASE passes"
+    return f"{_length(more)}, {limit}: {value(base, 'share')} → {value(new, 'share')}"
+
+
+def _length(more: bool) -> str:
+    return "longer" if more else "shorter"
+
+
 def _word(effect: Effect, more: bool) -> str:
     if effect.phase in ("queue", "unexplained"):
-        return "longer" if more else "shorter"
+        return _length(more)
     return "slower" if more else "faster"
 
 
@@ -102,7 +125,7 @@ def _effects(comparison: Comparison, effects: tuple[Effect, ...]) -> str:
 def _regression(comparison: Comparison) -> str:
     parts = [_effects(comparison, comparison.causes) or f"the cause is {NOT_KNOWN}"]
     if comparison.improvements:
-        parts.append(f"better: {joined([what(one) for one in comparison.improvements], CAUSES)}")
+        parts.append(f"better: {joined(named(comparison.improvements, comparison), CAUSES)}")
     return "; ".join([*parts, ttft(comparison)]) + "."
 
 
@@ -114,11 +137,14 @@ def _no_change(comparison: Comparison) -> str:
     parts = [ttft(comparison)]
     if not (comparison.workload_shift or comparison.load_increase):
         parts.append("no phase is slower at like images and load")
-    unjudged = {what(effect) for effect in comparison.effects if effect.outcome == "insufficient_data"}
-    if unjudged:
-        parts.append(f"not judged: {joined(sorted(unjudged), CAUSES)}")
+    if unjudged := named(filter(is_unjudged, comparison.effects), comparison):
+        parts.append(f"not judged: {joined(unjudged, CAUSES)}")
     if blunt := [one for one in comparison.effects if one.outcome == "no_change" and _is_blunt(one)]:
-        shown = [f"{what(one)} {magnitude(one.mde or 0.0)}" for one in blunt]
+        several = len(models(comparison)) > 1
+        shown = [
+            f"{what(one)}{f' of {model_name(one.model)}' if several else ''} {magnitude(one.mde or 0.0)}"
+            for one in sorted(blunt, key=lambda one: -(one.mde or 0.0))
+        ]
         parts.append(f"changes smaller than these would hardly have shown: {joined(shown, CAUSES)}")
     return "; ".join(parts) + "."
 
@@ -126,21 +152,26 @@ def _no_change(comparison: Comparison) -> str:
 def _is_blunt(effect: Effect) -> bool:
     """Tell whether a change of a phase of TTFT or of decode that matters would probably have been missed."""
     mde = finite(effect.mde)
-    return effect.phase in _MATTER and mde is not None and mde > _BLUNT
+    return effect.phase in _MATTER and mde is not None and mde > _BLUNT and not is_unjudged(effect)
 
 
 def _insufficient(comparison: Comparison) -> str:
-    reasons: dict[str, list[str]] = {}
+    first = [safe(line, SENTENCE) for line in comparison.warnings if line.startswith(REASONS)]
+    sides = [set(comparison.base.models), set(comparison.new.models)]
+    if all(sides) and not sides[0] & sides[1]:
+        if len(sides[0]) == len(sides[1]) == 1:
+            first.append("where another model is the change under test, give --expect-change")
+        return "; ".join(first or ["no served model is on both sides"]) + "."
+    reasons: dict[str, list[Effect]] = {}
     for effect in comparison.effects:
         if effect.outcome == "insufficient_data" and effect.why_not:
-            reasons.setdefault(effect.why_not, []).append(what(effect))
+            reasons.setdefault(effect.why_not, []).append(effect)
     told = [
-        f"{joined(list(dict.fromkeys(names)), CAUSES)}: {safe(reason, SENTENCE).rstrip('.')}"
-        for reason, names in reasons.items()
+        f"{joined(named(of, comparison), CAUSES)}: {safe(reason, SENTENCE).rstrip('.')}"
+        for reason, of in reasons.items()
     ]
-    return (
-        "; ".join([joined(told, CAUSES, "; ") or f"what is missing is {NOT_KNOWN}", needed(comparison)]) + "."
-    )
+    missing = joined([*first, *told], CAUSES, "; ") or f"what is missing is {NOT_KNOWN}"
+    return f"{missing}." if first else f"{missing}; {needed(comparison)}."
 
 
 def ttft(comparison: Comparison) -> str:
@@ -158,8 +189,8 @@ def ttft(comparison: Comparison) -> str:
     if abs(ratio) < _SMALL:
         return f"mean TTFT as before ({shown})"
     moved = f"mean TTFT {'rose' if ratio > 0 else 'fell'} {magnitude(ratio)} ({shown})"
-    parts = comparison.decomposition
-    return moved if parts is None else moved + _from_workload(comparison, parts)
+    named_parts = _parts(comparison, ratio)
+    return f"{moved}: {', '.join(named_parts)}" if named_parts else moved
 
 
 def _ttft_sides(comparison: Comparison) -> tuple[float, float] | None:
@@ -177,43 +208,80 @@ def _ttft_sides(comparison: Comparison) -> tuple[float, float] | None:
     return None
 
 
-def _from_workload(comparison: Comparison, parts: Decomposition) -> str:
-    total = parts.new_ms - parts.base_ms
-    flagged = {"mix": comparison.workload_shift, "load": comparison.load_increase}
-    workload = [part for part in parts.parts if part.part in flagged and finite(part.change_ms) is not None]
-    told = [
-        f"{_workload_words(comparison, part)} ({change(part.change_ms / parts.base_ms)})"
-        for part in sorted(workload, key=lambda part: -abs(part.change_ms))
-        if abs(part.change_ms) >= _SMALL * parts.base_ms
-        and (flagged[part.part] or abs(part.change_ms) >= _MUCH * abs(total))
+def _parts(comparison: Comparison, ratio: float) -> list[str]:
+    """Return the parts of TTFT's change in percent of BASE's: the largest and those of the causes, largest first, then the
+    rest; in the digits that are shown they add up to the change."""
+    parts = _known_parts(comparison)
+    told = comparison.decomposition
+    if told is None or not parts or abs(ratio) > _LARGEST:
+        return []
+    causes = {effect.phase for effect in comparison.causes}
+    whole = sum(abs(part.change_ms) for part in parts)
+    parts = sorted(parts, key=lambda part: -abs(part.change_ms))
+    shown = [
+        part for part in parts if part.part != "residual" and abs(part.change_ms) >= _WORTH_NAMING * whole
     ]
-    if not told:
-        return ""
-    share = sum(part.change_ms for part in workload) / total
-    named = ", ".join(told)
-    if abs(share - 1) <= _NEARLY_ALL:
-        return f", all of it {named}"
-    if share < 0:
-        return f", in spite of {named}"
-    return f", of that {named}" if share < 1 else f", less than {named} would make it"
+    shown = shown[:_NAMED_PARTS] + [
+        part for part in parts if part.part in causes and part not in shown[:_NAMED_PARTS]
+    ]
+    step = step_of(ratio)
+    total = round(ratio / step)
+    exact = [part.change_ms / told.base_ms / step for part in shown]
+    if len(shown) < len(parts):
+        units = [round(number) for number in exact]
+        units.append(total - sum(units))
+    else:
+        units = adding_up(exact, total)
+    words = [*(_part_words(comparison, part) for part in shown), "the rest"]
+    return [f"{name} {change_in(unit, step)}" for name, unit in zip(words, units, strict=False) if unit]
 
 
-def _workload_words(comparison: Comparison, part: Part) -> str:
+def _known_parts(comparison: Comparison) -> list[Part]:
+    """Return the parts of TTFT's change; none where one is not known or they are of no TTFT."""
+    told = comparison.decomposition
+    if told is None or not told.base_ms > 0:
+        return []
+    known = all(abs(part.change_ms) <= _LARGEST * told.base_ms for part in told.parts)
+    return list(told.parts) if known else []
+
+
+def _part_words(comparison: Comparison, part: Part) -> str:
     more = part.change_ms > 0
     if part.part == "mix":
         return mix_words(comparison.shifts, more)
-    return "more load" if more else "less load"
+    if part.part == "load":
+        return "more load" if more else "less load"
+    return "encoder cache" if part.part == "cache" else safe(part.part, 24)
+
+
+def _is_outweighed(comparison: Comparison) -> bool:
+    """Tell whether a phase of TTFT is slower although TTFT fell."""
+    sides = _ttft_sides(comparison)
+    phases = {part.part for part in _known_parts(comparison) if part.change_ms > 0}
+    return (
+        sides is not None
+        and sides[1] < sides[0] * (1 - max(comparison.min_effect, _SMALL))
+        and any(effect.phase in phases for effect in comparison.causes)
+    )
 
 
 def _mask(comparison: Comparison) -> str:
     """Return what made TTFT fall although a phase is slower."""
-    parts = comparison.decomposition.parts if comparison.decomposition else ()
-    largest = min(parts, key=lambda part: part.change_ms, default=None)
-    if largest is None or not largest.change_ms < 0:
-        return "the rest of TTFT"
-    if largest.part == "mix":
-        return mix_words(comparison.shifts, heavier=False)
-    return "less load" if largest.part == "load" else f"less {safe(largest.part, 24)}"
+    parts = [part for part in _known_parts(comparison) if part.change_ms < 0 and part.part != "residual"]
+    parts.sort(key=lambda part: part.change_ms)
+    hiding = [part for part in parts[:2] if part.change_ms <= _HIDE_TOO * parts[0].change_ms]
+    return " and ".join(_mask_words(comparison, part) for part in hiding) or "the rest of TTFT"
+
+
+def _mask_words(comparison: Comparison, part: Part) -> str:
+    if part.part in ("mix", "load"):
+        return _part_words(comparison, part)
+    others = {
+        "cache": "more encoder cache hits",
+        "queue": "a shorter queue",
+        "unexplained": "less unexplained time",
+    }
+    return others.get(part.part, f"a faster {safe(part.part, 24)}")
 
 
 def mean_ttft(comparison: Comparison) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ from vtprof_analyzer.report.compare_phrases import (
     magnitude,
     phase_name,
     runs,
+    small,
     volume,
     what,
 )
@@ -113,7 +114,7 @@ def _numbers(comparison: Comparison) -> str:
             [joined([f"{phase_name(phase)} {magnitude(ratio)}" for phase, ratio in least], 2 * _NAMED)],
         ),
         tile(
-            "Run-to-run noise", NOT_KNOWN if noise is None else magnitude(noise),
+            "Run-to-run noise", NOT_KNOWN if noise is None else small(noise),
             [NOISE_SOURCES[comparison.run_noise_source]],
         ),
     ]  # fmt: skip

@@ -25,15 +25,23 @@ NAME: Final = 60
 SENTENCE: Final = 300
 _FINE: Final = 0.0995
 """Relative changes below it are shown with a decimal."""
+_COARSE: Final = 0.01
 _MOST_PERCENT: Final = 1_000_000
 _RUNS: Final = 3
 _REASONS: Final = 8
+_LARGEST_MDE: Final = 0.5
+_WIDEST: Final = 3.0
+"""Times by which the ends of an interval differ."""
+NOT_JUDGED: Final = (
+    "not judged: an MDE above 50 % or an interval wider than a factor of three rules nothing out"
+)
 OUTCOMES: Final = {
     "regression": "regression",
     "improvement": "improvement",
     "no_change": "no change",
     "insufficient_data": "not judged",
 }
+EXPLAINED: Final = "explained"
 NOISE_SOURCES: Final = {
     "default": "assumed, for nothing measured it: give several runs a side",
     "replicas": "measured between the runs of a side",
@@ -68,6 +76,22 @@ def change(ratio: float | None) -> str:
 def magnitude(ratio: float) -> str:
     """Show how large a relative change is, without its sign."""
     return _digits(abs(ratio), 1 if abs(ratio) < _FINE else 0)
+
+
+def step_of(ratio: float) -> float:
+    """Return the last digit in which a change is shown, as a ratio."""
+    return 0.001 if abs(ratio) < _FINE else 0.01
+
+
+def change_in(steps: int, step: float) -> str:
+    """Show so many steps as a change: ``+8.0 %``."""
+    decimals = 1 if step < _COARSE else 0
+    return f"{_sign(steps * step, decimals)}{_digits(abs(steps) * step, decimals)}"
+
+
+def small(ratio: float) -> str:
+    """Show a ratio that is usually below a hundredth: ``0.75 %``."""
+    return f"{plain(abs(ratio) * 100, 2)} %" if abs(ratio) < _FINE else magnitude(ratio)
 
 
 def interval(low: float | None, high: float | None, signed: bool = True) -> str:
@@ -139,6 +163,45 @@ def metric_name(metric: str) -> str:
     """Return a metric's name for people."""
     known = _METRICS.get(metric)
     return known or safe(metric.removesuffix("_ms").replace("_", " "), 32)
+
+
+def outcome(effect: Effect) -> str:
+    """Return the outcome in words: no change is only told where a large one would have shown."""
+    if is_unjudged(effect):
+        return OUTCOMES["insufficient_data"]
+    if effect.outcome == "no_change" and effect.why_not:
+        return EXPLAINED
+    return OUTCOMES[effect.outcome]
+
+
+def is_unjudged(effect: Effect) -> bool:
+    """Tell whether there was too little to judge, or so little that hardly anything is ruled out."""
+    if effect.outcome != "no_change":
+        return effect.outcome == "insufficient_data"
+    mde, low, high = finite(effect.mde), finite(effect.ci_low), finite(effect.ci_high)
+    if low is not None and high is not None:
+        if low > 0 or high < 0:
+            return False
+        if low <= -1 or (1 + high) > _WIDEST * (1 + low):
+            return True
+    return mde is not None and mde > _LARGEST_MDE
+
+
+def named(effects: Iterable[Effect], comparison: Comparison) -> list[str]:
+    """Return what effects are of, each once; with the model where it is not all models'."""
+    whose: dict[str, set[str]] = {}
+    for effect in effects:
+        tailed = effect.kind == "tail"
+        whose.setdefault(f"tail of {phase_name(effect.phase)}" if tailed else what(effect), set()).add(
+            effect.model
+        )
+    everyone = models(comparison)
+    return [
+        words
+        if of >= set(everyone)
+        else f"{words} of {joined([model_name(one) for one in everyone if one in of], 2)}"
+        for words, of in whose.items()
+    ]
 
 
 def is_time(effect: Effect) -> bool:
@@ -217,18 +280,20 @@ def _named(kind: str, names: Iterable[str]) -> str:
 
 
 def skipped(side: SideSummary) -> str:
-    """Return what of a side was left out, by reason, the most frequent first."""
-    if not side.skipped:
-        return "nothing left out"
+    """Return what of a side was left out, by reason."""
+    return f"left out: {skipped_reasons(side)}" if side.skipped else "nothing left out"
+
+
+def skipped_reasons(side: SideSummary) -> str:
+    """Return the reasons with their numbers, the most frequent first."""
     reasons = sorted(side.skipped.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{count(number)} {safe(reason, 80)}" for reason, number in reasons]
-    return f"left out: {joined(shown, _REASONS)}"
+    return joined([f"{count(number)} {safe(reason, 80)}" for reason, number in reasons], _REASONS)
 
 
 def noise(comparison: Comparison) -> str:
     """Return the run-to-run noise that was reckoned with, and where it is from."""
     ratio = finite(comparison.run_noise_ratio)
-    shown = NOT_KNOWN if ratio is None else f"{magnitude(ratio)} (standard deviation of the largest phase)"
+    shown = NOT_KNOWN if ratio is None else f"{small(ratio)} (standard deviation of the largest phase)"
     return f"run-to-run noise {shown}, {NOISE_SOURCES[comparison.run_noise_source]}"
 
 

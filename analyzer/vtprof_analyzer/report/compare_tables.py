@@ -6,7 +6,7 @@ from typing import Final
 
 from vtprof_analyzer.regress.comparison import Comparison, Effect, Metric, StratumEffect
 from vtprof_analyzer.report.compare_phrases import (
-    OUTCOMES,
+    NOT_JUDGED,
     SENTENCE,
     both_values,
     change,
@@ -19,6 +19,7 @@ from vtprof_analyzer.report.compare_phrases import (
     model_name,
     models,
     number_of,
+    outcome,
     shift_change,
     shift_value,
     unit_of,
@@ -70,7 +71,7 @@ def _effects_of(comparison: Comparison, model: str, brief: bool, whose: str) -> 
             what(effect),
             change(effect.effect_ratio),
             interval(effect.ci_low, effect.ci_high),
-            OUTCOMES[effect.outcome],
+            outcome(effect),
             _least(effect),
             number_of(effect.requests_base),
             number_of(effect.requests_new),
@@ -115,7 +116,7 @@ def _effect_lines(found: list[Effect], shown: int, brief: bool) -> list[str]:
         for reason, of in reasons.items()
     ]
     told += [
-        f"{what(effect)}, {OUTCOMES[effect.outcome]}: {safe(effect.why_not, SENTENCE)}"
+        f"{what(effect)}, {outcome(effect)}: {safe(effect.why_not, SENTENCE)}"
         for effect in found
         if effect.why_not and effect.outcome != "insufficient_data"
     ]
@@ -140,6 +141,7 @@ def effect_note(comparison: Comparison) -> str:
         f"interval: {level(comparison)} for all effects together",
         "MDE, minimum detectable effect: found in 80 % of such comparisons",
         f"an effect below {magnitude(comparison.min_effect)} is no finding",
+        NOT_JUDGED,
         "BASE, NEW: requests that have the phase",
     ]
     if any(effect.kind == "tail" for effect in comparison.effects):
@@ -175,21 +177,36 @@ def shifts(comparison: Comparison, brief: bool) -> Detail:
 
 
 def strata(comparison: Comparison, brief: bool) -> list[Detail]:
-    """Return the effects by visual and by text tokens: in brief formats only those that are clear of zero."""
-    return [
-        table
-        for by, named in (("visual_tokens", "visual tokens"), ("text_tokens", "text tokens"))
-        if (table := _strata_by(comparison, by, named, brief)) is not None
-    ]
+    """Return the effects by visual and by text tokens, a table for each model: in brief formats only those that are clear
+    of zero."""
+    told = list(dict.fromkeys(row.model for row in comparison.strata))
+    tables = []
+    for by, words in (("visual_tokens", "visual tokens"), ("text_tokens", "text tokens")):
+        of_models = [
+            _strata_by(
+                rows,
+                f"strata-{by}-{number}",
+                words,
+                f" of {model_name(model)}" if len(told) > 1 else "",
+                brief,
+            )
+            for number, model in enumerate(told[:_MODELS])
+            if (rows := [row for row in comparison.strata if row.by == by and row.model == model])
+        ]
+        if brief and not any(table.rows for table in of_models):
+            of_models = [replace(table, title=f"Effects by {words}") for table in of_models[:1]]
+        elif brief:
+            of_models = [table for table in of_models if table.rows]
+        if of_models and len(told) > _MODELS:
+            left = f"{count(len(told) - _MODELS)} more models in the JSON document"
+            of_models[-1] = replace(of_models[-1], lines=[*of_models[-1].lines, left])
+        tables += of_models
+    return tables
 
 
-def _strata_by(comparison: Comparison, by: str, named: str, brief: bool) -> Detail | None:
-    all_rows = [row for row in comparison.strata if row.by == by]
+def _strata_by(all_rows: list[StratumEffect], anchor: str, by: str, whose: str, brief: bool) -> Detail:
     told = [row for row in all_rows if row.ci_low > 0 or row.ci_high < 0] if brief else all_rows
-    if not all_rows:
-        return None
     most = BRIEF_ROWS // 2 if brief else ROWS
-    several = len({row.model for row in comparison.strata}) > 1
     rows = [
         (
             safe(row.phase, 24),
@@ -199,20 +216,26 @@ def _strata_by(comparison: Comparison, by: str, named: str, brief: bool) -> Deta
             value(row.base_ms, "ms"),
             value(row.new_ms, "ms"),
             f"{number_of(row.requests_base)}/{number_of(row.requests_new)}",
-            *([model_name(row.model)] if several else []),
         )
         for row in told[:most]
     ]
-    heads: tuple[str, ...] = ("phase", named, "change", "interval", "BASE", "NEW", "requests")
-    heads = (*heads, "model") if several else heads
-    lines = _left(len(told) - most, brief)
-    if not rows:
-        lines = ["No stratum has an interval clear of zero."]
-    caption = "Change and interval, each by itself, at like work and load; they decide no verdict"
-    title = f"Effects by {named}{', intervals clear of zero' if brief and rows else ''}"
-    return Detail(
-        f"strata-{by}", title, lines, heads, rows, words=2, more_words=frozenset({7}), caption=caption
+    lines = (
+        [*_left(len(told) - most, brief), _STRATA_NOTE]
+        if rows
+        else ["No stratum has an interval clear of zero."]
     )
+    return Detail(
+        anchor,
+        f"Effects{whose} by {by}{', intervals clear of zero' if brief and rows else ''}",
+        lines,
+        ("phase", by, "change", "95 % interval", "BASE", "NEW", "requests"),
+        rows,
+        words=2,
+        caption="Change and interval at like work and load",
+    )
+
+
+_STRATA_NOTE: Final = "intervals: 95 %, each by itself, run-to-run noise included; they decide no verdict"
 
 
 def stratum(row: StratumEffect) -> str:
@@ -247,7 +270,7 @@ def metrics(comparison: Comparison, brief: bool) -> list[Detail]:
             Detail(
                 "metrics",
                 "Raw times, workload and all",
-                _left(len(spread) - most, brief),
+                [*_left(len(spread) - most, brief), *([_ENCODE_NOTE] if "encode_ms" in spread else [])],
                 ("", "side", *_STATISTICS),
                 cells,
                 words=2,
@@ -268,6 +291,9 @@ def metrics(comparison: Comparison, brief: bool) -> list[Detail]:
         title = "Requests as they came, and what they held"
         tables.append(Detail("rates", title, _left(len(single) - most, brief), heads, cells))
     return tables
+
+
+_ENCODE_NOTE: Final = "encode: of all requests that tell it, also those without images or with cached ones"
 
 
 def _statistic(row: Metric) -> str:

@@ -53,6 +53,7 @@ def render(
     blocks = [
         _head(comparison),
         _verdict(comparison),
+        *_warnings(comparison),
         _ttft(comparison),
         *_effects(comparison, room),
         *(_part(detail, room) for detail in _details(comparison)),
@@ -94,6 +95,11 @@ def _head(comparison: Comparison) -> list[RenderableType]:
 def _verdict(comparison: Comparison) -> list[RenderableType]:
     lead, rest = headline(comparison)
     return [Text.assemble((lead, _STYLES[comparison.verdict]), " ", rest)]
+
+
+def _warnings(comparison: Comparison) -> list[list[RenderableType]]:
+    lines = compare_trust.warnings(comparison, _WARNINGS)
+    return [[_indent(Text(f"! {line}")) for line in lines]] if lines else []
 
 
 def _ttft(comparison: Comparison) -> list[RenderableType]:
@@ -143,7 +149,6 @@ def _part(detail: Detail, width: int) -> list[RenderableType]:
 def _trust(comparison: Comparison, full_report: str | None) -> list[RenderableType]:
     parts: list[RenderableType] = [_title(compare_trust.TITLE)]
     parts += [_indent(Text(f"· {line}")) for line in compare_trust.trust(comparison)]
-    parts += [_indent(Text(f"! {line}")) for line in compare_trust.warnings(comparison, _WARNINGS)]
     if full_report is not None:
         parts.append(Text(f"Full report: {safe(full_report, 1_000)}", overflow="fold"))
     return parts

@@ -109,15 +109,21 @@ def _decimals(changes: list[float]) -> int:
 
 
 def _adding_up(told: Decomposition, parts: list[Part], decimals: int) -> list[int]:
-    """Return the parts in units of the last digit shown, so that BASE and they give NEW: those round that lose least."""
+    """Return the parts in units of the last digit shown, so that BASE and they give NEW."""
     scale = 10**decimals
-    exact = [part.change_ms * scale for part in parts]
+    return adding_up(
+        [part.change_ms * scale for part in parts], round(told.new_ms * scale) - round(told.base_ms * scale)
+    )
+
+
+def adding_up(exact: list[float], total: int) -> list[int]:
+    """Return numbers rounded so that they add up to ``total``: those round that lose least."""
     units = [math.floor(number + 0.5) for number in exact]
-    missing = round(told.new_ms * scale) - round(told.base_ms * scale) - sum(units)
+    missing = total - sum(units)
     # Parts that do not add up, against their promise, are shown as they are.
-    if abs(missing) <= len(parts):
+    if abs(missing) <= len(exact):
         step = 1 if missing > 0 else -1
-        by_need = sorted(range(len(parts)), key=lambda index: step * (units[index] - exact[index]))
+        by_need = sorted(range(len(exact)), key=lambda index: step * (units[index] - exact[index]))
         for index in by_need[: abs(missing)]:
             units[index] += step
     return units

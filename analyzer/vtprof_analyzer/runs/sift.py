@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests
-from vtprof_analyzer.report.format import counted, safe
+from vtprof_analyzer.report.format import counted, percent, safe
 from vtprof_schemas.units import NS_PER_S
 
 LONGEST_MS: Final = 1e11
@@ -78,6 +78,7 @@ class _Faults:
 def sift(columns: Columns) -> Sifted:
     """Return the requests that can be used."""
     columns = _without_negative_rest(columns)
+    columns, in_flight_notes = _without_impossible_in_flight(columns)
     faults = _Faults(len(columns.start_ns))
     _judge_status(columns, faults)
     faults.add("no start time", columns.start_ns == 0)
@@ -93,7 +94,7 @@ def sift(columns: Columns) -> Sifted:
     notes = list(_clock_notes(columns.start_ns[~faults.left_out]))
     requests, without = _without_phases(_requests(columns, ~faults.left_out))
     requests, more = _with_unexplained(requests)
-    return Sifted(requests, dict(faults.reasons), (*notes, *without, *more))
+    return Sifted(requests, dict(faults.reasons), (*in_flight_notes, *notes, *without, *more))
 
 
 def _without_negative_rest(columns: Columns) -> Columns:
@@ -102,6 +103,24 @@ def _without_negative_rest(columns: Columns) -> Columns:
     if rest is None or not (rest < 0).any():
         return columns
     return replace(columns, floats=columns.floats | {"unexplained_ms": np.where(rest < 0, np.nan, rest)})
+
+
+def _without_impossible_in_flight(columns: Columns) -> tuple[Columns, list[str]]:
+    """Forget how many other requests were in flight where that cannot be: the request itself is as good as any."""
+    told = columns.floats.get("in_flight")
+    if told is None:
+        return columns, []
+    below, above = told < 0, told > LARGEST_COUNT
+    if not (below | above).any():
+        return columns, []
+    # A share and no number: so the notes of many runs are one.
+    notes = [
+        f"requests_in_flight is {what} in {percent(float(odd.mean()))} of the requests: only these values are left out"
+        for what, odd in (("below 0", below), (f"above {LARGEST_COUNT:g}", above))
+        if odd.any()
+    ]
+    kept = np.where(below | above, np.nan, told)
+    return replace(columns, floats=columns.floats | {"in_flight": kept}), notes
 
 
 def _judge_status(columns: Columns, faults: _Faults) -> None:
@@ -129,15 +148,12 @@ def _judge(columns: Columns, field: str, name: str, faults: _Faults) -> None:
 
 def _judge_others(columns: Columns, faults: _Faults) -> None:
     hit, weight = columns.floats.get("encoder_hit"), columns.floats.get("weight")
-    in_flight = columns.floats.get("in_flight")
     if hit is not None:
         faults.add("encoder_cache_hit outside 0 to 1", (hit < 0) | (hit > 1))
     if weight is not None:
         faults.add("weight not above 0", (weight <= 0) | np.isinf(weight))
         if columns.literal_nan and "weight" in columns.literal_nan:
             faults.add("NaN in weight", columns.literal_nan["weight"])
-    if in_flight is not None:
-        faults.add("impossible requests_in_flight", (in_flight < 0) | (in_flight > LARGEST_COUNT))
 
 
 def _judge_keys(columns: Columns, faults: _Faults) -> None:

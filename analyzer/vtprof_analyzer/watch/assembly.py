@@ -26,6 +26,7 @@ WEBHOOK_URL: Final = "VTPROF_WEBHOOK_URL"
 WEBHOOK_TOKEN: Final = "VTPROF_WEBHOOK_TOKEN"
 ALERTMANAGER_TOKEN: Final = "VTPROF_ALERTMANAGER_TOKEN"
 _MOST_ENDPOINTS: Final = 10
+_WILDCARDS: Final = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,19 @@ class Options:
 
 
 def base_paths(names: Sequence[str]) -> list[Path]:
-    """Return where BASE lies: what exists by a name is that, else the baseline of that name."""
+    """Return where BASE lies: what exists by a name is that, else the baseline of that name. Raises ConfigError."""
     from vtprof_analyzer.runs import baselines
 
-    found = (None if Path(name).exists() else baselines.find(name) for name in names)
-    return [path or Path(name) for path, name in zip(found, names, strict=True)]
+    paths = []
+    for name in names:
+        there = os.path.lexists(name) or bool(_WILDCARDS & set(name))
+        path = Path(name) if there else baselines.find(name)
+        if path is None:
+            raise ConfigError(
+                f"--base {one_line(name, 100)}: no such file or folder, nor a baseline; see `vtprof baseline list`"
+            )
+        paths.append(path)
+    return paths
 
 
 def read_base(paths: Sequence[Path], progress: Callable[[int], None]) -> list[Run]:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from vtprof_analyzer.regress.base_model import CostModel
-from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests, joined, no_requests
+from vtprof_analyzer.regress.base_model import Compared, CostModel
+from vtprof_analyzer.regress.requests import Flags, Integers, Requests, joined, no_requests
 from vtprof_analyzer.watch.blocks import Tail, expected_times, recorded, tails_of
-from vtprof_analyzer.watch.events import Event, Level
+from vtprof_analyzer.watch.events import Alarm, Event, Level, Standing
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 from vtprof_analyzer.watch.stream import Stream
 from vtprof_analyzer.watch.two_way import Thresholds
@@ -33,7 +33,9 @@ _MOST_BESIDE: Final = 50_000
 _LEFT_OUT: Final = ("queue",)
 """Phases that are not judged: near saturation a queue is what the last minutes were, which no request tells of.
 Objectives show it."""
-_STATE: Final = 1
+_MOST_UNKNOWN: Final = 20
+"""Models that BASE has not, of which it is said."""
+_STATE: Final = 2
 
 
 class Detector:
@@ -60,7 +62,9 @@ class Detector:
         self._waiting = no_requests()
         self._judged_until_ns = 0
         self.counts: Counter[str] = Counter()
-        """Of requests: "judged", "late", "not comparable", "unknown model"; and "blocks"."""
+        """Of requests: "judged" (with a phase at least), "late", "not comparable", "unknown model"; and "blocks"."""
+        self.unknown_models: Counter[str] = Counter()
+        """Requests by model, of the first models that BASE has not."""
 
     def add(self, requests: Requests, settled_until_ns: int) -> list[Event]:
         """Take new requests and judge those that are settled, in order of start; return what changed, in order of time.
@@ -79,10 +83,10 @@ class Detector:
         # Requests that ran beside may start at the same time as the first that waits: they stand before it.
         first = len(self._beside)
         chosen = np.arange(first, first + ready)
-        residuals = self._base.residuals(table)
+        compared = self._base.compared(table)
         events = self._judge(
             table.select(chosen),
-            {phase: values[chosen] for phase, values in residuals.items()},
+            {phase: Compared(one.residual[chosen], one.at_least[chosen]) for phase, one in compared.items()},
             self._base.hits(table)[chosen],
         )
         self._judged_until_ns = int(self._waiting.start_ns[ready - 1]) + 1
@@ -102,8 +106,7 @@ class Detector:
         needed = np.minimum(_ends_ns(waiting), waiting.start_ns + _LONGEST_S * NS_PER_S)
         return bisect_left(np.maximum.accumulate(needed), settled_until_ns)
 
-    def _judge(self, requests: Requests, residuals: Mapping[str, Floats], hits: Flags) -> list[Event]:
-        self.counts["judged"] += len(requests)
+    def _judge(self, requests: Requests, compared: Mapping[str, Compared], hits: Flags) -> list[Event]:
         comparable = np.zeros(len(requests), np.bool_)
         events: list[Event] = []
         for place, model in enumerate(requests.models):
@@ -111,17 +114,21 @@ class Detector:
             if not of_model.any():
                 continue
             if model not in self._base.models:
-                self.counts["unknown model"] += int(np.count_nonzero(of_model))
+                count = int(np.count_nonzero(of_model))
+                self.counts["unknown model"] += count
+                if model in self.unknown_models or len(self.unknown_models) < _MOST_UNKNOWN:
+                    self.unknown_models[model] += count
                 continue
-            for phase, values in residuals.items():
+            for phase, values in compared.items():
                 if phase in _LEFT_OUT:
                     continue
-                known = np.isfinite(values) & of_model
+                known = np.isfinite(values.residual) & of_model
                 comparable |= known
                 unlike = _has(phase, requests, hits) & of_model & ~known
                 rows = np.flatnonzero(known | unlike)
                 if len(rows):
                     events += self._feed(model, phase, requests, values, rows)
+        self.counts["judged"] += int(np.count_nonzero(comparable))
         known_model = np.isin(
             requests.model, [k for k, name in enumerate(requests.models) if name in self._base.models]
         )
@@ -129,14 +136,18 @@ class Detector:
         return sorted(events, key=lambda event: event.time_unix_nano)
 
     def _feed(
-        self, model: str, phase: str, requests: Requests, values: Floats, rows: Integers
+        self, model: str, phase: str, requests: Requests, compared: Compared, rows: Integers
     ) -> list[Event]:
         stream = self._stream(model, phase)
         if stream is None:
             return []
         events = []
+        values, at_least = compared
         expected = expected_times(phase, requests, values)
-        for block in stream.fill(requests.ids[rows], requests.start_ns[rows], values[rows], expected[rows]):
+        blocks = stream.fill(
+            requests.ids[rows], requests.start_ns[rows], values[rows], expected[rows], at_least[rows]
+        )
+        for block in blocks:
             self.counts["blocks" if block.judged else "blocks not comparable"] += 1
             if block.judged:
                 events += stream.judge(block)
@@ -149,7 +160,8 @@ class Detector:
             if noise is None:
                 return None
             spread = self._base.spread(phase, model)
-            known = Stream(phase, model, noise, spread, self._tails.get((phase, model)), self._thresholds)
+            tail, part = self._tails.get((phase, model)), self._base.part(phase, model)
+            known = Stream(phase, model, noise, spread, tail, self._thresholds, part)
             self._streams[model, phase] = known
         return known
 
@@ -157,12 +169,21 @@ class Detector:
         """Return how each test stands."""
         return [level for stream in self._streams.values() for level in stream.levels()]
 
+    def firing(self) -> list[Alarm]:
+        """Return the alarms that are not over, with all that was seen since they began."""
+        return [alarm for stream in self._streams.values() for alarm in stream.firing()]
+
+    def standings(self) -> list[Standing]:
+        """Return what is known of each phase of each model so far."""
+        return [stream.standing() for stream in self._streams.values()]
+
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain JSON."""
         return {
             "version": _STATE,
             "judged_until_ns": self._judged_until_ns,
             "counts": dict(self.counts),
+            "unknown_models": dict(self.unknown_models),
             "beside": packed(self._beside),
             "waiting": packed(self._waiting),
             "streams": [
@@ -177,6 +198,9 @@ class Detector:
             raise ValueError(f"state of version {state['version']}")
         self._judged_until_ns = int(state["judged_until_ns"])
         self.counts = Counter({str(name): int(count) for name, count in state["counts"].items()})
+        self.unknown_models = Counter(
+            {str(one): int(count) for one, count in state["unknown_models"].items()}
+        )
         self._beside, self._waiting = unpacked(state["beside"]), unpacked(state["waiting"])
         self._streams = {}
         for one in state["streams"]:

@@ -36,6 +36,11 @@ class Alarm:
     statistic: float
     """Natural logarithm of the e-detector; it fires at ``threshold``."""
     threshold: float
+    at_least: bool = False
+    """Load was beyond BASE's: what it can explain at most is taken off, and the effect is at least that."""
+    share_ratio: float | None = None
+    """tail: of requests beyond BASE's limit, and of BASE's."""
+    base_share_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Over:
     """Estimate of when it ended."""
     requests: int
     """Requests since it ended, those that the phase was judged by."""
+    last: Alarm | None = None
+    """The alarm with what was known of it in the end."""
 
 
 Event = Alarm | Over
@@ -67,6 +74,20 @@ class Level(NamedTuple):
     threshold: float
     effect_ratio: float | None
     """Of the alarm that is not over; None without one."""
+
+
+class Standing(NamedTuple):
+    """What is known of one phase of one model so far, alarm or not."""
+
+    phase: str
+    model: str
+    blocks: int
+    """That were judged."""
+    blocks_not_comparable: int
+    effect_ratio: float | None
+    """Mean of all of them against BASE, and its 95 % interval, run-to-run noise included; None: no block yet."""
+    ci_low: float | None
+    ci_high: float | None
 
 
 class KvSample(NamedTuple):

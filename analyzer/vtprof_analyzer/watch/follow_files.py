@@ -211,9 +211,9 @@ class Files:
             self._refused[path] = disk
         else:
             self._refused.pop(path, None)
-            self._take(path, status, looked)
+            self._take(path, status, looked, told)
 
-    def _take(self, path: Path, status: os.stat_result, looked: Looked) -> None:
+    def _take(self, path: Path, status: os.stat_result, looked: Looked, told: Told) -> None:
         """Take in which file this is, and how long it is now."""
         known = self._files.get(looked.key)
         size = status.st_size
@@ -229,6 +229,10 @@ class Files:
         # How long it is unpacked is not known before it is.
         known.size = max(known.offset + 1, known.size) if looked.packed else size
         known.packed = looked.packed
+        if not looked.packed and size < known.offset:
+            self._say(
+                told, f"{self._shown(path)}: became shorter; goes on with what is added to it from now on"
+            )
         # Of a file that became shorter, what was cut off was read before.
         known.offset, known.scanned = min(known.offset, known.size), min(known.scanned, known.size)
         known.there, known.path = True, os.fspath(path)
@@ -297,6 +301,9 @@ class Files:
                 told.count(_REMOVED)
                 one.scanned = one.size
                 one.again_until = one.offset
+            # Traces are rotated; a table is one file that grows.
+            if one.content == "table" and self._places.get(one.place) == one.key:
+                self._say(told, f"{self._shown(Path(one.path))}: was removed or replaced; waits for it")
             if self._places.get(one.place) == one.key:
                 del self._places[one.place]
         for one in gone[:-_GONE]:

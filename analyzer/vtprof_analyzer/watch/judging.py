@@ -13,7 +13,7 @@ import numpy as np
 from vtprof_analyzer.regress.requests import Requests
 from vtprof_analyzer.watch import wording
 from vtprof_analyzer.watch.alerts import Alert, AlertBook, Notification, fingerprint
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, Level
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, Level, Standing
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.kv_forecast import HORIZON_S, Exhaustion, KvForecast
 from vtprof_analyzer.watch.slo import Burn, Objective
@@ -40,8 +40,21 @@ class Detector(Protocol):
         """Take requests; return what changed."""
         ...
 
+    @property
+    def unknown_models(self) -> Mapping[str, int]:
+        """Return requests by model, of models that BASE has not."""
+        ...
+
     def levels(self) -> Sequence[Level]:
         """Return how each test stands."""
+        ...
+
+    def firing(self) -> Sequence[Alarm]:
+        """Return the alarms that are not over, as they are known now."""
+        ...
+
+    def standings(self) -> Sequence[Standing]:
+        """Return what is known of each phase of each model."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -115,6 +128,17 @@ class Judge:
         self._fired.update(one.alert.kind for one in told if one.status == "firing")
         return told
 
+    def notes(self) -> list[str]:
+        """Return what the operator should know of what is not judged."""
+        return [wording.unknown_model(model) for model in self.detector.unknown_models]
+
+    @property
+    def insufficient(self) -> bool:
+        """Say whether too little was judged to tell that nothing is wrong."""
+        counts = self.detector.counts
+        judged = counts.get("judged", 0)
+        return not counts.get("blocks", 0) or 2 * judged < judged + _not_comparable(counts)
+
     def figures(self) -> Figures:
         """Return the numbers for Prometheus; who polls adds his own."""
         counts = self.detector.counts
@@ -126,7 +150,7 @@ class Judge:
             seen=self.seen,
             judged=counts.get("judged", 0),
             late=counts.get("late", 0),
-            not_comparable=counts.get("not comparable", 0) + counts.get("unknown model", 0),
+            not_comparable=_not_comparable(counts),
             blocks=counts.get("blocks", 0),
             skipped=self.skipped.total(),
             refused_alerts=self.book.refused,
@@ -194,8 +218,18 @@ class Judge:
                 told.append(self.book.fire(wording.regression(self.labels, event), now_s))
             else:
                 key = fingerprint(dict(self.labels.regression(event.phase, event.kind, event.model)))
+                if event.last is not None:
+                    self._update(event.last, now_s)
                 told.append(self.book.end(key, event.ended_unix_nano, now_s))
+        for alarm in self.detector.firing():
+            self._update(alarm, now_s)
         return [one for one in told if one is not None]
+
+    def _update(self, alarm: Alarm, now_s: float) -> None:
+        """Keep the newest numbers of an alert that fires."""
+        alert = wording.regression(self.labels, alarm)
+        if any(entry.alert.fingerprint == alert.fingerprint for entry in self.book.firing()):
+            self.book.fire(alert, now_s)
 
     def _objectives(self, requests: Requests, settled_ns: int, now_s: float) -> list[Notification]:
         told: list[Notification | None] = []
@@ -236,3 +270,7 @@ class Judge:
             else self.book.end(alert.fingerprint, now_ns, now_s)
         )
         return [] if told is None else [told]
+
+
+def _not_comparable(counts: Mapping[str, int]) -> int:
+    return counts.get("not comparable", 0) + counts.get("unknown model", 0)

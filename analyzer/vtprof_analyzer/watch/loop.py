@@ -15,7 +15,7 @@ from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.judging import Judge
 from vtprof_analyzer.watch.sinks import Delivery
 from vtprof_analyzer.watch.state_file import StateFile
-from vtprof_analyzer.watch.wording import SCHEMA_VERSION, document
+from vtprof_analyzer.watch.wording import SCHEMA_VERSION, document, phase_json
 from vtprof_schemas.errors import VtprofError
 
 POLL_S: Final = 5.0
@@ -134,7 +134,7 @@ class Watch:
     def _take(self, batch: Batch, *, follows: bool) -> None:
         now_s = self.now()
         told = self.judge.take(batch, now_s, follows=follows)
-        for note in batch.notes:
+        for note in (*batch.notes, *self.judge.notes()):
             self._note(note)
         self._tell(told)
         self._unsaved = self._unsaved or bool(told or len(batch.requests) or batch.kv or batch.skipped)
@@ -204,10 +204,15 @@ def once_document(watch: Watch, told: Sequence[Notification], facts: dict[str, A
     shown: dict[str, dict[str, Any]] = {}
     for notification in told:
         if notification.status == "firing":
-            shown[notification.id] = {**document(notification), "resolved_unix_nano": None}
+            shown[notification.id] = document(notification)
         elif notification.id in shown:
-            ended = {"status": "resolved", "resolved_unix_nano": notification.time_unix_nano}
-            shown[notification.id].update(ended)
+            shown[notification.id] |= document(notification) | {
+                "time_unix_nano": notification.alert.time_unix_nano
+            }
+    for entry in watch.judge.book.firing():
+        newest = Notification("firing", entry.alert, entry.alert.time_unix_nano, entry.number)
+        if newest.id in shown:
+            shown[newest.id] |= document(newest)
     for one in shown.values():
         del one["schema_version"]
     judge, figures = watch.judge, watch.judge.figures()
@@ -216,6 +221,7 @@ def once_document(watch: Watch, told: Sequence[Notification], facts: dict[str, A
         "alarms": [one for one in shown.values() if one["alert"] == "regression"],
         "service_alerts": [one for one in shown.values() if one["alert"] != "regression"],
         **facts,
+        "phases": [phase_json(one) for one in judge.detector.standings()],
         "requests": {
             "seen": figures.seen,
             "judged": figures.judged,

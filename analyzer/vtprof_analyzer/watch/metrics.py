@@ -63,7 +63,7 @@ class WatchMetrics(Collector):
 
         for name, text, count in (
             ("requests_seen", "Complete requests that were read.", shown.seen),
-            ("requests_judged", "Of those, judged against the base.", shown.judged),
+            ("requests_judged", "Of those, judged against the base by a phase at least.", shown.judged),
             ("requests_late", "Came after their time had been judged.", shown.late),
             ("requests_not_comparable", "Have nothing like them in the base.", shown.not_comparable),
             ("skipped", "Requests, lines and files that could not be used.", shown.skipped),
@@ -100,8 +100,8 @@ class WatchMetrics(Collector):
             ((key, level.effect_ratio) for key, level in levels if level.effect_ratio is not None),
         )  # fmt: skip
         yield gauge(
-            "detector_log_statistic", "Natural logarithm of the sequential test's statistic.", names,
-            ((key, level.statistic) for key, level in levels),
+            "detector_log_statistic", "Natural logarithm of the test's statistic; absent before its first block.", names,
+            ((key, level.statistic) for key, level in levels if math.isfinite(level.statistic)),
         )  # fmt: skip
         yield gauge(
             "detector_log_threshold", "Natural logarithm of the value at which it fires.", names,
@@ -112,7 +112,7 @@ class WatchMetrics(Collector):
             ("objective", "window"), sorted(shown.burn_rates.items()),
         )  # fmt: skip
         yield gauge(
-            "slo_error_budget_left_ratio", "Of the budget of 30 days, by the requests seen.", ("objective",),
+            "slo_error_budget_left_ratio", "1 less burn rate x time seen / 30 days.", ("objective",),
             (((name,), value) for name, value in sorted(shown.budget_left.items())),
         )  # fmt: skip
         yield gauge(

@@ -66,7 +66,10 @@ class Burn:
     bad_ratio: float
     """Of the long window's requests."""
     budget_left_ratio: float
-    """Of the budget of 30 days, as far as these requests tell; below 0: overspent."""
+    """Of the budget of 30 days, were the rest of them as busy as what was seen; below 0: overspent."""
+    burn_seen: float
+    """Burn rate over all that was seen of these 30 days."""
+    seen_minutes: int
     began_unix_nano: int
     time_unix_nano: int
 
@@ -135,8 +138,8 @@ class Objective:
         return {_spelled(minute): self._burn(total, bad) for minute, (total, bad, _) in sums.items()}
 
     def budget_left(self) -> float:
-        """Return what is left of the budget, by the requests of the last 30 days that were seen."""
-        return 1.0 if self._judged == _NEVER else self._budget_left(self._judged)
+        """Return what is left of the budget, by the last 30 days: burn rate x time seen / 30 days is spent."""
+        return 1.0 if self._judged == _NEVER else self._budget(self._judged)[0]
 
     def state(self) -> dict[str, Any]:
         """Return all as plain JSON."""
@@ -263,6 +266,7 @@ class Objective:
     def _told(self, rule: Rule, minute: int) -> Burn:
         total, bad, count = self._sums(minute, rule.long_minutes)
         short_total, short_bad, _ = self._sums(minute, rule.short_minutes)
+        left, burn_seen, seen_minutes = self._budget(minute)
         return Burn(
             metric=self.metric,
             limit_ms=self.limit_ms,
@@ -273,7 +277,9 @@ class Objective:
             burn_short=self._burn(short_total, short_bad),
             bad_requests=round(count),
             bad_ratio=bad / total,
-            budget_left_ratio=self._budget_left(minute),
+            budget_left_ratio=left,
+            burn_seen=burn_seen,
+            seen_minutes=seen_minutes,
             began_unix_nano=(minute + 1 - rule.short_minutes) * _MINUTE_NS,
             time_unix_nano=(minute + 1) * _MINUTE_NS,
         )
@@ -285,14 +291,20 @@ class Objective:
         total, bad, count = columns.sum(axis=1).tolist()
         return total, bad, count
 
-    def _budget_left(self, minute: int) -> float:
-        """Return it as of a judged minute: by whole hours before its own, and the minutes of that."""
+    def _budget(self, minute: int) -> tuple[float, float, int]:
+        """Return what is left, the burn rate and the minutes that were seen, as of a judged minute.
+
+        By whole hours before its own, and the minutes of that.
+        """
         hour = minute // 60
         hours = np.arange(hour - _HOURS + 1, hour)
         total, bad = self._hours[:, hours[hours > self._newest_hour - _HOURS] % _HOURS].sum(axis=1)
         more, more_bad, _ = self._sums(minute, minute - hour * 60 + 1)
         total, bad = total + more, bad + more_bad
-        return float(1 - bad / (self._allowed * total)) if total > 0 else 1.0
+        whole = BUDGET_DAYS * 24 * 60
+        seen = min(minute - self._first + 1, whole)
+        burn = float(self._burn(total, bad))
+        return 1 - burn * seen / whole, burn, seen
 
     def _burn(self, total: float, bad: float) -> float:
         return bad / total / self._allowed if total > 0 else 0.0

@@ -87,6 +87,16 @@ class ShiftWatch:
         return self._effect
 
     @property
+    def before(self) -> tuple[float, float]:
+        """Return the stream's own mean before the alarm, and its variance."""
+        return self._before
+
+    @property
+    def spread(self) -> Spread:
+        """Return what blocks vary by without a change."""
+        return self._spread
+
+    @property
     def level(self) -> tuple[float, float]:
         """Return the statistic and its threshold."""
         return self._rise.statistic, self._rise.threshold

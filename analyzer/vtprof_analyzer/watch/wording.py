@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vtprof_analyzer.watch.alerts import NAMES, Alert, Kind, Notification, Severity, clean_labels, clean_text
-from vtprof_analyzer.watch.events import Alarm
+from vtprof_analyzer.watch.events import Alarm, Standing
 from vtprof_analyzer.watch.kv_forecast import Exhaustion
 from vtprof_analyzer.watch.slo import BUDGET_DAYS, Burn, Metric
 from vtprof_schemas.printable import one_line
@@ -58,16 +58,29 @@ def regression(labels: Labels, alarm: Alarm) -> Alert:
     interval = f"95 % interval {_change(alarm.ci_low)} to {_change(alarm.ci_high)}"
     if alarm.kind == "shift" and alarm.phase != "cache":
         more = "more" if alarm.phase == "kv" else "slower"
-        summary = f"{what}{model} is {abs(alarm.effect_ratio):.0%} {more} at like work and load"
+        at_least = "at least " if alarm.at_least else ""
+        summary = f"{what}{model} is {at_least}{_percent(alarm.effect_ratio)} {more} at like work and load"
     elif alarm.phase == "cache":
         summary = f"cache misses{model} changed by {_change(alarm.effect_ratio)}"
+    elif alarm.share_ratio is not None and alarm.base_share_ratio is not None:
+        summary = (
+            f"{what}{model}: {_percent(alarm.share_ratio)} of requests take far longer than their work explains, "
+            f"{_percent(alarm.base_share_ratio)} in the base"
+        )
     else:
-        summary = f"{what}{model}: requests far beyond what their work explains changed by {_change(alarm.effect_ratio)}"
+        summary = f"{what}{model}: {_change(alarm.effect_ratio)} requests far beyond what their work explains"
     evidence = tuple(one_line(one, _LONGEST_ID) for one in alarm.evidence[:_MOST_EVIDENCE])
-    shown = f" Requests that show it: {', '.join(evidence[:_SHOWN_IDS])}." if evidence else ""
+    shown = f"Requests that show it: {', '.join(evidence[:_SHOWN_IDS])}." if evidence else ""
+    least = (
+        "At least: load that a slow engine makes of its own is taken off with all other. "
+        if alarm.at_least
+        else ""
+    )
+    of = "share of such requests: " if alarm.kind == "tail" else ""
     description = (
-        f"{_change(alarm.effect_ratio)} ({interval}) against the base since about {_time(alarm.began_unix_nano)}, "
-        f"judged by {alarm.requests:,} requests. Bigger images, longer prompts and more load are accounted for.{shown}"
+        f"{of}{_change(alarm.effect_ratio)} ({interval}) against the base since about {_time(alarm.began_unix_nano)}, "
+        f"judged by {alarm.requests:,} requests. Bigger images, longer prompts and more load are "
+        f"accounted for. {least}{shown}".rstrip()
     )
     return Alert(
         kind="regression",
@@ -84,6 +97,9 @@ def regression(labels: Labels, alarm: Alarm) -> Alert:
             "effect_ratio": _known(alarm.effect_ratio),
             "ci_low": _known(alarm.ci_low),
             "ci_high": _known(alarm.ci_high),
+            "at_least": alarm.at_least,
+            "share_ratio": alarm.share_ratio,
+            "base_share_ratio": alarm.base_share_ratio,
             "requests": alarm.requests,
             "evidence": list(evidence),
             "statistic": _known(alarm.statistic),
@@ -100,15 +116,16 @@ def slo_burn(labels: Labels, burn: Burn) -> Alert:
         f"{metric} objective ({burn.limit_ms:g} ms for {burn.target_ratio:.4g} of requests) burns its error budget "
         f"{burn.burn_long:.3g} times too fast"
     )
-    left = (
-        f"{burn.budget_left_ratio:.0%} of the {BUDGET_DAYS} days' budget is left"
-        if burn.budget_left_ratio >= 0
-        else f"the {BUDGET_DAYS} days' budget is overspent"
+    used = 1 - burn.budget_left_ratio
+    spent = (
+        f"All that was seen ({_minutes(burn.seen_minutes * 60)}) burned at {burn.burn_seen:.3g}: x "
+        f"{burn.seen_minutes:,} min / {BUDGET_DAYS * 1440:,} min of {BUDGET_DAYS} days = "
+        f"{_percent(used)} of the budget"
     )
     description = (
-        f"{burn.bad_ratio:.2%} of the requests of the last {long} took longer than {burn.limit_ms:g} ms "
+        f"{burn.bad_ratio * 100:.2f} % of the requests of the last {long} took longer than {burn.limit_ms:g} ms "
         f"({burn.bad_requests:,} that were recorded); burn rate {burn.burn_long:.3g} over {long} and "
-        f"{burn.burn_short:.3g} over {short}, limit {burn.rule.burn_rate:g}. By the requests seen, {left}."
+        f"{burn.burn_short:.3g} over {short}, limit {burn.rule.burn_rate:g}. {spent}{', overspent' if used > 1 else ''}."
     )
     return Alert(
         kind="slo_burn",
@@ -129,6 +146,8 @@ def slo_burn(labels: Labels, burn: Burn) -> Alert:
             "burn_rate_short": burn.burn_short,
             "bad_requests": burn.bad_requests,
             "bad_ratio": burn.bad_ratio,
+            "seen_seconds": burn.seen_minutes * 60,
+            "burn_rate_seen": burn.burn_seen,
             "budget_left_ratio": burn.budget_left_ratio,
         },
     )
@@ -139,14 +158,13 @@ def kv_exhaustion(labels: Labels, found: Exhaustion) -> Alert:
     where = one_line(found.instance, 80) or "an instance"
     if found.seconds <= 0:
         summary = f"KV cache of {where} is full"
-        description = (
-            f"{found.used_ratio:.0%} of its tokens are in use: new requests wait, or others are preempted."
-        )
+        description = f"{_percent(found.used_ratio)} of its tokens are in use: new requests wait, or others are preempted."
     else:
         latest = _minutes(found.seconds_high) if found.seconds_high is not None else "never"
         summary = f"KV cache of {where} is full in about {_minutes(found.seconds)}"
         description = (
-            f"{found.used_ratio:.0%} of its tokens are in use, {found.growth_per_hour_ratio * 100:.0f} points more an hour; "
+            f"{_percent(found.used_ratio)} of its tokens are in use, "
+            f"{found.growth_per_hour_ratio * 100:.0f} points more an hour; "
             f"95 % interval {_minutes(found.seconds_low)} to {latest}. From then on requests wait, or are preempted."
         )
     return Alert(
@@ -189,7 +207,7 @@ def no_data(labels: Labels, last_unix_nano: int, now_unix_nano: int, limit_s: fl
 
 def document(told: Notification) -> dict[str, Any]:
     """Return a notification as the JSON document that stdout and webhooks get."""
-    alert = told.alert
+    alert, ended = told.alert, told.status == "resolved"
     return {
         "schema_version": SCHEMA_VERSION,
         "status": told.status,
@@ -198,11 +216,23 @@ def document(told: Notification) -> dict[str, Any]:
         "severity": alert.severity,
         "time_unix_nano": told.time_unix_nano,
         "began_unix_nano": alert.began_unix_nano,
-        "summary": alert.summary,
+        "resolved_unix_nano": told.time_unix_nano if ended else None,
+        "summary": f"resolved: {alert.summary}" if ended else alert.summary,
         "description": alert.description,
         "labels": dict(alert.labels),
         **alert.detail,
     }
+
+
+def phase_json(standing: Standing) -> dict[str, Any]:
+    """Return what is known of a phase as plain JSON."""
+    values = {**standing._asdict(), "model": one_line(standing.model, _LONGEST_ID)}
+    return {name: _known(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def unknown_model(model: str) -> str:
+    """Return what is said of a model that the base has not."""
+    return f"model {one_line(model, 80)!r} is not in the base: its requests are not judged; record a base with it"
 
 
 def _known(value: float) -> float | None:
@@ -213,7 +243,15 @@ def _known(value: float) -> float | None:
 def _change(ratio: float) -> str:
     if not math.isfinite(ratio):
         return "an unknown amount"
-    return f"{ratio * 100:+.1f} %".replace("-", "−")
+    return f"{ratio * 100:+,.1f} %".replace("-", "−")
+
+
+def _percent(ratio: float) -> str:
+    """Return the size of a ratio: 6.5 %, 14 %, 1,967 %."""
+    if not math.isfinite(ratio):
+        return "an unknown amount"
+    size = abs(ratio) * 100
+    return f"{size:,.0f} %" if size >= 10 else f"{size:.1f} %"
 
 
 def _time(unix_nano: int) -> str:
