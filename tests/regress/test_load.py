@@ -83,7 +83,7 @@ def test_what_the_prefix_cache_held_is_not_prefilled() -> None:
     assert load.prefill_tokens == pytest.approx([250, 0.5 * 100 + 0.2 * 1, 500])
 
 
-def test_a_queue_is_what_waits_when_a_request_begins_to_wait() -> None:
+def test_what_is_served_when_a_request_begins_to_wait_is_beside_it() -> None:
     # Preprocessing ends at 10, 20, 30 and 200; they wait until 110, 25, 130 and 201.
     load = load_of(
         table(
@@ -96,8 +96,6 @@ def test_a_queue_is_what_waits_when_a_request_begins_to_wait() -> None:
             ttft_ms=[120, 25, 120, 21],
         )
     )
-    assert load.waiting == pytest.approx([0, 1, 1, 0])
-    assert load.waiting_tokens == pytest.approx([0, 100, 100, 0])
     # Of the second, served from 25 to 35, the third sees that.
     assert load.serving == pytest.approx([0, 0, 1, 0])
 
@@ -116,8 +114,6 @@ def test_a_request_that_does_not_wait_is_no_load_on_itself() -> None:
         )
     )
     assert load.serving == pytest.approx([0, 0])
-    assert load.waiting == pytest.approx([0, 1])
-    assert load.waiting_tokens == pytest.approx([0, 100])
 
 
 def test_preprocessing_counts_what_is_preprocessed_beside_it() -> None:

@@ -87,4 +87,4 @@ def test_a_model_without_requests_in_a_run_has_none() -> None:
     (kept,) = thin([requests])
     part, load = with_load(requests, kept, "another")
     assert len(part) == 0
-    assert len(load.waiting) == 0
+    assert len(load.serving) == 0

@@ -14,7 +14,7 @@ from synthetic.scenarios import CACHES, TWO_ENGINES
 from table_files import read
 
 from vtprof_analyzer.regress.requests import Requests, Run
-from vtprof_analyzer.runs.trace_requests import requests_of, run_stages
+from vtprof_analyzer.runs.trace_requests import run_stages, sifted_requests
 from vtprof_schemas import SCHEMA_VERSION, names
 from vtprof_schemas.errors import DataError, NoData
 
@@ -184,7 +184,7 @@ def test_what_was_not_recorded_is_not_said(tmp_path: Path) -> None:
 def test_stages_can_be_run_over_base_tables_that_another_filled(tmp_path: Path) -> None:
     with loaded(recorded(tmp_path, *request(0, 200 * MS, TOLD, **PHASES))) as connection:
         run_stages(connection)
-        assert requests_of(connection).ttft_ms.tolist() == [100]
+        assert sifted_requests(connection).requests.ttft_ms.tolist() == [100]
 
 
 def test_faults_beside_traces_are_told(tmp_path: Path) -> None:

@@ -23,10 +23,6 @@ class Load:
 
     preprocess_beside: Floats
     """Requests in preprocessing during its preprocessing."""
-    waiting: Floats
-    """Requests that waited when it began to wait."""
-    waiting_tokens: Floats
-    """Their prompt tokens."""
     serving: Floats
     """Requests being served when it began to wait."""
     encode_decodes: Floats
@@ -112,10 +108,6 @@ def load_of(q: Requests, rows: Integers | None = None) -> Load:
     since, waits = wait[0][at], q.queue_ms[at] > 0
     return Load(
         preprocess_beside=_others(preprocessing, one[at]),
-        waiting=_others(_Busy(*wait, one).at(since), np.where(waits, one[at], 0)),
-        waiting_tokens=_others(
-            _Busy(*wait, one * computed).at(since), np.where(waits, (one * computed)[at], 0)
-        ),
         serving=_others(_Busy(*served, one).at(since), np.where(waits, 0, one[at])),
         encode_decodes=encode_decodes,
         encode_prompts=_others(encoding, one[at]) + encode_prefills,

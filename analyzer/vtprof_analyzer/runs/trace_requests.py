@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtprof_analyzer.pipeline import Settings, create_parameters, run_sql_stage
-from vtprof_analyzer.regress.requests import Floats, Integers, Requests
+from vtprof_analyzer.regress.requests import Floats, Integers
 from vtprof_analyzer.runs.coded import coded
 from vtprof_analyzer.runs.sift import Columns, Sifted, sift
 
@@ -20,9 +20,7 @@ STAGES: Final = (
     "39_ttft_segments.sql",
     "40_request_budget.sql",
 )
-"""What `requests_of` needs of an analysis: no cost model, no physics, no steps."""
-TABLES: Final = ("spans", "resources", "request_base", "phase_intervals", "request_budget")
-"""What it reads."""
+"""What `sifted_requests` needs of an analysis: no cost model, no physics, no steps."""
 _FLOATS: Final = (
     "text_tokens", "visual_tokens", "audio_tokens", "output_tokens", "cached_tokens", "images", "encoder_hit",
     "preprocess_ms", "queue_ms", "encode_ms", "transfer_ms", "prefill_ms", "unexplained_ms", "ttft_ms", "tpot_ms",
@@ -36,19 +34,14 @@ WHERE name IN ('vtprof.step', 'vtprof.window') AND end_ns > start_ns AND isfinit
 
 
 def run_stages(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the tables that `requests_of` reads from the base tables."""
+    """Make the tables that `sifted_requests` reads from the base tables."""
     create_parameters(connection, Settings())
     for stage in STAGES:
         run_sql_stage(connection, stage)
 
 
-def requests_of(connection: duckdb.DuckDBPyConnection) -> Requests:
-    """Return the requests of a database in which `run_stages`, or a whole analysis, was run."""
-    return sifted_requests(connection).requests
-
-
 def sifted_requests(connection: duckdb.DuckDBPyConnection) -> Sifted:
-    """Return the requests of a database, and those that are left out, counted by reason."""
+    """Return the requests of a database with the tables of `run_stages`, and those that are left out, by reason."""
     query = resources.files("vtprof_analyzer.runs").joinpath("trace_requests.sql").read_text("utf-8")
     rows = connection.execute(query).fetchnumpy()
     floats: dict[str, Floats] = {name: _floats(rows[name]) for name in _FLOATS}

@@ -47,7 +47,7 @@ def read_traces(
 
 
 def run_of(connection: duckdb.DuckDBPyConnection, label: str, notes: tuple[str, ...] = ()) -> Run:
-    """Return the run that a database with the tables of `trace_requests.TABLES` holds.
+    """Return the run that a database holds, in which `run_stages` or a whole analysis was run.
 
     Raises NoData where none of its requests can be used.
     """

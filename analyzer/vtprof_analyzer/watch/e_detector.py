@@ -73,7 +73,6 @@ class Found(NamedTuple):
     blocks: int
     effect: float
     """Mean since, less the mean before."""
-    effect_sd: float
     statistic: float
     """Logarithm of the sum."""
 
@@ -108,7 +107,7 @@ class MeanDetector:
         before = value if self._last is None else self._last
         self._last = value
         whitened = (value - self._spread.lag1 * before) / (1 - self._spread.lag1)
-        sd, variance = self._sd, self._sd**2
+        sd = self._sd
         reach = self._allowance + _CUT_SD * sd
         cut = min(max(whitened, self._mean - reach), self._mean + reach)
 
@@ -127,7 +126,7 @@ class MeanDetector:
         self.statistic = math.log(whole) if whole > 0 else -math.inf
         found = None
         if self.statistic >= self.threshold:
-            found = self._found(candidates[:, int(np.argmax(products))], variance)
+            found = self._found(candidates[:, int(np.argmax(products))])
         kept = products > _HOPELESS
         kept[-1] = True
         self._candidates = candidates[:, kept][:, -_MOST_CANDIDATES:]
@@ -150,11 +149,10 @@ class MeanDetector:
         mixed: Floats = np.exp(np.minimum(exponent, _LARGEST_EXPONENT)).mean(axis=0)
         return mixed
 
-    def _found(self, candidate: Floats, variance: float) -> Found:
+    def _found(self, candidate: Floats) -> Found:
         count = float(candidate[_COUNT])
         effect = float(candidate[_RAW]) / count - float(candidate[_MEAN])
-        sd = math.sqrt(variance / count + float(candidate[_VARIANCE]))
-        return Found(int(candidate[_BLOCK]), int(count), effect, sd, self.statistic)
+        return Found(int(candidate[_BLOCK]), int(count), effect, self.statistic)
 
     def _learn(self, value: float) -> None:
         gained = 1 / self._sd**2
@@ -267,9 +265,8 @@ class ShareDetector:
             return None
         at = int(np.argmax(self._walk))
         share = (self._counts[at, 0] + 0.5) / (self._counts[at, 1] + 1)
-        sd = math.sqrt(share * (1 - share) / max(self._counts[at, 1], 1.0))
         began = int(self._since[at])
-        return Found(began, self.blocks - began, float(share), sd, self.statistic)
+        return Found(began, self.blocks - began, float(share), self.statistic)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs, as plain JSON."""
