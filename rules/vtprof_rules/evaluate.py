@@ -13,6 +13,7 @@ from vtprof_rules.judge import Bench, Verdict, columns_of, said, values_of
 from vtprof_rules.outcome import Outcome, Saving, Status, severity_of_share
 from vtprof_rules.rule import SEVERITIES, Rule, Severity
 from vtprof_rules.sandbox import Sandbox
+from vtprof_rules.techniques import reading_share, techniques_of
 from vtprof_rules.vocabulary import EVIDENCE_COLUMNS
 
 TOTAL_S = 30.0
@@ -90,7 +91,18 @@ def _finding(rule: Rule, verdicts: Sequence[Verdict], sandbox: Sandbox) -> Outco
         references=rule.references,
         group=rule.group,
         accuracy=rule.accuracy,
+        ocr_like_share=_reading_at_stake(rule, verdicts),
     )
+
+
+def _reading_at_stake(rule: Rule, verdicts: Sequence[Verdict]) -> float | None:
+    """Return the largest share of reading on the rows that fired, whose answers the advice would change."""
+    methods = techniques_of(rule.id)
+    # Fewer bits, as of weights, take no visual tokens away. Of a user's rule no methods are known.
+    if not rule.accuracy or (methods and not any(method.fewer_tokens for method in methods)):
+        return None
+    shares = [reading_share(row.known) for row in _fired_rows(verdicts)]
+    return max((share for share in shares if share is not None), default=None)
 
 
 def severity_of(rule: Rule, saving: Saving | None) -> Severity:

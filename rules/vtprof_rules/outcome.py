@@ -63,6 +63,9 @@ class Outcome:
     references: tuple[Reference, ...] = ()
     group: str | None = None
     accuracy: bool = False
+    ocr_like_share: float | None = None
+    """Share of the requests with images that look like reading, where ``accuracy`` is at stake and it is large enough to
+    matter: the largest of the rows on which the rule fired."""
 
 
 _HIGH, _MEDIUM, _LOW = 0.20, 0.08, 0.02

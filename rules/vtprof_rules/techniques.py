@@ -11,12 +11,9 @@ from vtprof_rules.fact_rows import Facts, number
 
 SHOWN: Final = 5
 OCR_LIKE_SHARE: Final = 0.3
-"""From this share of requests on that look like reading, methods that leave fewer visual tokens come last: what is read
-needs its tokens, while visual reasoning does best with few of them and a larger model (scaling law of inference-optimal
-VLMs, arXiv 2411.03312)."""
-READING_CAVEAT: Final = (
-    "These requests look like reading (documents, OCR), which loses most from fewer visual tokens."
-)
+"""From this share of requests on that look like reading, methods that leave fewer visual tokens come last, and findings
+whose advice may change answers tell the share: what is read needs its tokens, while visual reasoning does best with few
+of them and a larger model (scaling law of inference-optimal VLMs, arXiv 2411.03312)."""
 _RELIEF: Final[Mapping[str, tuple[str, ...]]] = {
     "preprocess": ("CPU",),
     "encode": ("compute",),
@@ -85,9 +82,18 @@ def further_reading(rule: str, phase: str, facts: Facts, limit: int = SHOWN) -> 
     fewer visual tokens come last.
     """
     absent = _absent(facts)
-    reading = (number(facts, "ocr_like_share") or 0.0) >= OCR_LIKE_SHARE
+    reading = reading_share(facts) is not None
     fitting = [t for t in techniques_of(rule) if not absent or set(t.modality.split()) - absent]
     return sorted(fitting, key=lambda technique: _unfitness(technique, phase, reading))[:limit]
+
+
+def reading_share(facts: Facts) -> float | None:
+    """Return the share of the requests with images that look like reading, where it is large enough to matter.
+
+    ``None`` below ``OCR_LIKE_SHARE``, and where it is not known.
+    """
+    share = number(facts, "ocr_like_share")
+    return share if share is not None and share >= OCR_LIKE_SHARE else None
 
 
 def _absent(facts: Facts) -> set[str]:

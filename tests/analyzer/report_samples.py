@@ -162,7 +162,7 @@ def _findings() -> list[Finding]:
             [Advice("Cap the pixels of an image", "vllm", ">=0.11", {"--mm-processor-kwargs": {"max_pixels": 1_003_520}},
                     "check accuracy on documents and small text first")],
             Saving("ttft_ms", "ms", 880.0, 1_200.0, "bound", "time above the cap, from a model fitted to this trace"),
-                links),
+                links, accuracy=True, ocr_like_share=0.34),
         Finding(
             "PRE001", "high", "preprocess", "Image preprocessing runs on one thread while the GPU waits",
             "15,020 of 15,020 requests with images", rows(4),

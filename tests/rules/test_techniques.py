@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vtprof_rules.load import load_packs
-from vtprof_rules.techniques import Technique, further_reading, techniques, techniques_of
+from vtprof_rules.techniques import Technique, further_reading, reading_share, techniques, techniques_of
 
 RULES = {rule.id: rule for rule in load_packs()}
 IMAGES = {"images_per_request_mean": 2.0, "video_requests": 0}
@@ -55,6 +55,17 @@ def test_reading_keeps_its_tokens(share: float, last: bool) -> None:
     fewer = [technique.fewer_tokens for technique in found]
     assert any(fewer)
     assert (fewer == sorted(fewer)) is last
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.29, None), (0.3, 0.3), (1, 1.0), (None, None), (float("nan"), None)]
+)
+def test_a_share_of_reading_matters_from_three_tenths_on(share: float | None, told: float | None) -> None:
+    assert reading_share({"ocr_like_share": share}) == told
+
+
+def test_reading_of_which_nothing_is_known_is_no_reading() -> None:
+    assert reading_share({}) is None
 
 
 def test_no_more_than_asked_for() -> None:

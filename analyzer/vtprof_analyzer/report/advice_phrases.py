@@ -93,6 +93,18 @@ def interval(saving: Saving | None) -> str | None:
 ACCURACY = "It may change what the model answers: measure accuracy on your own requests before and after."
 
 
+def reading(finding: Finding) -> str | None:
+    """Say that requests which look like reading have most to lose; ``None`` where they do not matter to the finding."""
+    share = finding.ocr_like_share
+    if share is None:
+        return None
+    part = f"{'Up to ' if len(finding.subjects) > 1 else ''}{percent(share)}"  # the largest of the subjects'
+    return (
+        f"{part} of the requests with images look like reading (documents, OCR), which loses most from fewer visual"
+        " tokens: measure those by themselves."
+    )
+
+
 def same_saving(finding: Finding) -> str | None:
     """Say that the gain of a finding is another's too."""
     other = finding.same_saving_as

@@ -100,6 +100,7 @@ def _finding(outcome: Outcome, rule: Rule, same_as: str | None) -> Finding:
         concerned=outcome.concerned,
         out_of=outcome.out_of,
         accuracy=outcome.accuracy,
+        ocr_like_share=outcome.ocr_like_share,
         same_saving_as=same_as,
         about=_about(rule),
     )

@@ -55,6 +55,7 @@ def _finding(finding: Finding) -> str:
         advice_phrases.interval(saving),
         advice_phrases.same_saving(finding),
         advice_phrases.ACCURACY if finding.accuracy else None,
+        advice_phrases.reading(finding),
     )
     return f"""<article>
 <h3><span class="tag {kind}">{escape(severity)}</span><span class="rule">{escape(safe(finding.rule, 16))}</span>{title}</h3>

@@ -243,7 +243,11 @@ def _finding(number: int, finding: Finding) -> str:
         line = advice_phrases.command(advice)
         if line:
             lines += ["", *_fenced(line)]
-    notes = [advice_phrases.same_saving(finding), advice_phrases.ACCURACY if finding.accuracy else None]
+    notes = [
+        advice_phrases.same_saving(finding),
+        advice_phrases.ACCURACY if finding.accuracy else None,
+        advice_phrases.reading(finding),
+    ]
     lines += [f"   {escape(text)}" for text in notes if text]
     return "\n".join(lines)
 

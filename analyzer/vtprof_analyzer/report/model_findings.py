@@ -86,6 +86,7 @@ class Finding:
     concerned: int | None = None  # rows of evidence that show it, of out_of
     out_of: int | None = None
     accuracy: bool = False  # the advice may change what the model answers
+    ocr_like_share: float | None = None  # only where accuracy is at stake, and from 0.3 on
     same_saving_as: str | None = (
         None  # rule that takes the same milliseconds or bytes; not counted besides it
     )

@@ -5,10 +5,9 @@ Everything goes through ``rich`` as ``Text`` objects, never as markup: what a tr
 
 from collections.abc import Sequence
 from functools import partial
-from io import StringIO
 
 from rich.cells import set_cell_size
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -47,10 +46,9 @@ from vtprof_analyzer.report.format import (
     whole_percents,
 )
 from vtprof_analyzer.report.model import Finding, Percentiles, Report
+from vtprof_analyzer.report.terminal_page import page_width, printed
 from vtprof_analyzer.report.terminal_table import detail_table
 
-MIN_WIDTH = 60
-MAX_WIDTH = 110
 FINDINGS_IN_FULL = 3
 BAR_CELLS = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -60,34 +58,13 @@ _SEVERITY_WORD = {"high": "HIGH", "medium": "MED", "low": "LOW", "info": "INFO"}
 
 def render(report: Report, width: int = 80, color: bool = False, full_report: str | None = None) -> str:
     """Return the report for a terminal of ``width`` columns; ``full_report`` is the path of the HTML page."""
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=min(max(width, MIN_WIDTH), MAX_WIDTH),
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        markup=False,
-        highlight=False,
-        emoji=False,
-        legacy_windows=False,
-        _environ={},
-    )
-    more = partial(_more, width=console.width)
-    for block in (
+    more = partial(_more, width=page_width(width))
+    blocks = (
         _head, _numbers, _verdict, _budget, partial(more, parts=AFTER_TTFT), _roofline,
         partial(more, parts=AFTER_ROOFLINE), _energy, _kv, partial(more, parts=AFTER_KV), _engine, _strata,
         partial(more, parts=AFTER_STRATA), _advice,
-    ):  # fmt: skip
-        parts = block(report)
-        for part in parts:
-            console.print(part)
-        if parts:
-            console.print()
-    for part in _trust(report, full_report):
-        console.print(part)
-    lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join(lines).strip("\n") + "\n"
+    )  # fmt: skip
+    return printed([*(block(report) for block in blocks), _trust(report, full_report)], width, color)
 
 
 def _head(report: Report) -> list[RenderableType]:
@@ -335,6 +312,8 @@ def _details(finding: Finding) -> list[Text]:
             lines.append(Text(line, style="cyan"))
     if finding.accuracy:
         lines.append(Text(advice_phrases.ACCURACY, style="dim"))
+    if reading := advice_phrases.reading(finding):
+        lines.append(Text(reading))
     return lines
 
 
