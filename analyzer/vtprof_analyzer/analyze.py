@@ -11,13 +11,14 @@ from vtprof_analyzer import interference_stage, pipeline, step_cost
 from vtprof_analyzer.facts import read_facts
 from vtprof_analyzer.ingest.cache import through_cache
 from vtprof_analyzer.ingest.cache_key import key_of
+from vtprof_analyzer.ingest.instead import read_instead
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.prepare import shown_name
 from vtprof_analyzer.ingest.sources import Sources, find_sources
 from vtprof_analyzer.physics import find_physics
 from vtprof_analyzer.report.build import Objectives, Reading, build
 from vtprof_analyzer.report.build_findings import Judgement
-from vtprof_analyzer.report.format import safe
+from vtprof_analyzer.report.format import counted, safe
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.saving_intervals import with_intervals
 from vtprof_analyzer.store import open_store, use_few_threads, work_in_memory
@@ -102,28 +103,24 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
     """Raise NoData, saying what was there instead, when no span can be used."""
     named = ", ".join(safe(path) for path in paths)
     if not sources.files:
-        skipped = f" ({sources.skipped} other files)" if sources.skipped else ""
+        skipped = f" ({counted(sources.skipped, 'other file')})" if sources.skipped else ""
         raise NoData(
             f"{named}: no trace files{skipped}; record first, or point to *.jsonl, *.json, *.pb, *.parquet or packed ones"
         )
-    (counted,) = connection.execute(
-        "SELECT count(*) FILTER (dialect IS NOT NULL), count(*) FILTER (dialect IS NULL) FROM spans"
-    ).fetchall()
-    if counted[0]:
+    instead = read_instead(connection)
+    if instead is None:
         return
     (files,) = connection.execute(
         "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines)::BIGINT, sum(ignored_signals)::BIGINT"
         " FROM ingest_files"
     ).fetchall()
-    notes = connection.execute("SELECT file, what FROM ingest_notes ORDER BY file LIMIT 2").fetchall()
-    if notes and not files[0]:
-        what = f"{safe(notes[0][0])}: {safe(notes[0][1])}"
-        others = ", and others like it" if len(notes) > 1 else ""
-        raise NoData(f"{named}: no spans: {what}{others}; point to OTLP traces")
-    there = f"{files[0]} lines in {len(sources.files)} files, {files[1]} of them unreadable"
+    if instead.notes and not files[0]:
+        others = ", and others like it" if len(instead.notes) > 1 else ""
+        raise NoData(f"{named}: no spans: {instead.notes[0]}{others}; point to OTLP traces")
+    lines = f"{counted(files[0], 'line')} in {counted(len(sources.files), 'file')}, {files[1]} unreadable"
+    others = f"{counted(instead.other_spans, 'other span')}, {counted(files[2], 'other signal')}"
     raise NoData(
-        f"{named}: no spans of vtprof, vLLM or SGLang ({there}, {counted[1]} other spans, {files[2]} other signals);"
-        " record with vtprof-agent first"
+        f"{named}: no spans of vtprof, vLLM or SGLang ({lines}, {others}); record with vtprof-agent first"
     )
 
 

@@ -1,6 +1,7 @@
 """Writing a report: whole or not at all, and one line when it cannot be."""
 
 import stat
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from report_samples import SAMPLES
 
 from vtprof_analyzer.cli.deliver import deliver
 from vtprof_analyzer.report import output
+from vtprof_analyzer.report.formats import REPORT_FORMATS
 from vtprof_schemas.errors import BackendError, ConfigError
 
 
@@ -57,6 +59,40 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(
 def test_a_closed_standard_output_is_one_line_unless_a_folder_gets_the_report(tmp_path: Path) -> None:
     report = SAMPLES["empty"]()
     with pytest.raises(ConfigError, match="standard output is closed; give -o"):
-        deliver(report, ["json"], None, tmp_path, None)
-    deliver(report, ["json"], tmp_path, tmp_path, None)
+        deliver(report, REPORT_FORMATS, ["json"], None, None)
+    deliver(report, REPORT_FORMATS, ["json"], tmp_path, None)
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
+class Watched(StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        """Return that somebody looks at it."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stdout", "columns", "widest", "shown"),
+    [
+        (Watched, 90, {}, "90 columns, coloured"),
+        (Watched, 130, {}, "100 columns, coloured"),
+        (Watched, 130, {"widest": 110}, "110 columns, coloured"),
+        (StringIO, 130, {}, "80 columns, plain"),
+    ],
+)
+def test_text_is_as_wide_as_the_terminal_within_a_bound_and_coloured_only_there(
+    monkeypatch: pytest.MonkeyPatch, stdout: type[StringIO], columns: int, widest: dict[str, int], shown: str
+) -> None:
+    def render(content: object, width: int, color: bool, full_report: str | None) -> str:
+        return f"{width} columns, {'coloured' if color else 'plain'}"
+
+    monkeypatch.setattr("vtprof_analyzer.report.terminal.render", render)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    told = stdout()
+    deliver(SAMPLES["empty"](), REPORT_FORMATS, ["terminal"], None, told, **widest)
+    assert told.getvalue() == shown
+    monkeypatch.setenv("NO_COLOR", "1")
+    deliver(SAMPLES["empty"](), REPORT_FORMATS, ["terminal"], None, told, **widest)
+    assert told.getvalue().endswith("plain")

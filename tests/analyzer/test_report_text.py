@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from vtprof_analyzer.report import html, json_text, markdown, phrases, terminal
 from vtprof_analyzer.report.advice_phrases import command, saving_line
 from vtprof_analyzer.report.build_headline import build_headline
-from vtprof_analyzer.report.formats import FORMATS, render
+from vtprof_analyzer.report.formats import REPORT_FORMATS
 from vtprof_analyzer.report.model import Advice, BudgetRow, Saving
 from vtprof_analyzer.report.model_kv import KvFullest
 
@@ -279,9 +279,9 @@ def test_the_headline_says_that_kv_is_held_over_time() -> None:
     )
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", REPORT_FORMATS)
 def test_every_format_can_be_rendered_by_name(name: str) -> None:
-    assert render(name, empty_run()).strip()
+    assert REPORT_FORMATS[name].render(empty_run()).strip()
 
 
 def test_kv_says_which_process_was_fullest_what_differs_and_what_was_reused() -> None:

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vtprof_analyzer.cli import given
+from vtprof_analyzer.cli import given, options
 from vtprof_analyzer.cli.lists import list_devices
 
-DEFAULT_FOLDER = Path("report")
 DEFAULT_FORMATS = "terminal,html"
 
 
@@ -54,20 +53,8 @@ def command(
             help="Print the names that --device knows.",
         ),
     ] = False,
-    formats: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="LIST",
-            help="Of terminal, html, json and markdown; json alone goes to stdout.",
-        ),
-    ] = DEFAULT_FORMATS,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", parser=given.path, metavar="DIR", help="Folder for the files; default report/."
-        ),
-    ] = None,
+    formats: options.Formats = DEFAULT_FORMATS,
+    out: options.Out = None,
     slo_ttft_ms: Annotated[
         float | None,
         typer.Option(parser=given.milliseconds, metavar="MS", help="Objective for time to first token."),
@@ -116,13 +103,7 @@ def command(
             help="Keep the tables in this DuckDB file, to query them later.",
         ),
     ] = None,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            "--cache/--no-cache",
-            help="Keep what was read in .vtprof-cache beside the traces, for the next time.",
-        ),
-    ] = True,
+    cache: options.Cache = True,
     fail_on: Annotated[
         Severity | None, typer.Option(help="Exit 1 when a finding of this severity or above exists.")
     ] = None,
@@ -131,9 +112,10 @@ def command(
     from vtprof_analyzer.analyze import Options, analyze
     from vtprof_analyzer.cli.deliver import check_formats, deliver
     from vtprof_analyzer.cli.progress import progress_bar, size_of
+    from vtprof_analyzer.report.formats import REPORT_FORMATS
 
-    wanted = check_formats(formats)
-    options = Options(
+    wanted = check_formats(formats, REPORT_FORMATS)
+    asked = Options(
         paths=paths,
         model=model,
         device=device,
@@ -148,8 +130,8 @@ def command(
         nodes=nodes,
     )
     with progress_bar("reading", lambda: size_of(paths)) as progress:
-        report = analyze(options, progress)
-    deliver(report, wanted, out, DEFAULT_FOLDER, sys.stdout)
+        report = analyze(asked, progress)
+    deliver(report, REPORT_FORMATS, wanted, out, sys.stdout)
     severities = list(Severity)
     if fail_on and any(
         severities.index(Severity(finding.severity)) >= severities.index(fail_on)

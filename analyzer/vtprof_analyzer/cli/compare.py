@@ -4,7 +4,6 @@ Several runs a side are given as ``--base A B C --new D E``, or with the option 
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -14,18 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from vtprof_analyzer.cli import given
+from vtprof_analyzer.cli import given, options
 from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
     from vtprof_analyzer.regress.comparison import Comparison
     from vtprof_analyzer.regress.requests import Run
 
-DEFAULT_FOLDER: Final = Path("report")
 DEFAULT_FORMATS: Final = "terminal"
 _SIDES: Final = ("--base", "--new")
 _WILDCARDS: Final = frozenset("*?[")
 _LARGEST_ALPHA: Final = 0.2
+_WIDEST: Final = 110
+"""Columns that a comparison takes at most."""
 
 
 class FailOn(StrEnum):
@@ -123,13 +123,7 @@ def command(
             help="Another model, engine, device or setting is the change under test: no warning of it.",
         ),
     ] = False,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            "--cache/--no-cache",
-            help="Keep what was read in .vtprof-cache beside the traces, for the next time.",
-        ),
-    ] = True,
+    cache: options.Cache = True,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,23 +132,14 @@ def command(
             " never: always exit 0. May be repeated.",
         ),
     ] = None,
-    formats: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="LIST",
-            help="Of terminal, html, json and markdown; one alone goes to stdout, but html.",
-        ),
-    ] = DEFAULT_FORMATS,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", parser=given.path, metavar="DIR", help="Folder for the files; default report/."
-        ),
-    ] = None,
+    formats: options.Formats = DEFAULT_FORMATS,
+    out: options.Out = None,
 ) -> None:
     """Say whether NEW is slower than BASE at like images and load, in which phase, and how sure that is."""
-    wanted = _formats(formats)
+    from vtprof_analyzer.cli.deliver import check_formats, deliver
+    from vtprof_analyzer.report.formats import COMPARISON_FORMATS
+
+    wanted = check_formats(formats, COMPARISON_FORMATS)
     failing = fails_on(fail_on or [])
     base_paths, new_paths = sides(paths or [], base or [], new or [])
 
@@ -170,7 +155,7 @@ def command(
     with progress_bar("reading", lambda: size_of([*found[0], *found[1]])) as progress:
         runs = [read(side, progress) for side in found]
     comparison = compare(runs[0], runs[1], Options(alpha, min_effect, expect_change))
-    _deliver(comparison, wanted, out)
+    deliver(comparison, COMPARISON_FORMATS, wanted, out, sys.stdout, _WIDEST)
     if outcomes(comparison) & failing:
         raise typer.Exit(1)
 
@@ -233,50 +218,3 @@ def _place(path: Path) -> Path:
     if found is None:
         raise ConfigError(f"{text}: no such file or folder, nor a baseline; see `vtprof baseline list`")
     return found
-
-
-def _formats(text: str) -> list[str]:
-    # cli/deliver.py has the same for the report of traces, whose model takes longer to load than two small tables.
-    from vtprof_analyzer.report.compare_formats import FORMATS
-
-    wanted = list(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
-    unknown = [name for name in wanted if name not in FORMATS]
-    if unknown or not wanted:
-        shown = f"unknown format {unknown[0]!r}" if unknown else "no format given"
-        raise ConfigError(f"--format: {shown}; choose from {', '.join(FORMATS)}, separated by commas")
-    return wanted
-
-
-def _deliver(comparison: "Comparison", formats: list[str], folder: Path | None) -> None:
-    """Write the formats as ``vtprof analyze`` does: one alone but HTML to stdout, and with HTML the JSON document."""
-    from vtprof_analyzer.report.compare_formats import FORMATS, render
-    from vtprof_analyzer.report.output import write
-
-    alone = formats[0] if len(formats) == 1 and formats[0] != "html" else None
-    files = [name for name in formats if name != "terminal" and (name != alone or folder)]
-    if "html" in files and "json" not in files:
-        files.append("json")
-    where = folder or DEFAULT_FOLDER
-    written = {name: write(where, FORMATS[name].file_name, render(name, comparison)) for name in files}
-    shown = written.get("html") or next(iter(written.values()), None)
-    if sys.stdout is None:
-        if not written or "terminal" in formats:
-            raise ConfigError("standard output is closed; give -o FOLDER and --format html, json or markdown")
-    elif "terminal" in formats:
-        sys.stdout.write(_terminal(comparison, shown))
-    elif alone:
-        sys.stdout.write(render(alone, comparison))
-    elif shown:
-        sys.stdout.write(f"Report: {shown}\n")
-
-
-def _terminal(comparison: "Comparison", full_report: Path | None) -> str:
-    from vtprof_analyzer.report.compare_terminal import render
-
-    watched = sys.stdout.isatty()
-    return render(
-        comparison,
-        width=shutil.get_terminal_size().columns if watched else 80,
-        color=watched and "NO_COLOR" not in os.environ,
-        full_report=str(full_report) if full_report else None,
-    )

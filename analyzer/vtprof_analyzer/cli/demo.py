@@ -30,6 +30,7 @@ def command(
     from vtprof_analyzer.cli.deliver import deliver
     from vtprof_analyzer.cli.progress import counted, progress_bar, size_of
     from vtprof_analyzer.demo import run
+    from vtprof_analyzer.report.formats import REPORT_FORMATS
 
     run.check_packages()
     run.prepare_folder(out)
@@ -38,7 +39,7 @@ def command(
     _say(f"analyzing: vtprof analyze {out}")
     with progress_bar("reading", lambda: size_of([out])) as reading:
         result = analyze(Options(paths=[out]), reading)
-    deliver(result, ["terminal", "html", "json"], report, report, sys.stdout)
+    deliver(result, REPORT_FORMATS, ["terminal", "html", "json"], report, sys.stdout)
 
 
 def _say(line: str) -> None:

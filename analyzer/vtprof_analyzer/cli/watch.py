@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,15 @@ class Format(StrEnum):
     """What is printed."""
 
     JSON = "json"
+
+
+def _token_file(variable: str) -> Any:
+    """Return the option for a bearer token's file; ``variable`` of the environment may hold the token instead."""
+    return typer.Option(
+        parser=given.path,
+        metavar="FILE",
+        help=f"File with the bearer token for it; or {variable} in the environment.",
+    )
 
 
 def command(
@@ -133,28 +142,14 @@ def command(
             help="Post each alert and its end there as JSON; may be repeated. Or VTPROF_WEBHOOK_URL in the environment.",
         ),
     ] = None,
-    webhook_token_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=given.path,
-            metavar="FILE",
-            help="File with the bearer token for it; or VTPROF_WEBHOOK_TOKEN in the environment.",
-        ),
-    ] = None,
+    webhook_token_file: Annotated[Path | None, _token_file("VTPROF_WEBHOOK_TOKEN")] = None,
     alertmanager: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL", help="Prometheus Alertmanager, as http://alertmanager:9093; may be repeated."
         ),
     ] = None,
-    alertmanager_token_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=given.path,
-            metavar="FILE",
-            help="File with the bearer token for it; or VTPROF_ALERTMANAGER_TOKEN in the environment.",
-        ),
-    ] = None,
+    alertmanager_token_file: Annotated[Path | None, _token_file("VTPROF_ALERTMANAGER_TOKEN")] = None,
     link: Annotated[
         str | None,
         typer.Option(

@@ -4,10 +4,9 @@ Everything goes through ``rich`` as ``Text`` objects, never as markup: what an i
 """
 
 from collections.abc import Sequence
-from io import StringIO
 from typing import Final
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -18,10 +17,9 @@ from vtprof_analyzer.report.compare_headline import headline
 from vtprof_analyzer.report.compare_phrases import runs, volume
 from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import safe
+from vtprof_analyzer.report.terminal_page import page_width, printed
 from vtprof_analyzer.report.terminal_table import detail_table
 
-_MIN_WIDTH: Final = 60
-_MAX_WIDTH: Final = 110
 _BAR_CELLS: Final = 24
 _WARNINGS: Final = 12
 _STYLES: Final = {
@@ -36,20 +34,7 @@ def render(
     comparison: Comparison, width: int = 80, color: bool = False, full_report: str | None = None
 ) -> str:
     """Return the comparison for a terminal of ``width`` columns; ``full_report`` is the path of the HTML page."""
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=min(max(width, _MIN_WIDTH), _MAX_WIDTH),
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        markup=False,
-        highlight=False,
-        emoji=False,
-        legacy_windows=False,
-        _environ={},
-    )
-    room = console.width - 2
+    room = page_width(width) - 2
     blocks = [
         _head(comparison),
         _verdict(comparison),
@@ -59,12 +44,7 @@ def render(
         *(_part(detail, room) for detail in _details(comparison)),
         _trust(comparison, full_report),
     ]
-    for block in blocks:
-        for part in block:
-            console.print(part)
-        console.print()
-    lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join(lines).strip("\n") + "\n"
+    return printed(blocks, width, color)
 
 
 def _details(comparison: Comparison) -> list[Detail]:

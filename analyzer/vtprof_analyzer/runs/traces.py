@@ -9,6 +9,7 @@ import duckdb
 
 from vtprof_analyzer.ingest.cache import through_cache
 from vtprof_analyzer.ingest.cache_key import key_of
+from vtprof_analyzer.ingest.instead import read_instead
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.sources import Sources
 from vtprof_analyzer.regress.requests import Run
@@ -76,14 +77,11 @@ def run_of(connection: duckdb.DuckDBPyConnection, label: str, notes: tuple[str, 
 
 def _require_spans(connection: duckdb.DuckDBPyConnection, shown: str) -> None:
     """Raise NoData, saying what was there instead, when no span can be used."""
-    ((known, others),) = connection.execute(
-        "SELECT count(*) FILTER (dialect IS NOT NULL), count(*) FILTER (dialect IS NULL) FROM spans"
-    ).fetchall()
-    if known:
+    instead = read_instead(connection)
+    if instead is None:
         return
-    notes = connection.execute("SELECT file, what FROM ingest_notes ORDER BY file LIMIT 1").fetchall()
-    there = f" ({counted(others, 'span')} of other programs)" if others else ""
-    told = f"; {safe(notes[0][0])}: {safe(notes[0][1])}" if notes else ""
+    there = f" ({counted(instead.other_spans, 'span')} of other programs)" if instead.other_spans else ""
+    told = f"; {instead.notes[0]}" if instead.notes else ""
     raise NoData(
         f"{shown}: neither traces nor a request table{there}{told};"
         " give traces, or a table with start_unix_nano and ttft_ms"
