@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from vtprof_rules.rule import Scalar
-from vtprof_rules.vocabulary import FACT_VIEWS
 
 Facts = Mapping[str, Scalar | None]
 """Values for names of ``vocabulary.FACTS``; one that is absent or ``None`` is not known."""
@@ -46,8 +45,3 @@ def phases_ms(facts: Facts, phases: Sequence[str], statistic: str) -> float | No
     """
     times = [number(facts, f"{'tpot' if phase == 'decode' else phase}_ms_{statistic}") for phase in phases]
     return None if None in times else sum(time for time in times if time)
-
-
-def same_everywhere(facts: Facts) -> FactRows:
-    """Return rows in which every view has one row of these facts, as in a run of one model and one process."""
-    return {view: [FactRow(None, facts)] for view in FACT_VIEWS}

@@ -114,11 +114,6 @@ def read_pack(folder: Path, trusted: bool = False) -> tuple[list[Rule], list[Fau
     return rules, faults
 
 
-def read_rule(path: Path) -> tuple[Rule | None, list[Fault]]:
-    """Read one rule file; the rule is ``None`` when there is any fault."""
-    return _rule_of(path, *read_toml(path, SCHEMA), trusted=False)
-
-
 def _rule_of(
     path: Path, document: dict[str, Any] | None, faults: list[Fault], trusted: bool
 ) -> tuple[Rule | None, list[Fault]]:

@@ -148,9 +148,26 @@ def test_a_model_that_base_lacks_is_not_told() -> None:
     assert all(np.isnan(values).all() for values in found.values())
 
 
-def test_noise_of_requests_and_blocks_is_that_of_independent_requests() -> None:
+def test_who_does_not_tell_of_the_prefix_cache_is_like_nothing_of_a_base_that_does() -> None:
+    assert np.isfinite(BASE.cached_tokens).all()
+    new = served(50, 2)
+    assert np.isfinite(FITTED.residuals(new)["prefill"]).sum() > 25
+    # Tables of `watch` are small: here nobody tells, and that is no cache that held nothing.
+    assert np.isnan(FITTED.residuals(without(new, "cached_tokens"))["prefill"]).all()
+    bare = CostModel.fit([without(BASE, "cached_tokens")])
+    assert np.isfinite(bare.residuals(without(new, "cached_tokens"))["prefill"]).sum() > 25
+
+
+def test_models_are_alike_where_a_phase_hangs_on_nothing_that_is_left_out() -> None:
+    base = served(3_000, 1)
+    bare = CostModel.fit([without(base, "tpot_ms")])
+    assert bare.alike(CostModel.fit([base]), "preprocess", MODEL)
+    assert not bare.alike(CostModel.fit([base]), "decode", MODEL)
+    assert not bare.alike(CostModel.fit([base]), "prefill", MODEL)
+
+
+def test_noise_of_blocks_is_that_of_independent_requests() -> None:
     noise = FITTED.noise["decode"]
-    assert noise.request_sd == pytest.approx(0.1, rel=0.1)
     assert noise.block_sd == pytest.approx(0.1 / np.sqrt(BLOCK_REQUESTS), rel=0.35)
     assert noise.blocks == 3_000 // BLOCK_REQUESTS
     assert 0.0 <= noise.lag1 < 0.4
@@ -223,5 +240,5 @@ def test_no_table_makes_a_residual_or_a_noise_that_is_no_number(seed: int) -> No
         assert not np.isinf(values).any()
     for phase, noise in fitted.noise.items():
         assert phase in COMPARED
-        assert np.isfinite([noise.request_sd, noise.block_sd, noise.lag1, noise.run_sd]).all()
+        assert np.isfinite([noise.block_sd, noise.lag1, noise.run_sd]).all()
         assert noise.block_sd > 0

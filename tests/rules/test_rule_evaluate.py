@@ -7,12 +7,12 @@ from typing import Any
 
 import duckdb
 import pytest
+from rule_helpers import read_rule, same_everywhere
 
 from vtprof_rules import evaluate as evaluation
 from vtprof_rules import sandbox
 from vtprof_rules.evaluate import evaluate
-from vtprof_rules.fact_rows import same_everywhere
-from vtprof_rules.load import load_packs, read_rule
+from vtprof_rules.load import load_packs
 from vtprof_rules.outcome import Outcome, severity_of_share
 from vtprof_rules.rule import Expression
 from vtprof_rules.sandbox import Sandbox

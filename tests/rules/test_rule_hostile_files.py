@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from rule_helpers import read_rule
 
 from vtprof_rules.cases import read_cases
-from vtprof_rules.load import CORE_PACK, MAX_DEPTH, MAX_FILE_BYTES, read_pack, read_rule, read_toml
+from vtprof_rules.load import CORE_PACK, MAX_DEPTH, MAX_FILE_BYTES, read_pack, read_toml
 
 RULE = "PRE001_preprocess_on_cpu"
 

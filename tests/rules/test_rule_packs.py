@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_helpers import read_rule
 
 from vtprof_rules import catalogue
 from vtprof_rules.cases import read_cases, read_checked, run_cases
 from vtprof_rules.faults import printable
-from vtprof_rules.load import CORE_PACK, load_packs, read_pack, read_rule, read_toml
+from vtprof_rules.load import CORE_PACK, load_packs, read_pack, read_toml
 from vtprof_rules.rule import Rule
 from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS
 from vtprof_schemas.errors import RuleError

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from rule_helpers import read_rule
 
 from vtprof_rules.build import RuleBuilder
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.fact_rows import FactRow, FactRows
-from vtprof_rules.load import LoadedRules, read_rule
+from vtprof_rules.load import LoadedRules
 from vtprof_rules.outcome import Outcome
 from vtprof_rules.overrides import switched_off, with_params
 from vtprof_rules.rule import Scalar

@@ -6,10 +6,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from rule_helpers import read_rule, same_everywhere
 
 from vtprof_rules.evaluate import evaluate
-from vtprof_rules.fact_rows import same_everywhere
-from vtprof_rules.load import load_packs, read_rule
+from vtprof_rules.load import load_packs
 from vtprof_rules.outcome import Outcome
 from vtprof_rules.savings import combine
 

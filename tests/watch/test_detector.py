@@ -30,7 +30,7 @@ class Base:
     models = ("m", "other")
 
     def noise_of(self, phase: str, model: str) -> Noise | None:
-        return Noise(REQUEST_SD, REQUEST_SD / 60**0.5, 0.0, 0.0075, 100) if model in self.models else None
+        return Noise(REQUEST_SD / 60**0.5, 0.0, 0.0075, 100) if model in self.models else None
 
     def spread(self, phase: str, model: str) -> float:
         return REQUEST_SD

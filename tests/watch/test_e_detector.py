@@ -200,7 +200,7 @@ def test_a_share_that_rose_is_found_with_its_size_and_begin() -> None:
     assert found.effect == pytest.approx(0.03, abs=0.015)
 
 
-NOISE = Noise(request_sd=0.2, block_sd=SD, lag1=0.0, run_sd=RUN_SD, blocks=60)
+NOISE = Noise(block_sd=SD, lag1=0.0, run_sd=RUN_SD, blocks=60)
 LIMITS = Thresholds.of(6, 2e5, 0.02, tails=True)
 
 

@@ -116,6 +116,21 @@ def test_once_without_a_change_has_no_alarm_and_keeps_nothing(tables: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_once_says_what_is_not_watched_because_the_table_lacks_a_column(tables: Path, tmp_path: Path) -> None:
+    place = COLUMNS.split(",").index("prefill_ms")
+    rows = [line.split(",") for line in table("n", 600, 5, begin_s=BEGIN_S + 5000)]
+    (tmp_path / "new.csv").write_text("".join(",".join(row[:place] + row[place + 1 :]) for row in rows))
+    ended = watch(tables, str(tmp_path / "new.csv"), "--base", "T/base.csv", "--once", "--fail-on", "alarm")
+    assert ended.returncode == 0, ended.stderr
+    document = json.loads(ended.stdout)
+    SCHEMA.validate(document)
+    said = [note for note in document["notes"] if note.startswith("model 'qwen'")][-1]
+    assert "the base has prefill_ms, unexplained_ms, its requests do not" in said
+    assert "not watched: encode, prefill, decode, unexplained; watched without: preprocess, kv" in said
+    assert said in ended.stderr
+    assert {one["phase"] for one in document["phases"]} == {"preprocess", "kv"}
+
+
 def test_once_with_a_state_goes_on_where_it_was(tables: Path, tmp_path: Path) -> None:
     call = ("T/slow.csv", "--base", "T/base.csv", "--once", "--state", str(tmp_path / "s.json"))
     first, second = json.loads(watch(tables, *call).stdout), json.loads(watch(tables, *call).stdout)

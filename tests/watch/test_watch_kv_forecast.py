@@ -156,7 +156,6 @@ def test_instances_are_bounded_and_the_one_that_was_silent_gives_way() -> None:
     forecast.add([KvSample(DAY0_NS + at * STEP_NS, f"i{at}", 1.0, 10.0) for at in range(MOST_INSTANCES + 3)])
     names = {one.name for one in forecast.instances}
     assert len(names) == MOST_INSTANCES and "i2" not in names and "i3" in names
-    assert forecast.pushed_out == 3
 
 
 def test_each_instance_is_told_of_by_its_name() -> None:

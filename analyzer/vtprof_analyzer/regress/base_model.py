@@ -27,6 +27,8 @@ _SURELY: Final = float(np.log(2))
 _LARGEST: Final = float(np.log(1e6))
 """A time that is a million times as long counts as that: what is more is a wrong clock."""
 _LEAST_PART: Final = 0.01
+_TELLS: Final = {"encode": "encoder_hit", "prefill": "cached_tokens"}
+"""Columns that tell like requests from unlike."""
 _LOADS: Final = tuple(one.name for one in fields(Load))
 
 
@@ -43,7 +45,6 @@ class Compared(NamedTuple):
 class Noise:
     """How BASE's log residuals scatter."""
 
-    request_sd: float
     block_sd: float
     """Of means of ``BLOCK_REQUESTS`` consecutive requests of one model that have the phase."""
     lag1: float
@@ -75,12 +76,23 @@ class _Known:
     part: float
     """Of what is modelled, what is the phase's own time: unexplained time is modelled together with a part of TTFT."""
     given: Given
+    told: str | None
+    """Column that tells like requests from unlike: of who does not carry it one cannot know. None: BASE does not either."""
+
+    def alike(self, other: "_Known") -> bool:
+        """Say whether requests are held against the same."""
+        same = np.array_equal(self.model.coefficients, other.model.coefficients)
+        return same and (self.noise, self.level, self.given) == (other.noise, other.level, other.given)
 
     def compared(self, phase: str, q: Requests, load: Load) -> Compared:
         """Hold requests against BASE."""
         found, at_least = np.full(len(q), np.nan), np.zeros(len(q), np.bool_)
         data = phase_data(phase, q, load, self.given)
-        rows = np.flatnonzero(data.valid)
+        valid = data.valid
+        if self.told is not None:
+            # Requests come in small tables, of which none may tell.
+            valid = valid & (np.isfinite(getattr(q, self.told)) | ~_asked(phase, q))
+        rows = np.flatnonzero(valid)
         if not len(rows):
             return Compared(found, at_least)
         # By how many times the load is beyond the largest that BASE met; the request itself counts as one.
@@ -202,6 +214,14 @@ class CostModel:
             found[phase] = held
         return found
 
+    def alike(self, other: "CostModel", phase: str, model: str) -> bool:
+        """Say whether a phase is held against the same here and there."""
+        pairs = [
+            (here.get((phase, model)), there.get((phase, model)))
+            for here, there in ((self.known, other.known), (self.without_flights, other.without_flights))
+        ]
+        return all(one is two if one is None or two is None else one.alike(two) for one, two in pairs)
+
     def part(self, phase: str, model: str) -> float:
         """Return which part of what is held against BASE is the phase's own time: a change of that is larger."""
         one = self.known.get((phase, model))
@@ -258,8 +278,20 @@ def _fit(phase: str, tables: Sequence[Requests], loads: Sequence[Load]) -> _Know
     return _Known(
         model, _noise(phase, cut), spread, level, frozenset(names[counts >= _FEWEST_ALIKE].tolist()),
         (float(whole.min()) - _BEYOND, float(whole.max()) + _BEYOND),
-        most_load, most, _part(data, rows, given), given,
+        most_load, most, _part(data, rows, given), given, _told(phase, tables),
     )  # fmt: skip
+
+
+def _told(phase: str, tables: Sequence[Requests]) -> str | None:
+    column = _TELLS.get(phase)
+    if column is None or not any(np.isfinite(getattr(q, column)[_asked(phase, q)]).any() for q in tables):
+        return None
+    return column
+
+
+def _asked(phase: str, q: Requests) -> Flags:
+    """Say which requests have what the column of `_TELLS` tells of."""
+    return q.visual_tokens > 0 if phase == "encode" else np.isfinite(q.text_tokens + q.visual_tokens)
 
 
 def _noise(phase: str, residual: Sequence[Floats]) -> Noise:
@@ -275,9 +307,7 @@ def _noise(phase: str, residual: Sequence[Floats]) -> Noise:
     # Means of independent requests scatter by that much at least.
     least = float(alone.var()) / BLOCK_REQUESTS
     variance = max(variance, least, 1e-12)
-    return Noise(
-        float(alone.std()), variance**0.5, float(np.clip(follow / variance, 0.0, 0.95)), run**0.5, count
-    )
+    return Noise(variance**0.5, float(np.clip(follow / variance, 0.0, 0.95)), run**0.5, count)
 
 
 def _block_means(values: Floats) -> Floats:

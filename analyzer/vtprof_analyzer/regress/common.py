@@ -17,7 +17,8 @@ _TIMES: Final = (
 _THOUSANDFOLD: Final = (250.0, 4000.0)
 """Ratios of times that units explain better than engines do; and their squares, for microseconds beside seconds."""
 _WORK: Final = ("preprocess_ms", "encode_ms", "prefill_ms", "tpot_ms")
-_PARTS: Final = ("preprocess_ms", "queue_ms", "encode_ms", "transfer_ms", "prefill_ms")
+PARTS: Final = ("preprocess_ms", "queue_ms", "encode_ms", "transfer_ms", "prefill_ms")
+"""Times that stand before the first token."""
 _HARDLY: Final = 0.05
 _FEWEST: Final = 20
 _FEWEST_WEIGHTS: Final = 100
@@ -74,7 +75,7 @@ def in_common(base: Sequence[Run], new: Sequence[Run]) -> Common:
                 f"{name}: most requests have one and the same start time: not compared; check start_unix_nano"
             )
             gone.update(dict.fromkeys(_TIMES, lines[-1]))
-    parts = [name for name in _TIMES if name in gone and name not in ("tpot_ms", "unexplained_ms")]
+    parts = [name for name in ("ttft_ms", *PARTS) if name in gone]
     if parts:
         # What is left of TTFT holds what was taken out.
         gone.setdefault("unexplained_ms", gone[parts[0]])
@@ -87,7 +88,7 @@ def _share_of(side: Sequence[Requests], tells: Callable[[Requests], Flags]) -> f
 
 
 def _beyond_ttft(q: Requests) -> Flags:
-    parts = sum(np.nan_to_num(getattr(q, name)) for name in _PARTS)
+    parts = sum(np.nan_to_num(getattr(q, name)) for name in PARTS)
     with np.errstate(invalid="ignore"):
         return np.asarray(parts > 1.05 * q.ttft_ms + 1)
 
@@ -139,8 +140,11 @@ def _stands_still(q: Requests) -> bool:
     return bool(counts.max() > _MOSTLY * len(q))
 
 
+def without(requests: Requests, columns: Collection[str]) -> Requests:
+    """Return requests of which nobody recorded these columns."""
+    blank: dict[str, Any] = {name: np.full(len(requests), np.nan) for name in columns}
+    return replace(requests, **blank) if blank else requests
+
+
 def _without(run: Run, columns: Collection[str]) -> Run:
-    if not columns:
-        return run
-    blank: dict[str, Any] = {name: np.full(len(run.requests), np.nan) for name in columns}
-    return replace(run, requests=replace(run.requests, **blank))
+    return replace(run, requests=without(run.requests, columns)) if columns else run

@@ -5,6 +5,9 @@ order of start, to two sequential detectors (`e_detector` has their assumptions)
 that lie far from their block's median, and one of the share of those far beyond it. The average run length to a false
 alarm is that of all phases, kinds and models together, in blocks: each phase and kind has a share of it, and a model
 adds blocks, not alarms a block. Requests are not weighed: BASE is to be sampled as the stream is.
+
+What BASE's requests carry and those of the stream do not (or the other way round) is left out of both (`columns`,
+`yardsticks`); where that changes what a phase is held against, its blocks begin anew, and its alarm is over.
 """
 
 from bisect import bisect_left
@@ -15,12 +18,15 @@ from typing import Any, Final
 import numpy as np
 
 from vtprof_analyzer.regress.base_model import Compared, CostModel
+from vtprof_analyzer.regress.common import PARTS, without
 from vtprof_analyzer.regress.requests import Flags, Integers, Requests, joined, no_requests
-from vtprof_analyzer.watch.blocks import Tail, expected_times, recorded, tails_of
-from vtprof_analyzer.watch.events import Alarm, Event, Level, Standing
+from vtprof_analyzer.watch.blocks import expected_times, recorded
+from vtprof_analyzer.watch.columns import FLIGHTS, Columns
+from vtprof_analyzer.watch.events import Alarm, Event, LeftOut, Level, Over, Standing
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 from vtprof_analyzer.watch.stream import Stream
 from vtprof_analyzer.watch.two_way import Thresholds
+from vtprof_analyzer.watch.yardsticks import LEFT_OUT, Yardstick, Yardsticks, by_flights
 from vtprof_schemas.units import NS_PER_S
 
 AVERAGE_RUN_LENGTH: Final = 2e5
@@ -30,16 +36,13 @@ _LONGEST_S: Final = 60
 """A request is judged so long after its start at the latest: what starts beside a longer one is left out of its load."""
 _MOST_BESIDE: Final = 50_000
 """Requests that are kept because they ran beside those that come."""
-_LEFT_OUT: Final = ("queue",)
-"""Phases that are not judged: near saturation a queue is what the last minutes were, which no request tells of.
-Objectives show it."""
 _MOST_UNKNOWN: Final = 20
 """Models that BASE has not, of which it is said."""
-_STATE: Final = 2
+_STATE: Final = 3
 
 
 class Detector:
-    """Holds requests against BASE, block by block. Memory is bounded by the requests that are being served."""
+    """Holds requests against BASE, block by block. Memory is bounded by BASE and the requests that are being served."""
 
     def __init__(
         self,
@@ -48,15 +51,17 @@ class Detector:
         runs: Sequence[Requests] = (),
         min_effect: float = MIN_EFFECT,
     ) -> None:
-        """Watch against ``base``; ``runs`` are those that it was fitted to: without them tails are not watched.
+        """Watch against ``base``; ``runs`` are those that it was fitted to: without them neither tails are watched, nor
+        is seen which columns are missing.
 
         ``average_run_length`` is in blocks of 60 requests. A change of less than ``min_effect`` is none.
         """
         self._base = base
         self._thresholds = Thresholds.of(
-            len(set(base.phases) - set(_LEFT_OUT)), average_run_length, min_effect, tails=bool(runs)
+            len(set(base.phases) - set(LEFT_OUT)), average_run_length, min_effect, tails=bool(runs)
         )
-        self._tails: Mapping[tuple[str, str], Tail] = tails_of(base, runs)
+        self._columns = Columns(runs)
+        self._yardsticks = Yardsticks(base, runs)
         self._streams: dict[tuple[str, str], Stream] = {}
         self._beside = no_requests()
         self._waiting = no_requests()
@@ -82,13 +87,14 @@ class Detector:
         table = joined([self._beside, self._waiting])
         # Requests that ran beside may start at the same time as the first that waits: they stand before it.
         first = len(self._beside)
-        chosen = np.arange(first, first + ready)
-        compared = self._base.compared(table)
-        events = self._judge(
-            table.select(chosen),
-            {phase: Compared(one.residual[chosen], one.at_least[chosen]) for phase, one in compared.items()},
-            self._base.hits(table)[chosen],
-        )
+        events: list[Event] = []
+        begin, end = first, first + ready
+        while begin < end:
+            left_out = {model: self._columns.left_out(model) for model in table.models}
+            until = begin + self._columns.take(table.select(slice(begin, end)))
+            events += self._judge(table, begin, until, left_out)
+            events += self._begun_anew(left_out, int(table.start_ns[until - 1]))
+            begin = until
         self._judged_until_ns = int(self._waiting.start_ns[ready - 1]) + 1
         self._waiting = self._waiting.select(slice(ready, None))
         next_ns = int(self._waiting.start_ns[0]) if len(self._waiting) else self._judged_until_ns
@@ -106,41 +112,66 @@ class Detector:
         needed = np.minimum(_ends_ns(waiting), waiting.start_ns + _LONGEST_S * NS_PER_S)
         return bisect_left(np.maximum.accumulate(needed), settled_until_ns)
 
-    def _judge(self, requests: Requests, compared: Mapping[str, Compared], hits: Flags) -> list[Event]:
-        comparable = np.zeros(len(requests), np.bool_)
+    def _judge(
+        self, table: Requests, begin: int, end: int, left_out: Mapping[str, frozenset[str]]
+    ) -> list[Event]:
+        """Judge the requests from ``begin`` on to before ``end``; all others of the table are their load."""
+        comparable = np.zeros(len(table), np.bool_)
         events: list[Event] = []
-        for place, model in enumerate(requests.models):
-            of_model: Flags = requests.model == place
-            if not of_model.any():
-                continue
-            if model not in self._base.models:
+        for (lost, blank), models in self._alike(left_out).items():
+            rows = np.flatnonzero(
+                np.isin(table.model, [k for k, m in enumerate(table.models) if m in models])
+            )
+            chosen = slice(*np.searchsorted(rows, (begin, end)).tolist())
+            given = without(table.select(rows), blank)
+            requests = given.select(chosen)
+            yardstick = self._yardsticks.without(lost)
+            hits = yardstick.model.hits(given)[chosen]
+            compared = {
+                phase: Compared(one.residual[chosen], one.at_least[chosen])
+                for phase, one in yardstick.model.compared(given).items()
+            }
+            for place, model in enumerate(requests.models):
+                of_model: Flags = requests.model == place
                 count = int(np.count_nonzero(of_model))
-                self.counts["unknown model"] += count
-                if model in self.unknown_models or len(self.unknown_models) < _MOST_UNKNOWN:
-                    self.unknown_models[model] += count
-                continue
-            for phase, values in compared.items():
-                if phase in _LEFT_OUT:
+                if not count:
                     continue
-                known = np.isfinite(values.residual) & of_model
-                comparable |= known
-                unlike = _has(phase, requests, hits) & of_model & ~known
-                rows = np.flatnonzero(known | unlike)
-                if len(rows):
-                    events += self._feed(model, phase, requests, values, rows)
+                if model not in self._base.models:
+                    self.counts["unknown model"] += count
+                    if model in self.unknown_models or len(self.unknown_models) < _MOST_UNKNOWN:
+                        self.unknown_models[model] += count
+                    continue
+                for phase in self._phases(model, left_out[model]):
+                    values = compared[phase]
+                    if by_flights(phase, left_out[model]):
+                        values.residual[of_model & ~np.isfinite(requests.in_flight)] = np.nan
+                    known = np.isfinite(values.residual) & of_model
+                    comparable[rows[chosen]] |= known
+                    unlike = _has(phase, requests, hits) & of_model & ~known
+                    judged = np.flatnonzero(known | unlike)
+                    if len(judged):
+                        stream = self._stream(model, phase, yardstick)
+                        events += self._feed(stream, phase, requests, values, judged)
         self.counts["judged"] += int(np.count_nonzero(comparable))
         known_model = np.isin(
-            requests.model, [k for k, name in enumerate(requests.models) if name in self._base.models]
+            table.model[begin:end], [k for k, name in enumerate(table.models) if name in self._base.models]
         )
-        self.counts["not comparable"] += int(np.count_nonzero(known_model & ~comparable))
+        self.counts["not comparable"] += int(np.count_nonzero(known_model & ~comparable[begin:end]))
         return sorted(events, key=lambda event: event.time_unix_nano)
 
+    def _alike(
+        self, left_out: Mapping[str, frozenset[str]]
+    ) -> dict[tuple[frozenset[str], frozenset[str]], list[str]]:
+        """Return the models by what is left out of BASE and of their requests."""
+        found: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+        for model, columns in left_out.items():
+            lost = self._columns.of_base(model, columns)
+            found.setdefault((lost, columns | self._columns.foreign(model)), []).append(model)
+        return found
+
     def _feed(
-        self, model: str, phase: str, requests: Requests, compared: Compared, rows: Integers
+        self, stream: Stream, phase: str, requests: Requests, compared: Compared, rows: Integers
     ) -> list[Event]:
-        stream = self._stream(model, phase)
-        if stream is None:
-            return []
         events = []
         values, at_least = compared
         expected = expected_times(phase, requests, values)
@@ -153,17 +184,49 @@ class Detector:
                 events += stream.judge(block)
         return events
 
-    def _stream(self, model: str, phase: str) -> Stream | None:
+    def _yardstick(self, model: str, left_out: frozenset[str]) -> Yardstick:
+        return self._yardsticks.without(self._columns.of_base(model, left_out))
+
+    def _phases(self, model: str, left_out: frozenset[str]) -> list[str]:
+        """Return the phases of a model that are judged where some columns are left out."""
+        flights = bool(self._columns.of_base(model, {FLIGHTS}))
+        return self._yardstick(model, left_out).phases(model, left_out, flights=flights)
+
+    def _stream(self, model: str, phase: str, yardstick: Yardstick) -> Stream:
         known = self._streams.get((model, phase))
         if known is None:
-            noise = self._base.noise_of(phase, model)
-            if noise is None:
-                return None
-            spread = self._base.spread(phase, model)
-            tail, part = self._tails.get((phase, model)), self._base.part(phase, model)
-            known = Stream(phase, model, noise, spread, tail, self._thresholds, part)
-            self._streams[model, phase] = known
+            known = self._streams[model, phase] = yardstick.stream(model, phase, self._thresholds)
         return known
+
+    def _begun_anew(self, before: Mapping[str, frozenset[str]], time_ns: int) -> list[Event]:
+        """Drop the streams that are held against something else from now on; return the alarms that end with them."""
+        events: list[Event] = []
+        for model, columns in before.items():
+            now = self._columns.left_out(model)
+            if now == columns:
+                continue
+            old, new = (self._yardstick(model, one).model for one in (columns, now))
+            kept = [phase for phase in self._phases(model, now) if new.alike(old, phase, model)]
+            for phase in [phase for name, phase in self._streams if name == model and phase not in kept]:
+                stream = self._streams.pop((model, phase))
+                events += [
+                    Over(phase, alarm.kind, model, time_ns, time_ns, 0, alarm) for alarm in stream.firing()
+                ]
+        return events
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Return what is left out of the models whose requests and BASE carry not the same, as it is now."""
+        found = []
+        for model in self._base.models:
+            columns = self._columns.left_out(model)
+            if columns:
+                lost = self._columns.of_base(model, columns)
+                judged = self._phases(model, columns)
+                phases = [phase for phase in self._phases(model, frozenset()) if phase not in judged]
+                sides = (self._columns.told(model, lost), self._columns.told(model, columns - lost))
+                found.append(LeftOut(model, *sides, tuple(phases), tuple(judged)))
+        return found
 
     def levels(self) -> list[Level]:
         """Return how each test stands."""
@@ -186,6 +249,7 @@ class Detector:
             "unknown_models": dict(self.unknown_models),
             "beside": packed(self._beside),
             "waiting": packed(self._waiting),
+            "columns": self._columns.state(),
             "streams": [
                 {"model": model, "phase": phase, **stream.state()}
                 for (model, phase), stream in self._streams.items()
@@ -202,17 +266,19 @@ class Detector:
             {str(one): int(count) for one, count in state["unknown_models"].items()}
         )
         self._beside, self._waiting = unpacked(state["beside"]), unpacked(state["waiting"])
+        self._columns.restore(state["columns"])
         self._streams = {}
         for one in state["streams"]:
-            stream = self._stream(str(one["model"]), str(one["phase"]))
-            if stream is not None:
-                stream.restore(one)
+            model, phase = str(one["model"]), str(one["phase"])
+            self._stream(model, phase, self._yardstick(model, self._columns.left_out(model))).restore(one)
 
 
 def _ends_ns(requests: Requests) -> Integers:
     """Return when each request was over, as far as its times tell."""
     output = np.maximum(np.nan_to_num(requests.output_tokens) - 1, 0)
-    times_ms = np.nan_to_num(requests.ttft_ms) + np.nan_to_num(requests.tpot_ms) * output
+    parts_ms = sum(np.nan_to_num(getattr(requests, name)) for name in PARTS)
+    first_ms = np.where(np.isfinite(requests.ttft_ms), requests.ttft_ms, parts_ms)
+    times_ms = first_ms + np.nan_to_num(requests.tpot_ms) * output
     ends: Integers = requests.start_ns + np.minimum(times_ms * 1e6, 1e18).astype(np.int64)
     return ends
 

@@ -90,6 +90,20 @@ class Standing(NamedTuple):
     ci_high: float | None
 
 
+class LeftOut(NamedTuple):
+    """What the requests of one model, or those of BASE, do not carry, so that it is left out of both."""
+
+    model: str
+    base_alone: tuple[str, ...]
+    """Columns of `Requests` that BASE has and the requests that come lack."""
+    requests_alone: tuple[str, ...]
+    """The other way round."""
+    lost: tuple[str, ...]
+    """Phases that are not judged for that reason."""
+    judged: tuple[str, ...]
+    """Phases that are judged, without these columns."""
+
+
 class KvSample(NamedTuple):
     """KV cache in use, as one span of the engine's told."""
 

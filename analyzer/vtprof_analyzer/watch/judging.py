@@ -13,7 +13,7 @@ import numpy as np
 from vtprof_analyzer.regress.requests import Requests
 from vtprof_analyzer.watch import wording
 from vtprof_analyzer.watch.alerts import Alert, AlertBook, Notification, fingerprint
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, Level, Standing
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, LeftOut, Level, Standing
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.kv_forecast import HORIZON_S, Exhaustion, KvForecast
 from vtprof_analyzer.watch.slo import Burn, Objective
@@ -43,6 +43,11 @@ class Detector(Protocol):
     @property
     def unknown_models(self) -> Mapping[str, int]:
         """Return requests by model, of models that BASE has not."""
+        ...
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """Return what requests or BASE do not carry, and what is not judged for that reason."""
         ...
 
     def levels(self) -> Sequence[Level]:
@@ -130,7 +135,10 @@ class Judge:
 
     def notes(self) -> list[str]:
         """Return what the operator should know of what is not judged."""
-        return [wording.unknown_model(model) for model in self.detector.unknown_models]
+        return [
+            *(wording.unknown_model(model) for model in self.detector.unknown_models),
+            *(wording.left_out(one) for one in self.detector.left_out),
+        ]
 
     @property
     def insufficient(self) -> bool:

@@ -246,8 +246,6 @@ class KvForecast:
         self._instances: dict[str, Instance] = {}
         self.unusable = 0
         """Samples without a capacity, or with values that cannot be."""
-        self.pushed_out = 0
-        """Instances that gave way to others."""
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -299,7 +297,6 @@ class KvForecast:
     def _make_room(self, now_ns: int) -> list[ExhaustionOver]:
         if len(self._instances) < MOST_INSTANCES:
             return []
-        self.pushed_out += 1
         return self._forget(min(self._instances.values(), key=lambda one: one.newest).name, now_ns)
 
     def _forget(self, name: str, now_ns: int) -> list[ExhaustionOver]:

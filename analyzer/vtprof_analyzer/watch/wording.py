@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vtprof_analyzer.watch.alerts import NAMES, Alert, Kind, Notification, Severity, clean_labels, clean_text
-from vtprof_analyzer.watch.events import Alarm, Standing
+from vtprof_analyzer.watch.events import Alarm, LeftOut, Standing
 from vtprof_analyzer.watch.kv_forecast import Exhaustion
 from vtprof_analyzer.watch.slo import BUDGET_DAYS, Burn, Metric
 from vtprof_schemas.printable import one_line
@@ -21,6 +21,11 @@ _WORDS: Final = {
     "queue": "waiting in the queue",
     "decode": "decode (time per output token)",
 }
+_COLUMNS: Final = {
+    "images": "n_images", "encoder_hit": "encoder_cache_hit", "in_flight": "requests_in_flight",
+    "text_tokens": "n_text_tokens", "visual_tokens": "n_visual_tokens", "output_tokens": "n_output_tokens",
+}  # fmt: skip
+"""Columns by the names that a request table has for them."""
 
 
 class Labels:
@@ -233,6 +238,25 @@ def phase_json(standing: Standing) -> dict[str, Any]:
 def unknown_model(model: str) -> str:
     """Return what is said of a model that the base has not."""
     return f"model {one_line(model, 80)!r} is not in the base: its requests are not judged; record a base with it"
+
+
+def left_out(one: LeftOut) -> str:
+    """Return what is said of a model whose requests carry other columns than the base's."""
+    shown = f"model {one_line(one.model, 80)!r}" if one.model else "requests without a model's name"
+    sides = (
+        ("the base has {}, its requests do not", one.base_alone),
+        ("its requests have {}, the base does not", one.requests_alone),
+    )
+    told = [
+        sentence.format(", ".join(_COLUMNS.get(name, name) for name in names))
+        for sentence, names in sides
+        if names
+    ]
+    if not one.judged:
+        return f"{shown}: {'; '.join(told)}; nothing of it is watched"
+    if one.lost:
+        told.append(f"not watched: {', '.join(one.lost)}")
+    return f"{shown}: {'; '.join(told)}; watched without: {', '.join(one.judged)}"
 
 
 def _known(value: float) -> float | None:

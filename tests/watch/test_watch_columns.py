@@ -1,0 +1,294 @@
+"""Columns that BASE or the stream lacks: no slower engine, nothing hidden, told in a line, the same however it comes."""
+
+import json
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from regress_days.engine import slower
+from regress_days.noise import USUAL
+from regress_days.services import service, stream
+
+from vtprof_analyzer.regress.base_model import CostModel
+from vtprof_analyzer.regress.common import without
+from vtprof_analyzer.regress.requests import Requests, joined, no_requests
+from vtprof_analyzer.watch.columns import Columns
+from vtprof_analyzer.watch.detector import Detector
+from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, Over
+from vtprof_analyzer.watch.wording import left_out
+
+SEED = 4711
+COUNT = 5_000
+CHANGE = 2_000
+MODEL = "vision-7b"
+PARTS = ("preprocess_ms", "queue_ms", "encode_ms", "prefill_ms")
+REMOVED = (
+    *((name,) for name in (*PARTS, "ttft_ms", "tpot_ms", "output_tokens", "kv_bytes", "images", "cached_tokens")),
+    ("encoder_hit",), ("encode_ms", "prefill_ms"), PARTS, ("images", "cached_tokens", "encoder_hit"),
+)  # fmt: skip
+"""Each column that a table may lack, and what lacks together."""
+LOST = {
+    ("preprocess_ms",): {"preprocess", "unexplained"},
+    ("queue_ms",): {"unexplained"},
+    ("encode_ms",): {"encode", "unexplained"},
+    # Decode meets prefills, and where encodes stand follows from them.
+    ("prefill_ms",): {"encode", "prefill", "decode", "unexplained"},
+    ("ttft_ms",): {"unexplained"},
+    ("tpot_ms",): {"decode"},
+    ("output_tokens",): {"decode", "kv"},
+    ("kv_bytes",): {"kv"},
+    ("encode_ms", "prefill_ms"): {"encode", "prefill", "decode", "unexplained"},
+    PARTS: {"preprocess", "encode", "prefill", "decode", "unexplained"},
+}
+UNKNOWN = (
+    "in_flight",
+    *PARTS,
+    "ttft_ms",
+    "tpot_ms",
+    "output_tokens",
+    "kv_bytes",
+    "unexplained_ms",
+    *REMOVED[-1],
+)
+ALL = {"preprocess", "encode", "prefill", "decode", "unexplained", "kv"}
+UNCHANGED = 0.03
+"""Runs of one engine differ by less: 0.7 % noise from run to run, and 0.3 % to 0.6 % of the mean of 80 blocks."""
+
+
+@cache
+def service_run(number: int, slow: str = "", ratio: float = 0.0, first: int = CHANGE) -> Requests:
+    (before,) = service(np.random.default_rng([SEED, 0])).values()
+    after = replace(before, engine=slower(before.engine, slow, ratio)) if slow else None
+    return stream(before, SEED, number, COUNT, USUAL, after, first if slow else 0).requests
+
+
+@cache
+def fitted(*columns: str) -> tuple[CostModel, Requests]:
+    base = lacking(service_run(0), *columns)
+    return CostModel.fit([base]), base
+
+
+def lacking(requests: Requests, *columns: str) -> Requests:
+    """Return requests without these columns; what is left of TTFT is not known then, as a reader has it."""
+    parts = set(columns) & {*PARTS, "ttft_ms"}
+    return without(requests, [*columns, *(["unexplained_ms"] if parts else [])])
+
+
+def partly(requests: Requests, column: str, share: float) -> Requests:
+    values = getattr(requests, column).copy()
+    values[np.random.default_rng(5).random(len(values)) < share] = np.nan
+    return replace(requests, **{column: values})
+
+
+def detector(*columns: str) -> Detector:
+    model, base = fitted(*columns)
+    return Detector(model, runs=[base])
+
+
+def effects(one: Detector) -> dict[str, float]:
+    return {each.phase: each.effect_ratio for each in one.standings() if each.effect_ratio is not None}
+
+
+def test_the_same_engine_with_all_columns_has_all_phases_and_no_note() -> None:
+    one = detector()
+    assert one.add(service_run(1), FOREVER_NS) == []
+    assert set(effects(one)) == ALL and one.left_out == []
+
+
+@pytest.mark.parametrize("columns", REMOVED, ids="+".join)
+def test_a_column_that_the_stream_lacks_is_no_slower_engine_and_hides_none(columns: tuple[str, ...]) -> None:
+    one = detector()
+    assert one.add(lacking(service_run(1), *columns), FOREVER_NS) == []
+    found = effects(one)
+    assert set(found) == ALL - LOST.get(columns, set())
+    assert all(abs(effect) < UNCHANGED for effect in found.values()), found
+    (told,) = one.left_out
+    assert set(columns) <= set(told.base_alone) and told.requests_alone == ()
+    assert set(told.lost) == ALL - set(found) and set(told.judged) == set(found)
+
+
+@pytest.mark.parametrize("columns", [*REMOVED, ("in_flight",)], ids="+".join)
+def test_a_column_that_base_lacks_is_no_other_engine(columns: tuple[str, ...]) -> None:
+    one = detector(*columns)
+    assert one.add(service_run(1), FOREVER_NS) == []
+    found = effects(one)
+    assert all(abs(effect) < UNCHANGED for effect in found.values()), found
+    (told,) = one.left_out
+    assert set(columns) <= set(told.requests_alone)
+    assert set(found) == set(told.judged)
+    assert one.counts["blocks not comparable"] == 0
+
+
+@pytest.mark.parametrize("columns", [("text_tokens",), ("visual_tokens",)])
+def test_without_what_requests_ask_for_nothing_is_judged_and_that_is_said(columns: tuple[str, ...]) -> None:
+    one = detector()
+    assert one.add(lacking(service_run(1), *columns), FOREVER_NS) == []
+    (told,) = one.left_out
+    assert told.judged == () and set(told.lost) == ALL
+    assert one.counts["judged"] == 0 and one.counts["not comparable"] == COUNT
+
+
+@pytest.mark.parametrize(("columns", "phase"), [(("encode_ms",), "prefill"), (("cached_tokens",), "encode")])
+def test_a_slower_phase_is_found_without_the_columns_of_others(columns: tuple[str, ...], phase: str) -> None:
+    one = detector()
+    events = one.add(lacking(service_run(1, phase, 0.15), *columns), FOREVER_NS)
+    assert [(each.phase, type(each)) for each in events] == [(phase, Alarm)]
+    assert events[0].time_unix_nano > service_run(1, phase, 0.15).start_ns[CHANGE]
+
+
+@pytest.mark.parametrize(("column", "share", "out"), [
+    ("prefill_ms", 0.03, False), ("prefill_ms", 0.3, True), ("tpot_ms", 0.03, False), ("tpot_ms", 0.3, True),
+    ("cached_tokens", 0.03, False), ("cached_tokens", 0.3, True), ("text_tokens", 0.3, True),
+    ("encoder_hit", 0.3, False), ("encoder_hit", 0.7, True), ("kv_bytes", 0.3, False), ("kv_bytes", 0.7, True),
+])  # fmt: skip
+def test_what_some_requests_lack_is_left_out_where_others_load_or_nearly_all_depends_on_it(
+    column: str, share: float, out: bool
+) -> None:
+    one = detector()
+    assert one.add(partly(service_run(1), column, share), FOREVER_NS) == []
+    assert [each.base_alone[:1] for each in one.left_out] == ([(column,)] if out else [])
+    assert all(abs(effect) < UNCHANGED for effect in effects(one).values())
+
+
+def told(event: Event) -> tuple[Any, ...]:
+    """Return all of an event; of sizes, which hang on loads of the table at hand, a few digits."""
+    return (
+        type(event), event.phase, event.kind, event.model, event.time_unix_nano, event.requests,
+        getattr(event, "began_unix_nano", None), getattr(event, "evidence", None),
+        round(getattr(event, "effect_ratio", 0.0), 3),
+    )  # fmt: skip
+
+
+def gone_and_back(column: str, given: Requests, first: int, last: int) -> Requests:
+    values = getattr(given, column).copy()
+    values[first:last] = np.nan
+    return replace(given, **{column: values})
+
+
+def test_a_column_that_comes_back_is_watched_anew() -> None:
+    one = detector()
+    given = gone_and_back("prefill_ms", service_run(1), 0, 2_000)
+    assert one.add(given.select(slice(0, 2_000)), int(given.start_ns[2_000])) == []
+    assert [each.base_alone for each in one.left_out] == [("prefill_ms",)]
+    assert "prefill" not in effects(one)
+    assert one.add(given.select(slice(2_000, None)), FOREVER_NS) == []
+    assert one.left_out == [] and set(effects(one)) == ALL
+
+
+def test_an_alarm_of_a_phase_that_is_recorded_no_longer_ends_and_comes_again_with_it() -> None:
+    given = gone_and_back("encode_ms", service_run(1, "encode", 0.5, 500), 2_500, 3_500)
+    one = detector()
+    events = one.add(given, FOREVER_NS)
+    assert [(each.phase, type(each)) for each in events] == [
+        ("encode", Alarm),
+        ("encode", Over),
+        ("encode", Alarm),
+    ]
+    places = np.searchsorted(given.start_ns, [each.time_unix_nano for each in events])
+    assert places[0] < 2_500 <= places[1] < 2_600 and places[2] > 3_500
+    assert isinstance(events[1], Over) and events[1].last is not None and events[1].requests == 0
+    # Of other phases nothing begins anew: the same blocks as where nothing was gone.
+    whole = detector()
+    whole.add(service_run(1, "encode", 0.5, 500), FOREVER_NS)
+    blocks = [{each.phase: each.blocks for each in both.standings()} for both in (one, whole)]
+    assert blocks[0]["preprocess"] == blocks[1]["preprocess"] and blocks[0]["kv"] == blocks[1]["kv"]
+    assert blocks[0]["encode"] < blocks[1]["encode"]
+
+
+def test_how_requests_are_split_and_when_it_is_restarted_changes_nothing() -> None:
+    given = gone_and_back("encode_ms", service_run(1, "encode", 0.5, 500), 2_500, 3_500)
+    given = gone_and_back("ttft_ms", gone_and_back("cached_tokens", given, 1_000, 4_000), 3_000, 3_300)
+    whole = detector()
+    expected = whole.add(given, FOREVER_NS)
+    assert len(expected) >= 3
+    rng = np.random.default_rng(3)
+    one, found = detector(), list[Event]()
+    places = np.sort(rng.choice(COUNT, 30, replace=False)).tolist()
+    for begin, end in zip([0, *places], [*places, COUNT], strict=True):
+        settled = int(given.start_ns[end]) if end < COUNT else FOREVER_NS
+        found += one.add(given.select(slice(begin, end)), settled)
+        if rng.random() < 0.3:
+            state: dict[str, Any] = json.loads(json.dumps(one.state()))
+            one = detector()
+            one.restore(state)
+            assert json.loads(json.dumps(one.state())) == state
+    assert [told(each) for each in found] == [told(each) for each in expected]
+    assert one.counts == whole.counts and one.left_out == whole.left_out
+
+
+def test_a_state_with_other_columns_is_refused() -> None:
+    one = detector()
+    state = one.state()
+    state["columns"][MODEL]["evidence"] = [[0]]
+    with pytest.raises(ValueError):
+        detector().restore(state)
+
+
+def simple(count: int, **columns: Any) -> Requests:
+    """Return text requests of which nothing is known but these columns."""
+    given = service_run(1).select(np.flatnonzero(service_run(1).visual_tokens == 0)[:count])
+    return replace(
+        without(given, UNKNOWN), **{name: np.full(count, value) for name, value in columns.items()}
+    )
+
+
+@pytest.mark.parametrize(("column", "goes", "comes"), [
+    # ln(0.216 / 0.02) = 2.38 a request without: 20 after 9. ln(0.98 / 0.784) = 0.223 a request with: 20 after 90.
+    ("prefill_ms", 9, 90),
+    # ln(0.706 / 0.216) = 1.184: 20 after 17. ln(0.784 / 0.294) = 0.981: 20 after 21.
+    ("kv_bytes", 17, 21),
+])  # fmt: skip
+def test_so_many_requests_without_a_column_and_with_it_decide(column: str, goes: int, comes: int) -> None:
+    columns = Columns([simple(500, **{column: 5.0})])
+    assert columns.take(simple(200)) == goes
+    assert column in columns.left_out(MODEL)
+    assert columns.take(simple(200, **{column: 5.0})) == comes
+    assert columns.left_out(MODEL) == frozenset()
+    # ln(0.05 / 0.5) = 2.303 a request with what BASE has not: 20 after 9.
+    columns = Columns([simple(500)])
+    assert columns.take(simple(200, **{column: 5.0})) == 9
+
+
+def test_zero_and_nothing_of_what_text_has_not_are_the_same() -> None:
+    for base, new in ((0.0, np.nan), (np.nan, 0.0)):
+        columns = Columns([joined([simple(300, encode_ms=base), media(300, 4.0)])])
+        assert columns.take(simple(300, encode_ms=new)) == 300
+        assert columns.left_out(MODEL) == frozenset()
+
+
+def media(count: int, encode_ms: float) -> Requests:
+    return replace(simple(count, encode_ms=encode_ms), visual_tokens=np.full(count, 100.0))
+
+
+def test_other_users_and_answers_of_one_token_take_no_column_away() -> None:
+    base = joined([simple(300, tpot_ms=9.0, output_tokens=5.0), media(300, 4.0)])
+    columns = Columns([base])
+    # BASE has encode times of requests with media alone: more text is no column that has gone.
+    assert columns.take(simple(300, tpot_ms=9.0, output_tokens=5.0)) == 300
+    assert columns.take(simple(300, output_tokens=1.0)) == 300
+    assert columns.left_out(MODEL) == frozenset()
+
+
+def test_models_lose_columns_apart() -> None:
+    other = replace(simple(100, prefill_ms=5.0), models=("other",))
+    columns = Columns([joined([simple(100, prefill_ms=5.0), other])])
+    both = joined([simple(100), other])
+    taken = columns.take(both)
+    assert columns.left_out(MODEL) and columns.left_out("other") == frozenset()
+    assert columns.take(both.select(slice(taken, None))) == len(both) - taken
+    assert (
+        columns.left_out("third") == frozenset() and columns.of_base("third", ["prefill_ms"]) == frozenset()
+    )
+    assert Columns([no_requests()]).take(both) == len(both)
+
+
+def test_what_is_left_out_is_told_in_a_line() -> None:
+    assert left_out(LeftOut("qwen", ("encode_ms",), ("images",), ("encode",), ("prefill", "kv"))) == (
+        "model 'qwen': the base has encode_ms, its requests do not; its requests have n_images, the base does not; "
+        "not watched: encode; watched without: prefill, kv"
+    )
+    assert left_out(LeftOut("", ("text_tokens",), (), ("kv",), ())) == (
+        "requests without a model's name: the base has n_text_tokens, its requests do not; nothing of it is watched"
+    )
