@@ -20,25 +20,39 @@ from vtprof_analyzer.step_cost import WORK_COLUMNS, CostInputs
 STAGE: Final = "91_facts_counterfactual_filled.py"
 """Its place among the SQL stages."""
 
-_PROMPTS: Final = """
-SELECT scope, fresh, prefix, least(visual_tokens, fresh) AS visual, least(beyond, visual_tokens, fresh) AS excess,
-       images, image_tokens, beyond, count(*) AS requests, sum(prefill_ms) AS prefill_ms,
-       -- What the images took of the encoder: by tokens, where there are videos, too.
-       coalesce(sum(encode_ms * image_tokens / nullif(visual_tokens, 0)), 0) AS encode_ms,
-       count(*) FILTER (encode_ms IS NULL AND beyond > 0) AS unknown
+_ASKED: Final = """
+SELECT *, least(visual_tokens, fresh) AS visual
 FROM (
     SELECT *, greatest(1, input_tokens - prefix) AS fresh
     FROM (
-        SELECT scope, input_tokens, visual_tokens, prefill_ms, encode_ms,
+        SELECT member, input_tokens, visual_tokens, prefill_ms, encode_ms,
                coalesce(images, 0) AS images, coalesce(image_tokens, 0) AS image_tokens,
                least(coalesce(cached_tokens, 0), input_tokens) AS prefix,
                greatest(0, coalesce(image_tokens - 4096 * images, 0)) AS beyond
-        FROM scoped_requests
+        FROM request_facts
         WHERE counts AND ttft_ms IS NOT NULL AND input_tokens > 0 AND visual_tokens >= 0
           AND ($all OR list_contains($ids::UBIGINT[], resource_id))
     )
 )
-GROUP BY ALL ORDER BY ALL
+"""
+_PROMPT: Final = "fresh, prefix, visual, images, image_tokens, beyond"
+"""What the cost model needs to know of a prompt: many are asked for again and again."""
+_PROMPTS: Final = f"SELECT DISTINCT {_PROMPT} FROM ({_ASKED})"
+_SAVED: Final = f"""
+WITH by_member AS (
+    SELECT member, count(*) AS requests, sum(prefill_ms) AS prefill_ms, sum(now) AS now,
+           sum(halved) AS halved, sum(quartered) AS quartered, sum(capped) AS capped,
+           -- What the images took of the encoder: by tokens, where there are videos, too.
+           sum(encode_ms * image_tokens / nullif(visual_tokens, 0) * (1 - encode_left)) AS capped_encode_ms,
+           count(*) FILTER (encode_ms IS NULL AND beyond > 0) AS unknown
+    FROM ({_ASKED}) JOIN prompts USING ({_PROMPT})
+    GROUP BY member
+)
+SELECT scope, sum(requests) AS requests, sum(prefill_ms) AS prefill_ms, sum(now) AS now, sum(halved) AS halved,
+       sum(quartered) AS quartered, sum(capped) AS capped, coalesce(sum(capped_encode_ms), 0) AS capped_encode_ms,
+       sum(unknown) AS unknown
+FROM by_member JOIN fact_members USING (member)
+GROUP BY scope ORDER BY scope
 """
 _SPENT: Final = """
 SELECT scope, count(*) AS requests, avg(prefill_ms) AS prefill_ms, avg(e2e_ms - ttft_ms) AS decode_ms
@@ -49,9 +63,11 @@ GROUP BY scope ORDER BY scope
 _WORK: Final = (
     "SELECT scope, "
     + ", ".join(f"sum({column})::DOUBLE AS {column}" for column in WORK_COLUMNS.values())
-    + " FROM steps JOIN fact_processes USING (resource_id)"
-    " WHERE NOT folded AND {where} AND ($all OR list_contains($ids::UBIGINT[], resource_id))"
-    " GROUP BY scope ORDER BY scope"
+    + " FROM (SELECT resource_id, "
+    + ", ".join(f"sum({column}) AS {column}" for column in WORK_COLUMNS.values())
+    + " FROM steps"
+    " WHERE NOT folded AND {where} AND ($all OR list_contains($ids::UBIGINT[], resource_id)) GROUP BY resource_id)"
+    " JOIN fact_processes USING (resource_id) GROUP BY scope ORDER BY scope"
 )
 Part = Literal["encode", "prefill", "decode"]
 
@@ -87,9 +103,12 @@ def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInput
         _add_prompts(sums, connection, inputs)
         _add_steps(sums, connection, inputs)
     scopes = connection.execute("SELECT DISTINCT scope FROM fact_scopes ORDER BY scope").fetchall()
-    for (scope,) in scopes:
-        row = [scope, *_row(sums[scope])]
-        connection.execute(f"INSERT INTO facts_counterfactual VALUES ({', '.join('?' for _ in row)})", row)
+    rows = [[scope, *_row(sums[scope])] for (scope,) in scopes]
+    # One statement: each of its own costs half a millisecond.
+    columns = ["unnest(?::INTEGER[])", *["unnest(?::DOUBLE[])"] * (len(rows[0]) - 1)]
+    connection.execute(
+        f"INSERT INTO facts_counterfactual SELECT {', '.join(columns)}", list(zip(*rows, strict=True))
+    )
 
 
 def _row(sums: _Sums) -> Iterator[float | None]:
@@ -104,29 +123,35 @@ def _add_prompts(
     sums: defaultdict[int, _Sums], connection: duckdb.DuckDBPyConnection, inputs: CostInputs
 ) -> None:
     """Add what fewer visual tokens would save of the prefill of these requests, and a cap on images of their encode."""
-    found = _columns(connection, _PROMPTS, inputs)
-    fresh, prefix, visual = found["fresh"], found["prefix"], found["visual"]
+    asked = connection.execute(_PROMPTS, _whose(inputs)).fetchnumpy()
+    prompts = {name: values.astype(np.float64) for name, values in asked.items()}
+    fresh, prefix, visual, beyond = (prompts[name] for name in ("fresh", "prefix", "visual", "beyond"))
     now = prompt_seconds(inputs, fresh, prefix, visual)
 
     def saved(dropped: Floats) -> Floats:
-        return (now - prompt_seconds(inputs, fresh - dropped, prefix, visual - dropped)) * found["requests"]
+        return now - prompt_seconds(inputs, fresh - dropped, prefix, visual - dropped)
 
-    halved, quartered, capped = saved(visual * 0.5), saved(visual * 0.75), saved(found["excess"])
-    left = encode_left(inputs, found["images"], found["image_tokens"], found["beyond"])
-    capped_encode_ms = found["encode_ms"] * (1.0 - left)
-    for scope in np.unique(found["scope"]):
-        mine = found["scope"] == scope
-        measured_ms, modelled = np.nansum(found["prefill_ms"][mine]), np.sum((now * found["requests"])[mine])
-        if not measured_ms > 0:
+    costs = {
+        "now": now,
+        "halved": saved(visual * 0.5),
+        "quartered": saved(visual * 0.75),
+        "capped": saved(np.minimum(beyond, visual)),
+        "encode_left": encode_left(inputs, prompts["images"], prompts["image_tokens"], beyond),
+    }
+    connection.register("prompts", {**asked, **costs})
+    found = _columns(connection, _SAVED, inputs)
+    connection.unregister("prompts")
+    for place, scope in enumerate(found["scope"]):
+        mine = {name: float(values[place]) for name, values in found.items()}
+        if not mine["prefill_ms"] > 0:
             continue
-        scale, into = float(measured_ms / modelled), sums[int(scope)]
-        into.requests += float(np.sum(found["requests"][mine]))
-        into.keep50_ms = (into.keep50_ms or 0.0) + float(np.sum(halved[mine])) * scale
-        into.keep25_ms = (into.keep25_ms or 0.0) + float(np.sum(quartered[mine])) * scale
+        scale, into = mine["prefill_ms"] / mine["now"], sums[int(scope)]
+        into.requests += mine["requests"]
+        into.keep50_ms = (into.keep50_ms or 0.0) + mine["halved"] * scale
+        into.keep25_ms = (into.keep25_ms or 0.0) + mine["quartered"] * scale
         # Where the encoder's time is not told, what a cap saves of it is not known.
-        if not np.any(found["unknown"][mine] > 0):
-            encode_ms = float(np.sum(capped_encode_ms[mine]))
-            into.capped_ms = (into.capped_ms or 0.0) + float(np.sum(capped[mine])) * scale + encode_ms
+        if not mine["unknown"] > 0:
+            into.capped_ms = (into.capped_ms or 0.0) + mine["capped"] * scale + mine["capped_encode_ms"]
 
 
 def encode_left(inputs: CostInputs, images: Floats, tokens: Floats, beyond: Floats) -> Floats:
@@ -237,6 +262,9 @@ def _work(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, where: str)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str, inputs: CostInputs) -> dict[str, Floats]:
-    whose = {"all": inputs.resource_ids is None, "ids": sorted(inputs.resource_ids or ())}
-    found = connection.execute(query, whose).fetchnumpy()
+    found = connection.execute(query, _whose(inputs)).fetchnumpy()
     return {name: np.ma.filled(values.astype(np.float64), np.nan) for name, values in found.items()}
+
+
+def _whose(inputs: CostInputs) -> dict[str, object]:
+    return {"all": inputs.resource_ids is None, "ids": sorted(inputs.resource_ids or ())}

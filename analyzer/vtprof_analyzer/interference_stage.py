@@ -1,5 +1,6 @@
 """Stage `interference`: reads `interference_cells` and `interference_requests`, estimates, and creates the table."""
 
+from itertools import pairwise
 from typing import Any, Final
 
 import duckdb
@@ -52,10 +53,7 @@ def read_steps(connection: duckdb.DuckDBPyConnection, what: str) -> list[Steps]:
         " ORDER BY instance, block, what, mixed, d_bin, c_bin, t_bin",
         {"what": what},
     )
-    process = found["process"].astype(np.int64)
-    return [
-        _steps({name: column[process == one] for name, column in found.items()}) for one in np.unique(process)
-    ]
+    return [_steps(rows) for rows in _by_process(found)]
 
 
 def read_requests(connection: duckdb.DuckDBPyConnection, what: str) -> list[Requests]:
@@ -66,16 +64,19 @@ def read_requests(connection: duckdb.DuckDBPyConnection, what: str) -> list[Requ
         " WHERE what = $what ORDER BY instance, block",
         {"what": what},
     )
-    process = found["process"].astype(np.int64)
-    return [
-        _requests({name: column[process == one] for name, column in found.items()})
-        for one in np.unique(process)
-    ]
+    return [_requests(rows) for rows in _by_process(found)]
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str, parameters: Columns) -> Columns:
     found = connection.execute(query, parameters).fetchnumpy()
     return {name: _plain(column) for name, column in found.items()}
+
+
+def _by_process(found: Columns) -> list[Columns]:
+    """Cut rows, which stand in order of their process, into those of each."""
+    process = found["process"]
+    bounds = np.flatnonzero(np.diff(process, prepend=np.nan, append=np.nan))
+    return [{name: column[start:end] for name, column in found.items()} for start, end in pairwise(bounds)]
 
 
 def _plain(column: Any) -> Any:

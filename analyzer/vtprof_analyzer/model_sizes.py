@@ -20,14 +20,20 @@ _BITS_OF_INTEGERS: Final = {8.0: "int8", 4.0: "int4"}
 def fill_table(connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs]) -> None:
     """Fill the table; ``groups`` are the processes whose model is known, as in `step_cost.fill_table`."""
     recorded = connection.execute("SELECT resource_id, hw_name, weights_dtype FROM resources").fetchall()
+    rows: list[list[Any]] = []
     for resource_id, hw_name, dtype in recorded:
         inputs = next(
             (one for one in groups if one.resource_ids is None or resource_id in one.resource_ids), None
         )
         device = find_device(hw_name) if hw_name else None
         power_mw = device.power_mw if device else None
-        row: list[Any] = [resource_id, *([None] * 5 if inputs is None else _sizes(inputs, dtype)), power_mw]
-        connection.execute("INSERT INTO model_sizes VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        rows.append([resource_id, *([None] * 5 if inputs is None else _sizes(inputs, dtype)), power_mw])
+    if rows:
+        # One statement: each of its own costs half a millisecond.
+        columns = ["unnest(?::UBIGINT[])", "unnest(?::VARCHAR[])", *["unnest(?::DOUBLE[])"] * 5]
+        connection.execute(
+            f"INSERT INTO model_sizes SELECT {', '.join(columns)}", list(zip(*rows, strict=True))
+        )
 
 
 def _sizes(inputs: CostInputs, dtype: str | None) -> list[Any]:

@@ -14,6 +14,7 @@ from vtprof_analyzer.cost.times import split_seconds
 from vtprof_analyzer.cost.work import Floats, Precision, StepWork
 from vtprof_analyzer.devices.roofs import ATTAINABLE, Roof
 from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_analyzer.store import with_room
 from vtprof_schemas import names
 
 STAGE: Final = "55_step_cost.py"
@@ -91,10 +92,15 @@ def fill_table(
     connection: duckdb.DuckDBPyConnection, groups: Sequence[CostInputs], chunk_steps: int = CHUNK_STEPS
 ) -> None:
     """Create the table and cost every step of a group that is not folded, each by its own model on its own device."""
-    create_table(connection)
-    for inputs in groups:
-        for columns in _read_steps(connection, inputs.resource_ids, chunk_steps):
-            _fill(connection, inputs, columns)
+
+    def fill() -> None:
+        create_table(connection)
+        for inputs in groups:
+            for columns in _read_steps(connection, inputs.resource_ids, chunk_steps):
+                _fill(connection, inputs, columns)
+
+    # One transaction: each commit rewrites the end of what the table holds already.
+    with_room(connection, fill)
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: dict[str, Floats]) -> None:
@@ -117,9 +123,11 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
     if not inputs.spec.encoder_flops_known:
         parts = parts[1:]  # what is counted of it would look like all of it
     count = sum((cost.flops > 0).astype(np.int64) for _, cost, *_ in parts)
-    for phase, cost, time, tokens, visual_tokens in parts:
+    told: list[dict[str, Any]] = []
+    for number, (phase, cost, time, tokens, visual_tokens) in enumerate(parts):
         given: dict[str, Any] = {
             "step_id": columns["step_id"],
+            "phase": np.full(len(work), number),
             "steps": work.count,
             "mixed": mixed & (phase != names.ENCODE),
             "parts": count,
@@ -130,7 +138,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, inputs: CostInputs, columns: di
             **_cost_columns(cost, inputs.roof),
         }
         worked = cost.flops > 0
-        _insert(connection, phase, {name: values[worked] for name, values in given.items()}, inputs.roof)
+        told.append({name: values[worked] for name, values in given.items()})
+    rows = {name: np.concatenate([part[name] for part in told]) for name in told[0]}
+    _insert(connection, [phase for phase, *_ in parts], rows, inputs.roof)
 
 
 def _cost_columns(cost: PartCost, roof: Roof | None) -> dict[str, Floats]:
@@ -165,7 +175,7 @@ def _read_steps(
     for first in range(1, last + 1, chunk_steps):
         found = connection.execute(
             f"SELECT {listed} FROM steps WHERE step_id BETWEEN $first AND $last AND NOT folded"
-            " AND ($all OR list_contains($ids::UBIGINT[], resource_id)) ORDER BY step_id",
+            " AND ($all OR list_contains($ids::UBIGINT[], resource_id))",
             {
                 "first": first,
                 "last": first + chunk_steps - 1,
@@ -174,27 +184,28 @@ def _read_steps(
             },
         ).fetchnumpy()
         if len(found["step_id"]):
-            yield {name: np.ma.filled(found[name].astype(np.float64), np.nan) for name in wanted}
+            yield {name: np.ma.filled(found[name], np.nan) for name in wanted}
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, phase: str, columns: dict[str, Any], roof: Roof | None
+    connection: duckdb.DuckDBPyConnection, phases: list[str], columns: dict[str, Any], roof: Roof | None
 ) -> None:
+    """Append rows, all parts of many steps at once; their column `phase` holds places in ``phases``."""
     connection.register("part", columns)
     connection.execute(
         """
         INSERT INTO step_cost BY NAME
         SELECT * REPLACE (
-                   step_id::BIGINT AS step_id,
+                   step_id::BIGINT AS step_id, $phases[phase + 1] AS phase,
                    CASE WHEN isfinite(wall_s) THEN wall_s END AS wall_s,
                    CASE WHEN isfinite(floor_s) THEN floor_s END AS floor_s,
                    CASE WHEN isfinite(communication_s) THEN communication_s END AS communication_s),
-               $phase AS phase, $peak AS peak_flops_per_s, $bandwidth AS bandwidth_bytes_per_s,
+               $peak AS peak_flops_per_s, $bandwidth AS bandwidth_bytes_per_s,
                $attainable AS attainable, $uncertain AS uncertain
         FROM part
         """,
         {
-            "phase": phase,
+            "phases": phases,
             "peak": roof.peak_flops_per_s if roof else None,
             "bandwidth": roof.bandwidth_bytes_per_s if roof else None,
             "attainable": roof.kind == ATTAINABLE if roof else None,

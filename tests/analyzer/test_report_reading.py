@@ -143,7 +143,9 @@ def test_a_model_that_the_finding_is_not_about_has_no_say() -> None:
     assert f"40 % {CAVEAT}" in written("markdown", told)
 
 
-@pytest.mark.parametrize(("rule_id", "told"), [("DEC002", None), ("KV001", None), ("MM002", 0.4), ("MY001", 0.4)])
+@pytest.mark.parametrize(
+    ("rule_id", "told"), [("DEC002", None), ("KV001", None), ("MM002", 0.4), ("MY001", 0.4)]
+)
 def test_fewer_bits_take_no_visual_tokens_away(rule_id: str, told: float | None) -> None:
     """The methods of the first two rules halve weights and KV; of a user's rule none are known."""
     assert in_json(finding(0.4, rule_id=rule_id)) == told

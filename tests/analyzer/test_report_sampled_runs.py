@@ -119,3 +119,14 @@ def test_a_weighted_quantile_is_that_of_its_values_repeated(tmp_path: Path, seed
     for quantile in (0.5, 0.95, 0.99):
         assert found["a", quantile] == pytest.approx(np.quantile(np.repeat(values, weights), quantile))
         assert found["b", quantile] == 7.0
+
+
+def test_a_weighted_quantile_lies_on_the_line_to_the_next_value_however_far_that_is(tmp_path: Path) -> None:
+    with loaded(write(tmp_path / "t.jsonl", document())) as db:
+        pipeline.run_sql_stage(db, "05_weighted_quantiles.sql")
+        db.execute(
+            "CREATE TABLE given AS FROM (VALUES ('a', -1e6, 2), ('a', 1e9, 2)) AS given (what, value, weight)"
+        )
+        answer = db.execute("SELECT quantile, value FROM weighted_quantiles('given') ORDER BY 1").fetchall()
+    # Places 0 and 1 are the first value's, 2 and 3 the second's: place 1.5 is in the middle between them.
+    assert answer == [(0.5, (1e9 - 1e6) / 2), (0.95, 1e9), (0.99, 1e9)]

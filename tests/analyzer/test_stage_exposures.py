@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from otlp_builder import request, span
+from otlp_builder import document, request, span, write
 from stage_fixture import staged
-from store_fixture import fetch
+from store_fixture import fetch, loaded
 
+from vtprof_analyzer import pipeline, step_cost
 from vtprof_schemas import names
 
 EXPOSED = (
@@ -97,3 +98,27 @@ def test_without_steps_or_without_a_first_token_nothing_is_told(tmp_path: Path) 
     with staged(tmp_path, []) as db:
         for table in ("engine_work", "exposures", "visual_waits", "ttft_segments", "queue_blame"):
             assert fetch(db, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_each_process_is_told_by_its_own_steps(tmp_path: Path) -> None:
+    # `b` runs at the times of `a`; its request comes before its first step and leaves after its last.
+    first = [
+        *request(0, 130, TEXT | {names.INPUT_TOKENS: 0}, trace=1, queue=(0, 60)),
+        step(0, 40, 5, prefill_tokens=7), step(50, 70, 6, decode_requests=3),
+    ]  # fmt: skip
+    second = [
+        *request(0, 130, TEXT | {names.INPUT_TOKENS: 0}, trace=2, queue=(0, 80)),
+        step(30, 60, 7, prefill_tokens=9), step(70, 90, 8, prefill_tokens=2),
+    ]  # fmt: skip
+    told = {names.SERVICE_INSTANCE_ID: "a"}, {names.SERVICE_INSTANCE_ID: "b"}
+    path = write(
+        tmp_path / "t.jsonl", document(*first, resource=told[0]), document(*second, resource=told[1])
+    )
+    with loaded(path) as db:
+        pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
+        totals = "SELECT instance, busy_total, text_total, text_tokens_total FROM engine_work ORDER BY instance, start_ns"
+        assert fetch(db, totals) == [("a", 40, 40, 7), ("a", 60, 40, 7), ("b", 30, 30, 9), ("b", 50, 50, 11)]
+        waited = "SELECT text_prefill_ns, decode_ns, e.text_tokens FROM exposures AS e JOIN request_base USING (request_key)"
+        order = "WHERE during = 'queue' ORDER BY trace_id"
+        # Of each all of its first step, and half of the second one.
+        assert fetch(db, f"{waited} {order}") == [(40, 10, 7), (40, 0, 10)]

@@ -145,3 +145,26 @@ def test_without_objectives_nothing_is_met_and_nothing_missed(tmp_path: Path) ->
         names_ = ("slo_ttft_ms", "goodput_share", "slo_worst_phase", "slo_recovered_share")
         assert chosen(facts(db), dict.fromkeys(names_)) == dict.fromkeys(names_)
         assert fetch(db, "SELECT met FROM evidence.requests") == [(None,)]
+
+
+def test_a_scope_is_served_from_an_arrival_to_the_last_end_of_what_overlaps() -> None:
+    now = 1_800_000_000_000_000_000
+    times = {1: [(0, 10), (5, 7), (10, 12), (20, 30)], 2: [(8, 22), (40, 41), (50, 50)]}
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE request_base (resource_id UBIGINT, model VARCHAR, arrival_ns BIGINT, end_ns BIGINT)"
+        )
+        db.execute(
+            "CREATE TABLE fact_members (member BIGINT, resource_id UBIGINT, model VARCHAR, scope INTEGER)"
+        )
+        for process, stretches in times.items():
+            for scope in (0, process):
+                db.execute("INSERT INTO fact_members VALUES (?, ?, NULL, ?)", [process, process, scope])
+            for begin, end in stretches:
+                db.execute(
+                    "INSERT INTO request_base VALUES (?, NULL, ?, ?)", [process, now + begin, now + end]
+                )
+        pipeline.run_sql_stage(db, "89_fact_scopes_times.sql")
+        found = fetch(db, f"SELECT scope, start_ns - {now}, end_ns - {now} FROM served_times ORDER BY ALL")
+    # 12 to 20 and 22 to 40 are nobody's; one that ends when it arrives takes no time.
+    assert found == [(0, 0, 30), (0, 40, 41), (1, 0, 12), (1, 20, 30), (2, 8, 22), (2, 40, 41)]

@@ -144,15 +144,35 @@ def held_at(stays: list[Any], moment: float) -> tuple[float, float]:
     return text, output
 
 
+def kv_stays(db: duckdb.DuckDBPyConnection) -> None:
+    """Create the table of stays, empty."""
+    db.execute(
+        "CREATE TABLE kv_stays (instance VARCHAR, token_bytes DOUBLE, weight DOUBLE, begin_ns BIGINT,"
+        " prefilled_ns BIGINT, end_ns BIGINT, prefill_level DOUBLE, text_tokens BIGINT, image_tokens BIGINT,"
+        " video_tokens BIGINT, audio_tokens BIGINT, output_from DOUBLE, output_to DOUBLE)"
+    )
+
+
+def test_what_rounding_leaves_of_a_process_is_not_held_by_the_next_one() -> None:
+    with duckdb.connect() as db:
+        kv_stays(db)
+        for number in range(12):
+            # Every other process holds images: at a level that doubles do not add up to one with the rest of it.
+            db.execute(
+                "INSERT INTO kv_stays VALUES (?, 1, 0.7, 0, 10, 20, 0.1, 5, ?, 0, 0, 0, 0)",
+                [f"process {number}", 7 * (number % 2)],
+            )
+        run_sql_stage(db, "61_kv_modalities.sql")
+        peaks = fetch(db, "SELECT instance, peak_tokens FROM kv WHERE modality = 'image'")
+    assert {peak for name, peak in peaks if int(name.split()[1]) % 2 == 0} == {0.0}
+    assert [peak for _, peak in peaks if peak] == [pytest.approx(0.7 * 7)] * 6
+
+
 @settings(max_examples=60, deadline=None)
 @given(STAYS)
 def test_areas_and_peaks_are_those_of_adding_up_every_nanosecond(stays: list[Any]) -> None:
     with duckdb.connect() as db:
-        db.execute(
-            "CREATE TABLE kv_stays (instance VARCHAR, token_bytes DOUBLE, weight DOUBLE, begin_ns BIGINT,"
-            " prefilled_ns BIGINT, end_ns BIGINT, prefill_level DOUBLE, text_tokens BIGINT, image_tokens BIGINT,"
-            " video_tokens BIGINT, audio_tokens BIGINT, output_from DOUBLE, output_to DOUBLE)"
-        )
+        kv_stays(db)
         for (begin, prefilled, end), level, text, image, first, more in stays:
             row = [
                 "a",

@@ -15,7 +15,7 @@ from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.ingest.columns import SPAN_ATTRIBUTES
 from vtprof_analyzer.ingest.load import JsonReader, create_tables, load
 from vtprof_analyzer.ingest.sources import find_sources
-from vtprof_analyzer.store import MEMORY_BYTES, THREAD_BYTES, open_store, with_room
+from vtprof_analyzer.store import MEMORY_BYTES, NEEDED_BYTES, THREAD_BYTES, open_store, with_room
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 
@@ -31,14 +31,13 @@ def test_the_limit_follows_the_threads_and_can_be_set() -> None:
     with open_store() as db:
         ((shown, threads),) = fetch(db, "SELECT current_setting('memory_limit'), current_setting('threads')")
         assert 0 < limit_bytes(shown) <= min(MEMORY_BYTES, (os.cpu_count() or 1) * THREAD_BYTES)
-        # A thread of the reader needs half of its part.
-        assert threads * THREAD_BYTES / 2 <= limit_bytes(shown) + 1
+        assert threads * NEEDED_BYTES <= limit_bytes(shown) + 1
     with open_store(memory_bytes=300 << 20) as db:
         assert fetch(db, "SELECT current_setting('memory_limit')") == [("300.0 MiB",)]
 
 
 def test_with_little_memory_fewer_threads_work() -> None:
-    with open_store(memory_bytes=THREAD_BYTES // 2) as db:
+    with open_store(memory_bytes=NEEDED_BYTES) as db:
         assert fetch(db, "SELECT current_setting('threads')") == [(1,)]
 
 

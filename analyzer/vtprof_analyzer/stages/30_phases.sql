@@ -10,7 +10,12 @@
 -- frames, audio_ns, cache_hits, decode_steps, preemptions  sums of what `phase_intervals` has by these names
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
 CREATE TABLE phases AS
-WITH summed AS MATERIALIZED (
+WITH several AS MATERIALIZED (
+    -- Few phases come in several stretches: only these have anything to add up.
+    SELECT request_key, phase FROM phase_intervals GROUP BY request_key, phase HAVING count(*) > 1
+), stretches AS MATERIALIZED (
+    FROM phase_intervals SEMI JOIN several USING (request_key, phase)
+), summed AS (
     SELECT
         request_key, phase, sum(end_ns - start_ns)::BIGINT AS length_ns,
         min(start_ns) AS first_ns, max(end_ns) AS last_ns, count(*) AS intervals,
@@ -29,15 +34,14 @@ WITH summed AS MATERIALIZED (
         sum(fetch_ns)::BIGINT AS fetch_ns, sum(decode_ns)::BIGINT AS decode_ns, sum(transfer_bytes)::BIGINT AS transfer_bytes,
         sum(frames)::BIGINT AS frames, sum(audio_ns)::BIGINT AS audio_ns, sum(cache_hits)::BIGINT AS cache_hits,
         sum(decode_steps)::BIGINT AS decode_steps, sum(preemptions)::BIGINT AS preemptions
-    FROM phase_intervals
+    FROM stretches
     GROUP BY request_key, phase
 ), ordered AS (
-    -- What ended latest before this stretch began hides the part of it that was counted already. Most phases are one
-    -- stretch: only the others need the order.
+    -- What ended latest before this stretch began hides the part of it that was counted already.
     SELECT request_key, phase, start_ns, end_ns, max(end_ns) OVER (
         PARTITION BY request_key, phase ORDER BY start_ns, end_ns ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS covered_until_ns
-    FROM phase_intervals SEMI JOIN (FROM summed WHERE intervals > 1) AS several USING (request_key, phase)
+    FROM stretches
 ), hidden AS (
     SELECT request_key, phase, count(*) AS overlapping, sum(least(end_ns, covered_until_ns) - start_ns)::BIGINT AS overlap_ns
     FROM ordered WHERE start_ns < covered_until_ns
@@ -45,4 +49,15 @@ WITH summed AS MATERIALIZED (
 )
 SELECT * EXCLUDE (length_ns, overlapping, overlap_ns), length_ns - coalesce(overlap_ns, 0) AS duration_ns,
        coalesce(overlapping, 0) AS overlapping, coalesce(overlap_ns, 0) AS overlap_ns
-FROM summed LEFT JOIN hidden USING (request_key, phase);
+FROM summed LEFT JOIN hidden USING (request_key, phase)
+UNION ALL BY NAME
+SELECT request_key, phase, start_ns AS first_ns, end_ns AS last_ns, 1 AS intervals, gpu_time_ns, energy_mj, cpu_ns, pixels,
+       items, patches, tokens, visual_tokens, chunks,
+       -- Over no time nothing was counted.
+       CASE WHEN end_ns > start_ns THEN dram_ratio END AS dram_ratio,
+       CASE WHEN end_ns > start_ns THEN tensor_ratio END AS tensor_ratio,
+       CASE WHEN end_ns > start_ns THEN sm_ratio END AS sm_ratio,
+       CASE WHEN counter_quality IN ('estimated', 'attributed', 'measured') THEN counter_quality END AS counter_quality,
+       fetch_ns, decode_ns, transfer_bytes, frames, audio_ns, cache_hits, decode_steps, preemptions,
+       end_ns - start_ns AS duration_ns, 0 AS overlapping, 0 AS overlap_ns
+FROM phase_intervals ANTI JOIN several USING (request_key, phase);

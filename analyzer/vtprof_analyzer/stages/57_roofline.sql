@@ -31,10 +31,8 @@ WITH counted AS (
            min(covered_share) FILTER (starts_with(counter, 'vtprof.gpu.')) AS covered_share
     FROM span_counters GROUP BY trace_id, span_id
 ), judged AS (
-    SELECT s.step_id, k.instance, s.steps, s.duration_ns, s.gpu_time_ns, s.prefill_tokens, s.decode_requests,
-           greatest(s.encode_items, s.encode_patches) AS encoded,
-           coalesce(s.dram_ratio, c.dram_ratio) AS dram_ratio, coalesce(s.tensor_ratio, c.tensor_ratio) AS tensor_ratio,
-           coalesce(s.sm_ratio, c.sm_ratio) AS sm_ratio, c.host_cores,
+    SELECT s.step_id, k.instance, coalesce(s.dram_ratio, c.dram_ratio) AS dram_ratio,
+           coalesce(s.tensor_ratio, c.tensor_ratio) AS tensor_ratio, coalesce(s.sm_ratio, c.sm_ratio) AS sm_ratio, c.host_cores,
            CASE WHEN s.counter_quality IS NOT NULL OR c.outside_ns IS NULL THEN s.counter_quality
                 WHEN c.outside_ns <= l.verdict_blur_ratio * s.duration_ns AND c.covered_share >= 1 - l.verdict_blur_ratio THEN 'measured'
                 ELSE 'estimated' END AS counter_quality
@@ -43,7 +41,8 @@ WITH counted AS (
     LEFT JOIN counted AS c USING (trace_id, span_id)
     CROSS JOIN settings AS l
     WHERE NOT s.folded
-), parts AS (
+), parts AS NOT MATERIALIZED (
+    -- (Keeping it would cost more memory and time than scanning the few columns again that each reader needs.)
     SELECT step_id, phase, steps, parts, parts = 1 AS whole, mixed AS shared, flops, bytes, weight_bytes + kv_read_bytes AS read_bytes,
            kv_visual_read_bytes AS visual_read_bytes, time_s, wall_s, floor_s, communication_s,
            peak_flops_per_s / bandwidth_bytes_per_s AS ridge, attainable, uncertain
@@ -56,7 +55,7 @@ WITH counted AS (
            p.communication_s + d.communication_s AS communication_s, p.ridge, p.attainable, p.uncertain
     FROM parts AS p
     JOIN parts AS d USING (step_id)
-    WHERE p.phase = 'prefill' AND p.shared AND d.phase = 'decode'
+    WHERE p.phase = 'prefill' AND p.shared AND d.phase = 'decode' AND d.shared
 ), encoding AS (
     SELECT step_id, 'step' AS phase, e.steps, true AS whole, false AS shared, e.flops + r.flops AS flops, e.bytes + r.bytes AS bytes,
            e.time_s + r.time_s AS time_s, e.wall_s + r.wall_s AS wall_s, e.floor_s + r.floor_s AS floor_s,
@@ -70,8 +69,9 @@ WITH counted AS (
                          WHEN prefill_tokens > 0 THEN 'prefill' ELSE 'decode' END AS phase,
            steps, true AS whole, false AS shared, coalesce(gpu_time_ns, duration_ns) / 1e9 AS time_s,
            CASE WHEN gpu_time_ns IS NOT NULL THEN duration_ns / 1e9 END AS wall_s
-    FROM judged
-    WHERE encoded + prefill_tokens + decode_requests > 0 AND step_id NOT IN (SELECT step_id FROM step_cost)
+    FROM (SELECT *, greatest(encode_items, encode_patches) AS encoded FROM steps WHERE NOT folded)
+    ANTI JOIN step_cost USING (step_id)
+    WHERE encoded + prefill_tokens + decode_requests > 0
 ), rated AS (
     SELECT j.step_id, j.instance, r.* EXCLUDE (step_id, parts), flops / nullif(bytes, 0) AS intensity,
            floor_s / nullif(time_s, 0) AS floor_ratio, j.dram_ratio, j.tensor_ratio, j.sm_ratio, j.counter_quality, j.host_cores,

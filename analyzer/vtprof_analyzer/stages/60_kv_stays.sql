@@ -14,7 +14,7 @@
 -- A prompt that loses its room while it is still being computed is not told from one that waits for its next chunk.
 CREATE TABLE kv_stays AS
 WITH sized AS (
-    SELECT q.request_key, q.weight, k.instance, k.token_bytes,
+    SELECT q.request_key, q.weight, q.arrival_ns, q.ttft_ns, q.end_ns AS ended_ns, k.instance, k.token_bytes,
            q.sequences
                * greatest(0, coalesce(q.text_tokens, q.input_tokens - q.visual_tokens - coalesce(q.audio_tokens, 0)))
                AS text_tokens,
@@ -36,7 +36,7 @@ WITH sized AS (
            max(tokens) FILTER (phase = 'prefill') AS computed, max(chunks) FILTER (phase = 'prefill') AS chunks,
            coalesce(prefill_to > decode_from, false)
                OR coalesce(max(intervals) FILTER (phase = 'encode') > 1, false) AS winding
-    FROM phases GROUP BY request_key
+    FROM phases WHERE phase IN ('queue', 'encode', 'prefill', 'decode') GROUP BY request_key
 ), told AS (
     -- A step takes room for what it schedules, and encodes before it prefills.
     SELECT request_key, phase, start_ns, end_ns, tokens, chunks,
@@ -55,24 +55,22 @@ WITH sized AS (
            sum(tokens) FILTER (phase = 'prefill') AS computed, sum(chunks) FILTER (phase = 'prefill') AS chunks
     FROM numbered GROUP BY request_key, stay HAVING bool_or(phase <> 'encode')
 ), stays AS (
-    SELECT request_key, begin_ns, prefilled_ns, end_ns, computed, chunks,
+    SELECT z.*, begin_ns, prefilled_ns, end_ns, computed, chunks,
            coalesce((sum(decode_ns) OVER until - decode_ns) / nullif(sum(decode_ns) OVER request, 0), 0) AS part_from,
            coalesce(sum(decode_ns) OVER until / nullif(sum(decode_ns) OVER request, 0), 1) AS part_to
-    FROM pieces
+    FROM pieces JOIN sized AS z USING (request_key)
     WINDOW request AS (PARTITION BY request_key), until AS (PARTITION BY request_key ORDER BY stay)
     UNION ALL BY NAME
-    SELECT request_key,
-           CASE WHEN encode_to = prefill_from THEN encode_from ELSE coalesce(prefill_from, decode_from) END AS begin_ns,
-           coalesce(prefill_to, decode_from) AS prefilled_ns, coalesce(decode_to, prefill_to) AS end_ns, computed, chunks,
-           0 AS part_from, 1 AS part_to
-    FROM outlines WHERE NOT winding AND coalesce(prefill_from, decode_from) IS NOT NULL
-    UNION ALL BY NAME
     -- Without phases of work: from first scheduling, as far as that is known.
-    SELECT q.request_key, coalesce(o.encode_from, o.queue_to, q.arrival_ns) AS begin_ns,
-           greatest(begin_ns, least(q.end_ns, q.arrival_ns + q.ttft_ns)) AS prefilled_ns, q.end_ns,
+    SELECT z.*, coalesce(prefill_from, decode_from) IS NOT NULL AS works,
+           CASE WHEN NOT works THEN coalesce(encode_from, queue_to, arrival_ns)
+                WHEN encode_to = prefill_from THEN encode_from ELSE coalesce(prefill_from, decode_from) END AS begin_ns,
+           CASE WHEN works THEN coalesce(prefill_to, decode_from)
+                ELSE greatest(begin_ns, least(ended_ns, arrival_ns + ttft_ns)) END AS prefilled_ns,
+           CASE WHEN works THEN coalesce(decode_to, prefill_to) ELSE ended_ns END AS end_ns, computed, chunks,
            0 AS part_from, 1 AS part_to
-    FROM request_base AS q LEFT JOIN outlines AS o USING (request_key)
-    WHERE q.ttft_ns IS NOT NULL AND coalesce(o.prefill_from, o.decode_from) IS NULL
+    FROM sized AS z LEFT JOIN outlines USING (request_key)
+    WHERE CASE WHEN works THEN NOT winding ELSE ttft_ns IS NOT NULL END
 )
 SELECT request_key, instance, token_bytes, weight, begin_ns, prefilled_ns, greatest(prefilled_ns, end_ns) AS end_ns,
        -- Of n like chunks the first is held all the time, the last for an n-th of it.
@@ -80,5 +78,5 @@ SELECT request_key, instance, token_bytes, weight, begin_ns, prefilled_ns, great
            * coalesce((chunks - 1) / (2 * nullif(chunks, 0)), 0) AS prefill_level,
        text_tokens, image_tokens, video_tokens, audio_tokens,
        part_from * output_tokens AS output_from, part_to * output_tokens AS output_to
-FROM sized JOIN stays USING (request_key)
+FROM stays
 WHERE end_ns > begin_ns;

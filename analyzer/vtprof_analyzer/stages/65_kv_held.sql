@@ -16,11 +16,12 @@ WITH known AS (
            (NOT has_max)::INT AS without_max
     FROM known WHERE (SELECT processes FROM several)
 ), together AS (
-    SELECT ts AS start_ns, lead(ts) OVER time AS end_ns, sum((sign * peak_bytes)::DOUBLE) OVER time AS peak_bytes,
-           sum((sign * peak_visual_bytes)::DOUBLE) OVER time AS peak_visual_bytes,
-           sum(sign * without_max) OVER time = 0 AS has_max
-    FROM changes
-    WINDOW time AS (ORDER BY ts, sign ROWS UNBOUNDED PRECEDING)
+    -- Sorted first and then added up: a window that sorts does so at twice the cost.
+    SELECT ts AS start_ns, lead(ts) OVER () AS end_ns, sum((sign * peak_bytes)::DOUBLE) OVER until AS peak_bytes,
+           sum((sign * peak_visual_bytes)::DOUBLE) OVER until AS peak_visual_bytes,
+           sum(sign * without_max) OVER until = 0 AS has_max
+    FROM (FROM changes ORDER BY ts, sign)
+    WINDOW until AS (ROWS UNBOUNDED PRECEDING)
 ), segments AS (
     SELECT start_ns, end_ns, peak_bytes, peak_visual_bytes, has_max FROM known WHERE NOT (SELECT processes FROM several)
     UNION ALL

@@ -6,19 +6,17 @@
 --                    step by FLOPs where its cost is known, else by tokens; NULL when no step held prefill meanwhile
 -- A window of folded iterations does not tell when in it the encoder ran: it is left out of encode_ns.
 CREATE TABLE visual_waits AS
-WITH keys AS MATERIALIZED (
-    SELECT request_key, row_number() OVER () AS number FROM (SELECT DISTINCT request_key FROM request_base)
-), requests AS (
-    SELECT n.number, k.instance, q.arrival_ns, q.arrival_ns + q.ttft_ns AS first_token_ns, p.first_ns, p.last_ns
+WITH requests AS MATERIALIZED (
+    SELECT q.rowid AS number, q.request_key, q.resource_id, q.arrival_ns, q.arrival_ns + q.ttft_ns AS first_token_ns,
+           p.first_ns, p.last_ns
     FROM request_base AS q
-    JOIN keys AS n USING (request_key)
     JOIN kv_sizes AS k USING (resource_id)
     LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
     WHERE q.ttft_ns IS NOT NULL
       AND k.instance IN (SELECT instance FROM engine_work WHERE text_tokens + visual_tokens + encode > 0)
 ), moments AS (
     -- Even numbers ask for the whole way to the first token, odd ones for prefill.
-    SELECT number, instance, unnest([2 * number, 2 * number, 2 * number + 1, 2 * number + 1]) AS asked,
+    SELECT resource_id, unnest([2 * number, 2 * number, 2 * number + 1, 2 * number + 1]) AS asked,
            unnest([-1, 1, -1, 1]) AS sign,
            unnest([arrival_ns, first_token_ns, first_ns, greatest(first_ns, least(last_ns, first_token_ns))]) AS ts
     FROM requests
@@ -26,11 +24,10 @@ WITH keys AS MATERIALIZED (
     SELECT asked, encode, image, image + text AS prefill, visual_tokens, visual_tokens + text_tokens AS tokens
     FROM work_between('moments')
 )
-SELECT n.request_key, coalesce(w.encode, 0) AS encode_ns,
+SELECT q.request_key, coalesce(w.encode, 0) AS encode_ns,
        -- Below half a token a difference of totals is rounding.
        CASE WHEN p.tokens >= 0.5 THEN least(1, greatest(0,
            CASE WHEN p.prefill >= 1 THEN p.image / p.prefill ELSE p.visual_tokens / p.tokens END)) END AS visual_share
-FROM keys AS n
-SEMI JOIN requests AS q USING (number)
-LEFT JOIN work AS w ON w.asked = 2 * n.number
-LEFT JOIN work AS p ON p.asked = 2 * n.number + 1;
+FROM requests AS q
+LEFT JOIN work AS w ON w.asked = 2 * q.number
+LEFT JOIN work AS p ON p.asked = 2 * q.number + 1;

@@ -12,53 +12,38 @@
 -- blocked_ns         time in steps that passed over waiting requests for want of room (`engine_work.blocked`), of which
 --                    blocked_encode_ns, blocked_image_ns, blocked_text_ns are in the times above
 CREATE TABLE exposures AS
-WITH keys AS MATERIALIZED (
-    SELECT request_key, row_number() OVER () AS number FROM (SELECT DISTINCT request_key FROM request_base)
-), served AS MATERIALIZED (
-    SELECT n.number, k.instance, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns
+WITH requests AS MATERIALIZED (
+    -- (Numbers are cheaper to group and to join by than keys.)
+    SELECT q.rowid AS number, q.request_key, q.resource_id, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns,
+           coalesce(p.visual_tokens, q.visual_tokens, 0) AS own_visual,
+           greatest(0, coalesce(p.tokens, q.input_tokens - coalesce(q.cached_tokens, 0), 0)
+                       - coalesce(p.visual_tokens, q.visual_tokens, 0)) AS own_text
     FROM request_base AS q
-    JOIN keys AS n USING (request_key)
     JOIN kv_sizes AS k USING (resource_id)
+    LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
     WHERE k.instance IN (SELECT instance FROM engine_work)
-), numbered AS MATERIALIZED (
-    SELECT n.number, s.phase, s.start_ns, s.end_ns, s.own_work
-    FROM ttft_segments AS s
-    JOIN keys AS n USING (request_key)
-    WHERE s.phase IN ('queue', 'prefill')
 ), stretches AS (
     -- Of each request 3 n asks for its queue, 3 n + 1 for its prefill, 3 n + 2 for its decode.
-    SELECT 3 * number + CASE phase WHEN 'queue' THEN 0 ELSE 1 END AS asked, number, instance, start_ns, s.end_ns,
-           phase = 'queue' AND own_work AS own
-    FROM numbered AS s JOIN (SELECT number, instance FROM served) AS q USING (number)
+    SELECT 3 * q.number + CASE s.phase WHEN 'queue' THEN 0 ELSE 1 END AS asked, q.resource_id, s.start_ns, s.end_ns,
+           s.phase = 'queue' AND s.own_work AS own
+    FROM ttft_segments AS s JOIN requests AS q USING (request_key)
+    WHERE s.phase IN ('queue', 'prefill')
     UNION ALL
-    SELECT 3 * s.number + 2, s.number, s.instance, d.first_token_ns, d.end_ns, false
-    FROM served AS s JOIN served AS d USING (number)
-    WHERE d.end_ns > d.first_token_ns
+    SELECT 3 * number + 2, resource_id, first_token_ns, end_ns, false FROM requests WHERE end_ns > first_token_ns
 ), ends AS (
-    SELECT asked, instance, unnest([-1, 1]) AS sign, unnest([start_ns, end_ns]) AS ts FROM stretches WHERE NOT own
+    SELECT asked, resource_id, unnest([-1, 1]) AS sign, unnest([start_ns, end_ns]) AS ts FROM stretches WHERE NOT own
 ), own AS (
-    SELECT asked, number, sum(end_ns - start_ns) FILTER (own)::BIGINT AS own_ns FROM stretches GROUP BY asked, number
-), computed AS (
-    SELECT n.number,
-           coalesce(p.visual_tokens, q.visual_tokens, 0) AS visual_tokens,
-           greatest(0, coalesce(p.tokens, q.input_tokens - coalesce(q.cached_tokens, 0), 0)
-                       - coalesce(p.visual_tokens, q.visual_tokens, 0)) AS text_tokens
-    FROM request_base AS q
-    JOIN keys AS n USING (request_key)
-    LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
-    WHERE q.ttft_ns IS NOT NULL
+    SELECT asked, sum(end_ns - start_ns)::BIGINT AS own_ns FROM stretches WHERE own GROUP BY asked
 ), met AS (
-    SELECT n.request_key, CASE o.asked % 3 WHEN 0 THEN 'queue' WHEN 1 THEN 'prefill' ELSE 'decode' END AS during,
+    SELECT q.request_key, CASE asked % 3 WHEN 0 THEN 'queue' WHEN 1 THEN 'prefill' ELSE 'decode' END AS during,
            coalesce(o.own_ns, 0) AS own_ns, w.* EXCLUDE (asked),
            -- What is left for others of what ran.
-           CASE WHEN c.visual_tokens < w.visual_tokens THEN 1 - c.visual_tokens / w.visual_tokens
-                WHEN c.visual_tokens > 0 THEN 0 ELSE 1 END AS others_visual,
-           CASE WHEN c.text_tokens < w.text_tokens THEN 1 - c.text_tokens / w.text_tokens
-                WHEN c.text_tokens > 0 THEN 0 ELSE 1 END AS others_text
-    FROM own AS o
-    JOIN keys AS n USING (number)
-    LEFT JOIN work_between('ends') AS w ON w.asked = o.asked
-    LEFT JOIN computed AS c ON c.number = o.number AND o.asked % 3 = 1
+           CASE WHEN asked % 3 <> 1 THEN 1 WHEN q.own_visual < w.visual_tokens THEN 1 - q.own_visual / w.visual_tokens
+                WHEN q.own_visual > 0 THEN 0 ELSE 1 END AS others_visual,
+           CASE WHEN asked % 3 <> 1 THEN 1 WHEN q.own_text < w.text_tokens THEN 1 - q.own_text / w.text_tokens
+                WHEN q.own_text > 0 THEN 0 ELSE 1 END AS others_text
+    FROM work_between('ends') AS w FULL JOIN own AS o USING (asked)
+    JOIN requests AS q ON q.number = asked // 3
 )
 SELECT request_key, during, own_ns,
        greatest(0, coalesce(encode, 0)) AS encode_ns,

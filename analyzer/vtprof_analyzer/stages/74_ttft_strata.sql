@@ -9,30 +9,38 @@
 -- ms                 share x ttft_ms: adds up to it
 CREATE TABLE ttft_strata AS
 WITH budgets AS (
-    SELECT b.*, q.weight,
-           (SELECT arg_min(position, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS position
-    FROM request_budget AS b JOIN request_base AS q USING (request_key)
+    -- Numbered in the order of TTFT: sorted once by key, which is dear, and by number from then on.
+    SELECT *, row_number() OVER () AS number
+    FROM (SELECT b.*, q.weight,
+                 (SELECT arg_min(position, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS position
+          FROM request_budget AS b JOIN request_base AS q USING (request_key)
+          ORDER BY b.ttft_ns, b.request_key)
 ), grouped AS (
-    SELECT * REPLACE (-1 AS position) FROM budgets
+    SELECT number, ttft_ns, weight, -1 AS position FROM budgets
     UNION ALL BY NAME
-    SELECT * FROM budgets WHERE position IS NOT NULL
+    SELECT number, ttft_ns, weight, position FROM budgets WHERE position IS NOT NULL
+), sizes AS (
+    SELECT position, sum(weight) AS total, count(*) AS stratum_requests FROM grouped GROUP BY position
+), reached AS (
+    SELECT *, sum(weight) OVER (ROWS UNBOUNDED PRECEDING) AS reached, lag(position) OVER () IS DISTINCT FROM position AS first
+    FROM (SELECT position, number, weight FROM grouped ORDER BY position, number)
 ), ranked AS (
     -- Places 0 to total - 1, as if each request stood there as often as it counts: the middle of its own.
-    SELECT *, sum(weight) OVER (PARTITION BY position ORDER BY ttft_ns, request_key ROWS UNBOUNDED PRECEDING)
-                  - (weight + 1) / 2 AS place,
-           sum(weight) OVER (PARTITION BY position) AS total, count(*) OVER (PARTITION BY position) AS stratum_requests
-    FROM grouped
+    SELECT position, number, weight,
+           reached - last_value(CASE WHEN first THEN reached - weight END IGNORE NULLS) OVER (ROWS UNBOUNDED PRECEDING)
+               - (weight + 1) / 2 AS place
+    FROM reached
 ), around AS (
-    SELECT r.*, a.percentile
-    FROM ranked AS r,
+    SELECT r.position, r.number, a.percentile, s.stratum_requests
+    FROM ranked AS r JOIN sizes AS s USING (position),
          (VALUES ('p50', 0.50, 0.05), ('p95', 0.95, 0.025), ('p99', 0.99, 0.005)) AS a (percentile, quantile, band)
-    WHERE abs(r.place - a.quantile * (r.total - 1)) <= greatest(a.band * (r.total - 1), (r.weight + 1) / 2)
+    WHERE abs(r.place - a.quantile * (s.total - 1)) <= greatest(a.band * (s.total - 1), (r.weight + 1) / 2)
 ), sums AS (
-    SELECT position, percentile, count(*) AS requests, any_value(stratum_requests) AS stratum_requests,
+    SELECT a.position, percentile, count(*) AS requests, any_value(stratum_requests) AS stratum_requests,
            sum(ttft_ns * weight) AS whole, sum(preprocess_ns * weight) AS preprocess, sum(queue_ns * weight) AS queue,
            sum(encode_ns * weight) AS encode, sum(transfer_ns * weight) AS transfer, sum(prefill_ns * weight) AS prefill,
            sum(unexplained_ns * weight) AS unexplained
-    FROM around GROUP BY position, percentile
+    FROM around AS a JOIN budgets AS b USING (number) GROUP BY a.position, percentile
 ), summed AS (
     SELECT position, percentile, requests, stratum_requests, whole, unnest([
                {phase: 'preprocess', part: preprocess}, {phase: 'queue', part: queue}, {phase: 'encode', part: encode},

@@ -9,7 +9,7 @@
 -- energy_nj          energy that it took [nJ], where that is known in full; gpu_time_ns its share of GPU time
 CREATE TABLE judged_requests AS
 WITH worked AS (
-    SELECT request_key, sum(gpu_time_ns) AS gpu_time_ns FROM phases GROUP BY request_key
+    SELECT request_key, sum(gpu_time_ns) AS gpu_time_ns FROM phases WHERE gpu_time_ns IS NOT NULL GROUP BY request_key
 ), judged AS (
     SELECT
         q.request_key, q.model, q.visual_stratum, h.host_name AS node, b.arrival_ns, b.end_ns,

@@ -36,6 +36,9 @@ WITH preprocessed AS (
     FROM exposures WHERE during = 'decode'
 ), objectives AS (
     SELECT slo_ttft_ms IS NOT NULL OR slo_tpot_ms IS NOT NULL AS given FROM settings
+), judged AS (
+    -- Without objectives there is nothing to look up.
+    SELECT request_key, kept, ttft_kept, tpot_kept FROM judged_requests WHERE (SELECT given FROM objectives)
 ), firsts AS (
     SELECT k.instance, min(q.arrival_ns) AS first_ns FROM request_base AS q JOIN kv_sizes AS k USING (resource_id)
     GROUP BY k.instance
@@ -71,7 +74,7 @@ LEFT JOIN repeated AS i ON i.request_key = q.request_key
 LEFT JOIN visual_waits AS v ON v.request_key = q.request_key
 LEFT JOIN queueing AS w ON w.request_key = q.request_key
 LEFT JOIN decoding AS o ON o.request_key = q.request_key
-LEFT JOIN judged_requests AS j ON j.request_key = q.request_key
+LEFT JOIN judged AS j ON j.request_key = q.request_key
 LEFT JOIN (SELECT request_key, decode_mj FROM request_energy WHERE complete) AS g ON g.request_key = q.request_key,
      objectives;
 

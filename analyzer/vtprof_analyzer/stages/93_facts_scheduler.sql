@@ -2,13 +2,27 @@
 -- Nothing records which steps ran as CUDA graphs (encode_cudagraph_hit_rate, cudagraph_hit_rate) or how full each expert rank
 -- is (expert_load_max_over_mean): these are NULL. kv_usage_* are in `facts_memory`.
 CREATE TABLE facts_scheduler AS
-WITH ran AS MATERIALIZED (
-    SELECT p.scope, p.instance, s.start_ns, s.duration_ns, s.steps, s.folded, s.running, s.waiting, s.preemptions, s.prefill_tokens,
-           s.decode_tokens, s.decode_requests, s.kv_used_tokens,
-           greatest(s.encode_items, s.encode_patches, s.encode_ns, 0) > 0 AS encodes,
+WITH ran AS (
+    SELECT resource_id, start_ns, duration_ns, steps, folded, running, waiting, preemptions, decode_requests, kv_used_tokens,
+           prefill_tokens, prefill_tokens + decode_tokens AS tokens, prefill_tokens > 0 AND NOT folded AS prefills,
+           greatest(encode_items, encode_patches, encode_ns, 0) > 0 AS encodes,
            -- Time weighted by the requests present, where steps tell them.
-           s.duration_ns * coalesce(s.running + s.waiting, s.running, s.waiting, 1) AS met_ns
-    FROM steps AS s JOIN fact_processes AS p USING (resource_id)
+           duration_ns * coalesce(running + waiting, running, waiting, 1) AS met_ns
+    FROM steps
+), sums AS (
+    -- By process first: each belongs to several scopes.
+    SELECT resource_id, sum(running * duration_ns) AS running, sum(duration_ns) FILTER (running IS NOT NULL) AS running_ns,
+           sum(waiting * duration_ns) AS waiting, sum(duration_ns) FILTER (waiting IS NOT NULL) AS waiting_ns,
+           sum(kv_used_tokens * duration_ns::DOUBLE) FILTER (running > 0) AS kv_running,
+           sum(running * duration_ns) FILTER (kv_used_tokens IS NOT NULL) AS running_kv,
+           sum(kv_used_tokens * duration_ns::DOUBLE) AS kv, sum(duration_ns) FILTER (kv_used_tokens IS NOT NULL) AS kv_ns,
+           sum(tokens) FILTER (prefills) AS tokens, count(tokens) FILTER (prefills) AS prefills,
+           sum(running * met_ns) AS running_met, sum(met_ns) FILTER (running IS NOT NULL) AS running_met_ns,
+           sum(kv_used_tokens * met_ns) AS kv_met, sum(met_ns) FILTER (kv_used_tokens IS NOT NULL) AS kv_met_ns,
+           sum(tokens * met_ns) FILTER (prefills) AS tokens_met, sum(met_ns) FILTER (prefills) AS prefills_met_ns,
+           sum(decode_requests) FILTER (NOT folded) AS decode_requests,
+           sum(steps) FILTER (decode_requests > 0 AND NOT folded) AS decode_steps, sum(preemptions) AS preemptions
+    FROM ran GROUP BY resource_id
 ), limits AS (
     SELECT instance, max(max_num_seqs) AS max_num_seqs, max(max_num_batched_tokens) AS token_budget FROM process_settings
     GROUP BY instance
@@ -18,18 +32,12 @@ WITH ran AS MATERIALIZED (
     SELECT instance, sum(busy) / nullif(max(end_ns) - min(start_ns), 0) AS busy_share FROM engine_work GROUP BY instance
 ), loads AS (
     -- Means over time of each process; those that are met weigh time by the requests present, so that quiet hours hide nothing.
-    SELECT r.scope, r.instance,
-           sum(running * duration_ns) / nullif(sum(duration_ns) FILTER (running IS NOT NULL), 0) AS running,
-           sum(waiting * duration_ns) / nullif(sum(duration_ns) FILTER (waiting IS NOT NULL), 0) AS waiting,
-           sum(kv_used_tokens * duration_ns::DOUBLE) FILTER (running > 0) / nullif(sum(running * duration_ns)
-               FILTER (kv_used_tokens IS NOT NULL), 0) AS kv_of_request,
-           sum(kv_used_tokens * duration_ns::DOUBLE) / nullif(sum(duration_ns) FILTER (kv_used_tokens IS NOT NULL), 0) AS kv_used,
-           avg(prefill_tokens + decode_tokens) FILTER (prefill_tokens > 0 AND NOT folded) AS step_tokens,
-           sum(running * met_ns) / nullif(sum(met_ns) FILTER (running IS NOT NULL), 0) AS running_met,
-           sum(kv_used_tokens * met_ns) / nullif(sum(met_ns) FILTER (kv_used_tokens IS NOT NULL), 0) AS kv_met,
-           sum((prefill_tokens + decode_tokens) * met_ns) FILTER (prefill_tokens > 0 AND NOT folded)
-               / nullif(sum(met_ns) FILTER (prefill_tokens > 0 AND NOT folded), 0) AS step_tokens_met
-    FROM ran AS r GROUP BY r.scope, r.instance
+    SELECT p.scope, p.instance, sum(running) / nullif(sum(running_ns), 0) AS running,
+           sum(waiting) / nullif(sum(waiting_ns), 0) AS waiting, sum(kv_running) / nullif(sum(running_kv), 0) AS kv_of_request,
+           sum(kv) / nullif(sum(kv_ns), 0) AS kv_used, sum(tokens) / nullif(sum(prefills), 0) AS step_tokens,
+           sum(running_met) / nullif(sum(running_met_ns), 0) AS running_met, sum(kv_met) / nullif(sum(kv_met_ns), 0) AS kv_met,
+           sum(tokens_met) / nullif(sum(prefills_met_ns), 0) AS step_tokens_met
+    FROM sums JOIN fact_processes AS p USING (resource_id) GROUP BY p.scope, p.instance
 ), rated AS (
     SELECT l.*, c.capacity_tokens / nullif(l.kv_of_request, 0) AS kv_batch_limit,
            -- (`greatest` passes over NULL: the largest that is known.)
@@ -45,16 +53,18 @@ WITH ran AS MATERIALIZED (
            CASE WHEN avg(utilisation_mean) IS NOT NULL THEN least(1, avg(utilisation_mean)) END AS utilisation_mean
     FROM rated GROUP BY scope
 ), stepped AS (
-    SELECT scope, sum(decode_requests) FILTER (NOT folded) / nullif(sum(steps) FILTER (decode_requests > 0 AND NOT folded), 0)
-               AS batch_mean,
-           median(prefill_tokens + decode_tokens) FILTER (prefill_tokens > 0 AND NOT folded) AS step_tokens_p50,
-           sum(preemptions) AS preemptions
-    FROM ran GROUP BY scope
+    SELECT p.scope, sum(decode_requests) / nullif(sum(decode_steps), 0) AS batch_mean, sum(preemptions) AS preemptions
+    FROM sums JOIN fact_processes AS p USING (resource_id) GROUP BY p.scope
+), middles AS (
+    SELECT p.scope, median(tokens) AS step_tokens_p50
+    FROM ran JOIN fact_processes AS p USING (resource_id) WHERE prefills GROUP BY p.scope
 ), stalls AS (
-    SELECT r.scope, sum(steps) FILTER (prefill_tokens > 0 OR encodes) / sum(steps) AS decode_stall_with_prefill_share
-    FROM ran AS r JOIN facts_roofline AS d USING (scope)
+    SELECT p.scope, sum(steps) FILTER (prefill_tokens > 0 OR encodes) / sum(steps) AS decode_stall_with_prefill_share
+    FROM ran JOIN fact_processes AS p USING (resource_id) JOIN facts_roofline AS d USING (scope)
     WHERE decode_requests > 0 AND NOT folded AND duration_ns / 1e6 / steps > 2 * d.decode_step_ms_p50
-    GROUP BY r.scope
+      -- What is fast for all scopes meets none of them.
+      AND duration_ns / 1e6 / steps > 2 * (SELECT min(decode_step_ms_p50) FROM facts_roofline)
+    GROUP BY p.scope
 ), asked AS (
     SELECT *, NOT media AND visual_tokens = 0 AS text_only, others_encode_ns > 0 AS beside_encode,
            -- (`least` and `greatest` pass over NULL: they would make a number of what is not known.)
@@ -120,7 +130,7 @@ WITH ran AS MATERIALIZED (
     SELECT sum(growth) AS preemptions FROM engine_growth WHERE name = 'vtprof.engine.preemptions'
 )
 SELECT
-    s.scope, t.* EXCLUDE (scope), p.batch_mean, p.step_tokens_p50, d.decode_stall_with_prefill_share,
+    s.scope, t.* EXCLUDE (scope), p.batch_mean, h.step_tokens_p50, d.decode_stall_with_prefill_share,
     -- Steps count those of all requests; spans those of their own; an engine's page those of the whole run.
     coalesce(p.preemptions, CASE WHEN r.preemptions_told THEN r.preemptions END, CASE WHEN s.scope = 0 THEN e.preemptions END)
         / nullif(r.requests, 0) AS preemptions_per_request,
@@ -132,6 +142,6 @@ SELECT
     NULL::DOUBLE AS encode_cudagraph_hit_rate, NULL::DOUBLE AS cudagraph_hit_rate, NULL::DOUBLE AS expert_load_max_over_mean
 FROM (SELECT DISTINCT scope FROM fact_scopes) AS s
 CROSS JOIN engines AS e
-LEFT JOIN together AS t USING (scope) LEFT JOIN stepped AS p USING (scope) LEFT JOIN stalls AS d USING (scope)
-LEFT JOIN requests_of AS r USING (scope) LEFT JOIN bursts AS b USING (scope) LEFT JOIN balance AS l USING (scope)
-LEFT JOIN worst AS w USING (scope) LEFT JOIN facts_configuration AS c USING (scope);
+LEFT JOIN together AS t USING (scope) LEFT JOIN stepped AS p USING (scope) LEFT JOIN middles AS h USING (scope)
+LEFT JOIN stalls AS d USING (scope) LEFT JOIN requests_of AS r USING (scope) LEFT JOIN bursts AS b USING (scope)
+LEFT JOIN balance AS l USING (scope) LEFT JOIN worst AS w USING (scope) LEFT JOIN facts_configuration AS c USING (scope);

@@ -17,14 +17,18 @@
 -- time_share         part that they are of the time of the run's phases, requests or steps, whichever they concern, 0..1;
 --                    of iterations where they are missing; NULL where the fault is no matter of time
 CREATE TABLE span_faults AS
-WITH phase_spans AS (
-    SELECT trace_id, parent_span_id AS span_id, greatest(0, coalesce(end_ns - start_ns, 0)) AS duration_ns
-    FROM spans
-    WHERE name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
-                   'vtprof.decode')
+WITH parents AS (
+    -- A phase without a parent is a request's, too, which nobody told of.
+    SELECT trace_id, parent_span_id AS span_id, sum(phase_ns) AS phases_ns
+    FROM (SELECT trace_id, parent_span_id,
+                 CASE WHEN name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
+                                    'vtprof.decode') THEN greatest(0, coalesce(end_ns - start_ns, 0)) END AS phase_ns
+          FROM spans)
+    WHERE parent_span_id IS NOT NULL OR phase_ns IS NOT NULL
+    GROUP BY ALL
 ), orphans AS (
-    SELECT count(DISTINCT (trace_id, span_id)) AS requests, sum(duration_ns) AS duration_ns
-    FROM phase_spans ANTI JOIN request_base USING (trace_id, span_id)
+    SELECT count(*) AS requests, sum(phases_ns) AS duration_ns
+    FROM (FROM parents WHERE phases_ns IS NOT NULL) ANTI JOIN request_base USING (trace_id, span_id)
 ), phase_time AS (
     SELECT sum(duration_ns) AS total_ns, sum(overlapping) AS overlapping, sum(overlap_ns) AS overlap_ns FROM phases
 ), outside AS (
@@ -65,8 +69,6 @@ WITH phase_spans AS (
     GROUP BY resource_id
 ), missing AS (
     SELECT sum(greatest(0, expected - found)) AS total, sum(greatest(expected, found)) AS expected FROM numbered
-), parents AS (
-    SELECT DISTINCT trace_id, parent_span_id AS span_id FROM spans WHERE parent_span_id IS NOT NULL
 ), inner_spans AS (
     -- Only spans that have both a parent and children can lie on a ring, and only if so has their parent.
     SELECT trace_id, span_id, parent_span_id FROM spans SEMI JOIN parents USING (trace_id, span_id)
