@@ -1,5 +1,6 @@
 """What a file is follows from its bytes, whatever its name; text is never taken for messages, nor noise for either."""
 
+import gzip
 import json
 import random
 import struct
@@ -61,6 +62,18 @@ def test_a_wrong_length_at_the_begin_does_not_hide_the_other_messages(
     length = len(first) + wrong_by
     start = struct.pack(">I", length) if framing == "length32" else varint(length)
     data = start + first + FRAMINGS[framing](message(good(2)), message(good(3)))
+    assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
+@pytest.mark.parametrize("framing", ["length32", "varint"])
+def test_zeros_before_a_short_length_do_not_make_a_longer_one(tmp_path: Path, framing: str) -> None:
+    """The first message is packed and broken, but for its end: of its size, 32 bits little-endian, three are zero."""
+    packed = gzip.compress(message(good(1)))
+    assert packed[-3:] == b"\0\0\0"
+    broken = packed[:12] + b"\xff" * 8 + packed[20:]
+    short = gzip.compress(message(LOGS))
+    assert len(short) < 128, "its length is one byte, and together with the zeros four"
+    data = FRAMINGS[framing](broken, short, gzip.compress(message(good(2))))
     assert detected(tmp_path, data) == Format("protobuf", framing)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple
 
-from vtprof_analyzer.ingest.framing import FRAMINGS, Framing, Kind, Messages
+from vtprof_analyzer.ingest.framing import CERTAIN, FRAMINGS, Framing, Kind, Messages
 
 _HEAD_BYTES: Final = 64 << 10
 _PARQUET: Final = (b"PAR1", b"PARE")
@@ -48,6 +48,9 @@ def detect(path: Path, *, framed: bool = False) -> Format:
             return found
         # Over faults, lengths of one byte lead anywhere: they are followed where no message with longer ones is found.
         longer = Messages(stream, size, "length32").next_start(0, _SEARCHED_BYTES) is not None
+        if longer and not framed:
+            # Packed data can end with zeros, which make a longer length of a short one.
+            longer = _certain_bytes(stream, size, "length32") >= _certain_bytes(stream, size, "varint")
         if found := _follow(stream, size, ("length32",) if longer else framings, passing=True):
             return found
         controls = len(head) - len(head.translate(None, _CONTROLS))
@@ -68,6 +71,12 @@ def _follow(stream: BinaryIO, size: int, framings: Iterable[Framing], *, passing
         if kind := Messages(stream, size, framing).kind(passing=passing):
             return _messages(kind, framing)
     return None
+
+
+def _certain_bytes(stream: BinaryIO, size: int, framing: Framing) -> int:
+    """Return how much of the begin of a file is messages that nothing else looks like [B]."""
+    messages = Messages(stream, size, framing).between(0, _SEARCHED_BYTES)
+    return sum(len(message.data) for message in messages if message.kind in CERTAIN)
 
 
 def _messages(kind: Kind, framing: Framing) -> Format:

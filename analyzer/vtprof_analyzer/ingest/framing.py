@@ -29,7 +29,7 @@ _BEGIN: Final = b"\n"
 """Field 1, with a length: how every OTLP request begins."""
 _INNER_BEGINS: Final = (b"\n", b"\x12", b"\x1a", b"\xc2", b"")
 """How the first record of a request begins: resource, scopes, schema, or what preceded scopes; or past the window."""
-_CERTAIN: Final = ("traces", "metrics", "logs", "json")
+CERTAIN: Final = ("traces", "metrics", "logs", "json")
 """What nothing else looks like."""
 _PROBED_MESSAGES: Final = 64
 _WINDOW_BYTES: Final = 1 << 20
@@ -126,7 +126,7 @@ class Messages:
             if frame is None:
                 break
             kind = self._read_frame(frame).kind
-            if kind in _CERTAIN:
+            if kind in CERTAIN:
                 return kind
             if kind is None and not passing:
                 break
@@ -166,7 +166,7 @@ class Messages:
                 if at >= _WINDOW_BYTES:
                     break
                 frame = self._candidate(window, at, position)
-                if frame and self._read_frame(frame).kind in _CERTAIN:
+                if frame and self._read_frame(frame).kind in CERTAIN:
                     return frame.start
             position += _WINDOW_BYTES
         return None
@@ -185,7 +185,7 @@ class Messages:
         if following is None:
             return position == self._size
         message = self._read_frame(following)
-        return message.kind in _CERTAIN or message.packed
+        return message.kind in CERTAIN or message.packed
 
     def _read_frame(self, frame: _Frame) -> Message:
         data, why, packed = b"", f"longer than {MAX_MESSAGE_BYTES >> 20} MiB", False
