@@ -79,7 +79,7 @@ def _sample(connection: duckdb.DuckDBPyConnection, about: tuple[str, str] | None
     columns = ", ".join(f"{name}_ms::DOUBLE AS {name}_ms" for name in _TIMES)
     table = connection.execute(
         f"SELECT {columns}, weight::DOUBLE AS weight, (count(*) OVER ())::DOUBLE AS requests FROM requests"
-        f" WHERE ttft_ms IS NOT NULL AND {within} ORDER BY hash(request_key) LIMIT {MOST_REQUESTS}",
+        f" WHERE ttft_ms IS NOT NULL AND {within} ORDER BY hash(request_number) LIMIT {MOST_REQUESTS}",
         [about[1]] if about else [],
     ).fetchnumpy()
     return {name: np.ma.filled(np.ma.asarray(values, np.float64), np.nan) for name, values in table.items()}

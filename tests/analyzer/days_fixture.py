@@ -41,7 +41,7 @@ def analyzed(day: Day, folder: Path, **options: Any) -> Analyzed:
 def requests(found: Analyzed) -> pl.DataFrame:
     """Return the truth of the requests that were recorded, with the analyzer's row of each beside it (``_found``)."""
     rows = found.table("FROM request_base").select(
-        "request_id", "request_key", "weight", "ttft_ns", "tpot_ns", *TOKENS
+        "request_id", "request_number", "weight", "ttft_ns", "tpot_ns", *TOKENS
     )
     truth = found.day.truth["requests"].filter(pl.col("recorded"))
     joined = truth.join(rows, on="request_id", suffix="_found", maintain_order="left")

@@ -82,13 +82,13 @@ def make_run(
     }  # fmt: skip
     first_token = BASE_NS + end[first]
     asked = {
-        "request_key": np.array([f"r{n:06d}" for n in range(requests)], dtype=object),
+        "request_number": np.arange(requests),
         "arrival_ns": BASE_NS + arrival, "ttft_ns": first_token - BASE_NS - arrival, "end_ns": BASE_NS + end[last],
         "tpot_ns": (end[last] - end[first]) / tokens, "output_tokens": tokens + 1,
         "input_tokens": text[first].astype(np.int64), "queue_ns": begin[first] - arrival, "prefill_ns": took[first],
     }  # fmt: skip
     segments = {
-        "request_key": np.concatenate([asked["request_key"]] * 2),
+        "request_number": np.concatenate([asked["request_number"]] * 2),
         "phase": np.array(["queue"] * requests + ["prefill"] * requests, dtype=object),
         "start_ns": np.concatenate([asked["arrival_ns"], BASE_NS + begin[first]]),
         "end_ns": np.concatenate([BASE_NS + begin[first], first_token]),
@@ -137,10 +137,10 @@ def tables_of(run: Run) -> Iterator[duckdb.DuckDBPyConnection]:
             SELECT * EXCLUDE (queue_ns, prefill_ns), 0::UBIGINT AS resource_id, 1.0::DOUBLE AS weight, 1 AS sequences,
                    0 AS visual_tokens, 0 AS audio_tokens, 0 AS cached_tokens FROM given;
             CREATE TABLE request_budget AS
-            SELECT request_key, ttft_ns, 0::BIGINT AS preprocess_ns, queue_ns, prefill_ns FROM given;
+            SELECT request_number, ttft_ns, 0::BIGINT AS preprocess_ns, queue_ns, prefill_ns FROM given;
             CREATE TABLE ttft_segments AS SELECT *, false AS own_work FROM given_segments WHERE end_ns > start_ns;
             CREATE TABLE phases AS
-            SELECT request_key, 'prefill' AS phase, input_tokens AS tokens, 0 AS visual_tokens FROM given;
+            SELECT request_number, 'prefill' AS phase, input_tokens AS tokens, 0 AS visual_tokens FROM given;
             """
         )
         for stage in STAGES:

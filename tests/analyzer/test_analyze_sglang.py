@@ -56,7 +56,7 @@ def test_stages_become_phases_and_parts_are_counted_once() -> None:
         )
         decode = fetch(
             db,
-            "SELECT sum(end_ns - start_ns) / 1e6 FROM phase_intervals WHERE phase = 'decode' GROUP BY request_key",
+            "SELECT sum(end_ns - start_ns) / 1e6 FROM phase_intervals WHERE phase = 'decode' GROUP BY request_number",
         )
     assert len(found) == len(SENT)
     preprocess = between("created", "tokenized") + between("dispatch", "dispatched")

@@ -54,10 +54,10 @@ def test_times_of_every_request_and_phase_are_right(whole: Analyzed) -> None:
     assert joined["ttft_ns"].to_list() == joined["ttft_ns_found"].to_list()
     for true, found in joined.select("tpot_ns", "tpot_ns_found").drop_nulls().iter_rows():
         assert found == pytest.approx(true, rel=1e-9)
-    phases = whole.table("SELECT request_key, phase, duration_ns FROM phases")
+    phases = whole.table("SELECT request_number, phase, duration_ns FROM phases")
     for phase in PHASES:
         of_phase = phases.filter(pl.col("phase") == phase)
-        both = joined.join(of_phase, on="request_key", how="left", suffix="_phase")
+        both = joined.join(of_phase, on="request_number", how="left", suffix="_phase")
         true, found = both[f"{phase}_ns"], both["duration_ns"].fill_null(0)
         assert found.sum() == pytest.approx(true.sum(), rel=_WITHIN), phase
         assert ((true - found).abs() <= _WITHIN * true).all(), phase
@@ -65,7 +65,7 @@ def test_times_of_every_request_and_phase_are_right(whole: Analyzed) -> None:
 
 def test_time_to_first_token_is_divided_as_it_was_spent(whole: Analyzed) -> None:
     budget = whole.table("FROM request_budget")
-    both = requests(whole).join(budget, on="request_key", suffix="_budget").drop_nulls("ttft_ns")
+    both = requests(whole).join(budget, on="request_number", suffix="_budget").drop_nulls("ttft_ns")
     for phase in (*PHASES[:-1], "unexplained"):
         true, found = both[f"ttft_{phase}_ns"], both[f"{phase}_ns_budget"]
         assert ((true - found).abs() <= _WITHIN * true).all(), phase

@@ -59,7 +59,7 @@ def fill(
     connection: duckdb.DuckDBPyConnection, encode_ms: Sequence[float], model: str = "a", weight: float = 1
 ) -> None:
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS requests (request_key BIGINT, model VARCHAR, service_instance_id VARCHAR,"
+        "CREATE TABLE IF NOT EXISTS requests (request_number BIGINT, model VARCHAR, service_instance_id VARCHAR,"
         " weight DOUBLE, trace_id VARCHAR, ttft_ms DOUBLE, preprocess_ms DOUBLE, queue_ms DOUBLE, encode_ms DOUBLE,"
         " transfer_ms DOUBLE, prefill_ms DOUBLE, tpot_ms DOUBLE)"
     )

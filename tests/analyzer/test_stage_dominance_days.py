@@ -20,7 +20,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Analyzed:
 
 def test_tpot_without_visual_work_is_near_what_the_steps_would_have_taken(day: Analyzed) -> None:
     found = day.table(
-        "SELECT request_id, kv_ms - ms AS work_ms FROM tpot_without_visual JOIN requests USING (request_key)"
+        "SELECT request_id, kv_ms - ms AS work_ms FROM tpot_without_visual JOIN requests USING (request_number)"
     )
     truth = day.day.truth["requests"].filter(pl.col("shared_tpot_ns").is_not_null())
     joined = truth.join(found, on="request_id")

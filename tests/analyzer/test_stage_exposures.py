@@ -118,7 +118,10 @@ def test_each_process_is_told_by_its_own_steps(tmp_path: Path) -> None:
         pipeline.run(db, pipeline.Settings(), {step_cost.STAGE: step_cost.create_table})
         totals = "SELECT instance, busy_total, text_total, text_tokens_total FROM engine_work ORDER BY instance, start_ns"
         assert fetch(db, totals) == [("a", 40, 40, 7), ("a", 60, 40, 7), ("b", 30, 30, 9), ("b", 50, 50, 11)]
-        waited = "SELECT text_prefill_ns, decode_ns, e.text_tokens FROM exposures AS e JOIN request_base USING (request_key)"
+        waited = (
+            "SELECT text_prefill_ns, decode_ns, e.text_tokens"
+            " FROM exposures AS e JOIN request_base USING (request_number)"
+        )
         order = "WHERE during = 'queue' ORDER BY trace_id"
         # Of each all of its first step, and half of the second one.
         assert fetch(db, f"{waited} {order}") == [(40, 10, 7), (40, 0, 10)]

@@ -96,7 +96,8 @@ def test_who_is_passed_over_for_want_of_room_waits_for_capacity(tmp_path: Path) 
         )
     with staged_processes(tmp_path, processes) as db:
         found = fetch(
-            db, "SELECT trace_id, cause FROM queue_blame JOIN request_base USING (request_key) WHERE ns = 50"
+            db,
+            "SELECT trace_id, cause FROM queue_blame JOIN request_base USING (request_number) WHERE ns = 50",
         )
     causes = {int(trace, 16): cause for trace, cause in found}
     assert [causes.get(place + 1) for place in range(len(CROWDED))] == [cause for *_, cause in CROWDED]
@@ -171,7 +172,7 @@ def test_causes_add_up_to_the_queue_and_none_is_negative(tmp_path: Path) -> None
         rows = fetch(
             db,
             "SELECT b.queue_ns, sum(q.ns), min(q.ns) FROM request_budget AS b"
-            " LEFT JOIN queue_blame AS q USING (request_key) GROUP BY b.request_key, b.queue_ns",
+            " LEFT JOIN queue_blame AS q USING (request_number) GROUP BY b.request_number, b.queue_ns",
         )
         told = fetch(db, "SELECT DISTINCT cause FROM queue_blame WHERE ns > 0")
     assert len(rows) == 200

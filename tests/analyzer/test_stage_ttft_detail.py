@@ -83,7 +83,7 @@ def test_preprocessing_is_fetch_decode_processor_and_waiting_as_far_as_they_were
         rows = fetch(
             db,
             "SELECT fetch_ns / 1e6, decode_ns / 1e6, processor_ns / 1e6, waiting_ns / 1e6"
-            " FROM request_parts ORDER BY request_key",
+            " FROM request_parts ORDER BY request_number",
         )
         assert rows == [(20, 30, 20, 30), (100, 0, 0, 0), (None, None, 90, 10), (None, None, None, None)]
         parts = {row.part: row for row in build_ttft_detail(db).preprocess}

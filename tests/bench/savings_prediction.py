@@ -86,7 +86,7 @@ def read_traces(folder: Path, database: Path, facts_view: str) -> Traces:
         (facts, *_) = _rows(connection, f"SELECT * FROM {facts_view} ORDER BY n_requests DESC")
         requests = _rows(
             connection,
-            "SELECT r.*, b.arrival_ns FROM requests AS r JOIN request_base AS b USING (request_key)"
+            "SELECT r.*, b.arrival_ns FROM requests AS r JOIN request_base AS b USING (request_number)"
             " ORDER BY b.arrival_ns",
         )
     return Traces(report, facts, requests)

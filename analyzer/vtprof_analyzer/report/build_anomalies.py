@@ -8,7 +8,7 @@ from vtprof_analyzer.report.model_anomalies import Anomalies, SlowRequest
 _REQUESTS = """
 SELECT s.rank, r.request_id, r.trace_id, r.span_id, s.visual_stratum, r.ttft_ms, r.e2e_ms, s.total_excess_ms AS excess_ms,
        s.phase, s.phase_ms, s.normal_ms, s.cause, s.evidence
-FROM slow_requests AS s JOIN requests AS r USING (request_key)
+FROM slow_requests AS s JOIN requests AS r USING (request_number)
 ORDER BY s.rank
 """
 

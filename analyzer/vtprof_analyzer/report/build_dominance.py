@@ -21,12 +21,12 @@ CREATE OR REPLACE TEMP VIEW tpot_times AS
 SELECT weight, unnest([
            {what: 'ms', value: w.ms}, {what: 'kv', value: w.kv_ms}, {what: 'recorded', value: tpot_ms}
        ], recursive := true)
-FROM requests JOIN tpot_without_visual AS w USING (request_key)
+FROM requests JOIN tpot_without_visual AS w USING (request_number)
 """
 _WINDOW = """
 CREATE OR REPLACE TEMP VIEW context_parts AS
 SELECT weight, unnest([{what: 'visual', value: visual_ratio}, {what: 'filled', value: window_ratio}], recursive := true)
-FROM context_share JOIN request_base USING (request_key) WHERE visual_ratio IS NOT NULL
+FROM context_share JOIN request_base USING (request_number) WHERE visual_ratio IS NOT NULL
 """
 
 

@@ -15,26 +15,26 @@ _ROUNDING = 1.01
 _QUALITIES = (names.QUALITY_MEASURED, names.QUALITY_ATTRIBUTED, names.QUALITY_ESTIMATED)
 
 _REQUESTS = """
-SELECT sum(energy_mj ORDER BY request_key) AS all_mj,
+SELECT sum(energy_mj ORDER BY request_number) AS all_mj,
        count(*) FILTER (complete) AS requests, count(*) FILTER (NOT complete) AS in_part,
-       sum(energy_mj ORDER BY request_key) FILTER (NOT complete) AS in_part_mj,
-       avg(energy_mj ORDER BY request_key) FILTER (complete) AS mean_mj,
+       sum(energy_mj ORDER BY request_number) FILTER (NOT complete) AS in_part_mj,
+       avg(energy_mj ORDER BY request_number) FILTER (complete) AS mean_mj,
        CASE WHEN count(low_mj) FILTER (complete) = count(*) FILTER (complete)
-            THEN avg(low_mj ORDER BY request_key) FILTER (complete) END AS mean_low_mj,
+            THEN avg(low_mj ORDER BY request_number) FILTER (complete) END AS mean_low_mj,
        CASE WHEN count(high_mj) FILTER (complete) = count(*) FILTER (complete)
-            THEN avg(high_mj ORDER BY request_key) FILTER (complete) END AS mean_high_mj,
+            THEN avg(high_mj ORDER BY request_number) FILTER (complete) END AS mean_high_mj,
        quantile_cont(energy_mj, 0.50) FILTER (complete) AS p50_mj,
        quantile_cont(energy_mj, 0.95) FILTER (complete) AS p95_mj
 FROM request_energy
 """
 _TOKENS = """
-SELECT coalesce(sum(output_tokens), 0)::BIGINT AS tokens, sum(energy_mj ORDER BY request_key) AS mj,
-       CASE WHEN count(low_mj) = count(*) THEN sum(low_mj ORDER BY request_key) END AS low_mj,
-       CASE WHEN count(high_mj) = count(*) THEN sum(high_mj ORDER BY request_key) END AS high_mj
+SELECT coalesce(sum(output_tokens), 0)::BIGINT AS tokens, sum(energy_mj ORDER BY request_number) AS mj,
+       CASE WHEN count(low_mj) = count(*) THEN sum(low_mj ORDER BY request_number) END AS low_mj,
+       CASE WHEN count(high_mj) = count(*) THEN sum(high_mj ORDER BY request_number) END AS high_mj
 FROM request_energy WHERE complete AND output_tokens > 0
 """
 _DECODED = """
-SELECT coalesce(sum(output_tokens - 1), 0)::BIGINT AS tokens, sum(decode_mj ORDER BY request_key) AS mj
+SELECT coalesce(sum(output_tokens - 1), 0)::BIGINT AS tokens, sum(decode_mj ORDER BY request_number) AS mj
 FROM request_energy WHERE complete AND output_tokens > 1 AND decode_mj IS NOT NULL
 """
 _GPUS = """

@@ -14,7 +14,7 @@ UNKNOWN = "not known: neither recorded nor derivable without the model's config"
 _SIZED = """
 WITH known AS (
     SELECT *, kv_bytes IS NOT NULL AND kv_bytes_per_token IS NOT NULL AS sized
-    FROM requests JOIN (SELECT request_key, image_tokens, video_tokens FROM request_base) USING (request_key)
+    FROM requests JOIN (SELECT request_number, image_tokens, video_tokens FROM request_base) USING (request_number)
 ), population AS (
     SELECT *, CASE WHEN n_output_tokens IS NOT NULL THEN greatest(0, n_output_tokens - 1) END AS decoded_tokens
     FROM known WHERE sized OR NOT EXISTS (FROM known WHERE sized)

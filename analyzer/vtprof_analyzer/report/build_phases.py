@@ -44,7 +44,7 @@ _CAUSES = """
 -- Whole numbers, of femtoseconds, add up to the same in any order.
 SELECT cause, sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT))
            / nullif(sum(sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT))) OVER (), 0) AS share
-FROM queue_blame JOIN request_base USING (request_key) GROUP BY cause ORDER BY cause
+FROM queue_blame JOIN request_base USING (request_number) GROUP BY cause ORDER BY cause
 """
 
 

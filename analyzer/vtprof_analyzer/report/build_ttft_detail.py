@@ -17,16 +17,16 @@ _ORDER = [*names.TTFT_PHASES, names.UNEXPLAINED]
 
 _CAUSES = """
 WITH waited AS MATERIALIZED (
-    SELECT b.request_key, q.weight, b.queue_ns FROM request_budget AS b JOIN request_base AS q USING (request_key)
+    SELECT b.request_number, q.weight, b.queue_ns FROM request_budget AS b JOIN request_base AS q USING (request_number)
 ), causes AS (
     -- Whole numbers, of femtoseconds, add up to the same in any order.
     SELECT cause, sum(TRY_CAST(ns * weight * 1e6 AS HUGEINT)) / 1e6 AS ns, count(*) AS requests
-    FROM queue_blame JOIN waited USING (request_key) GROUP BY cause HAVING sum(ns) > 0
+    FROM queue_blame JOIN waited USING (request_number) GROUP BY cause HAVING sum(ns) > 0
 ), told AS (
     -- A request without the cause counts as zero.
     SELECT c.cause AS what, coalesce(b.ns, 0) / 1e6 AS value, w.weight
     FROM causes AS c CROSS JOIN waited AS w
-    LEFT JOIN queue_blame AS b ON b.request_key = w.request_key AND b.cause = c.cause
+    LEFT JOIN queue_blame AS b ON b.request_number = w.request_number AND b.cause = c.cause
 ), quantiles AS (
     SELECT what, value FROM weighted_quantiles('told') WHERE quantile = 0.95
 )
@@ -42,7 +42,7 @@ WITH parts AS (
                {part: 'fetch', ns: p.fetch_ns}, {part: 'decode', ns: p.decode_ns},
                {part: 'processor', ns: p.processor_ns}, {part: 'waiting', ns: p.waiting_ns}
            ], recursive := true)
-    FROM request_parts AS p JOIN request_base AS q USING (request_key)
+    FROM request_parts AS p JOIN request_base AS q USING (request_number)
 ), told AS (
     SELECT part AS what, ns / 1e6 AS value, weight FROM parts
 ), quantiles AS (
@@ -98,7 +98,7 @@ def _queue(connection: duckdb.DuckDBPyConnection) -> QueueBlame | None:
                    / nullif(sum(TRY_CAST(q.weight * 1e9 AS HUGEINT)) / 1e9, 0)
                    AS queue_ms_mean,
                (SELECT count(*) FROM exposures) AS exposures
-        FROM request_budget AS b JOIN request_base AS q USING (request_key)
+        FROM request_budget AS b JOIN request_base AS q USING (request_number)
         """,
     )
     if not waited["queued"] or not waited["exposures"]:

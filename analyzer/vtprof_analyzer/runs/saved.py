@@ -29,7 +29,7 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "parallel_ep": "BIGINT", "kv_bytes_per_token": "BIGINT", "kv_fixed_bytes": "BIGINT",
     },
     "request_base": {
-        "request_key": "VARCHAR", "trace_id": "VARCHAR", "resource_id": "UBIGINT", "model": "VARCHAR",
+        "request_number": "BIGINT", "trace_id": "VARCHAR", "resource_id": "UBIGINT", "model": "VARCHAR",
         "status": "VARCHAR", "arrival_ns": "BIGINT", "end_ns": "BIGINT", "negative_duration": "BOOLEAN",
         "impossible_ttft": "BOOLEAN", "tpot_ns": "DOUBLE", "sequences": "BIGINT", "weight": "DOUBLE",
         "input_tokens": "BIGINT", "output_tokens": "BIGINT", "text_tokens": "BIGINT", "visual_tokens": "BIGINT",
@@ -37,11 +37,11 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "recorded_kv_bytes": "BIGINT",
     },
     "phase_intervals": {
-        "request_key": "VARCHAR", "phase": "VARCHAR", "cache_hits": "BIGINT", "items": "BIGINT",
+        "request_number": "BIGINT", "phase": "VARCHAR", "cache_hits": "BIGINT", "items": "BIGINT",
         "negative_duration": "BOOLEAN", "end_missing": "BOOLEAN",
     },
     "request_budget": {
-        "request_key": "VARCHAR", "ttft_ns": "BIGINT", "preprocess_ns": "BIGINT", "queue_ns": "BIGINT",
+        "request_number": "BIGINT", "ttft_ns": "BIGINT", "preprocess_ns": "BIGINT", "queue_ns": "BIGINT",
         "encode_ns": "BIGINT", "transfer_ns": "BIGINT", "prefill_ns": "BIGINT", "unexplained_ns": "BIGINT",
     },
 }  # fmt: skip

@@ -39,7 +39,7 @@ _KNOWN: Final = frozenset({*NUMBERS, *TEXTS, START, HIT, RECORDED})
 _ANALYZER_OWN: Final = frozenset(
     {
         "span_id", "dialect", "service_instance_id", "end_unix_nano", "e2e_ms", "visual_stratum", "kv_visual_bytes",
-        "kv_bytes_per_token", "ttft_without_visual_ms", "tpot_without_visual_ms",
+        "kv_bytes_per_token", "ttft_without_visual_ms", "tpot_without_visual_ms", "request_number",
     }
 )  # fmt: skip
 """Columns of the analyzer's table `requests` that a comparison does not use."""

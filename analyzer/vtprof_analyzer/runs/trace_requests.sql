@@ -11,13 +11,13 @@ WITH processes AS (
     WINDOW process AS (PARTITION BY coalesce(service_instance_id, resource_id::VARCHAR))
 ), encoder AS (
     -- As in `caches`: items are encoded or found, where both are told.
-    SELECT request_key, sum(greatest(0, cache_hits)) AS hits, sum(greatest(0, coalesce(items, 0))) AS encoded
+    SELECT request_number, sum(greatest(0, cache_hits)) AS hits, sum(greatest(0, coalesce(items, 0))) AS encoded
     FROM phase_intervals WHERE phase = 'encode' AND cache_hits IS NOT NULL
-    GROUP BY request_key
+    GROUP BY request_number
 ), faulty AS (
-    SELECT request_key, bool_or(negative_duration) AS negative
+    SELECT request_number, bool_or(negative_duration) AS negative
     FROM phase_intervals WHERE phase <> 'decode' AND (negative_duration OR end_missing)
-    GROUP BY request_key
+    GROUP BY request_number
 )
 SELECT
     q.trace_id AS id, coalesce(q.model, '') AS model, q.arrival_ns AS start_ns,
@@ -25,7 +25,7 @@ SELECT
     CASE WHEN q.negative_duration THEN 'negative duration'
          WHEN q.impossible_ttft THEN 'impossible TTFT'
          WHEN f.negative THEN 'negative duration of a phase'
-         WHEN f.request_key IS NOT NULL THEN 'phase without an end' ELSE '' END AS impossible,
+         WHEN f.request_number IS NOT NULL THEN 'phase without an end' ELSE '' END AS impossible,
     -- The engines' own spans tell the prompt's tokens, not of which kind: all count as text (a note says so).
     coalesce(q.text_tokens, CASE WHEN q.input_tokens >= coalesce(q.visual_tokens, 0) + coalesce(q.audio_tokens, 0)
                                  THEN q.input_tokens - coalesce(q.visual_tokens, 0) - coalesce(q.audio_tokens, 0) END)::DOUBLE
@@ -49,8 +49,8 @@ SELECT
     q.weight::DOUBLE AS weight,
     q.end_ns
 FROM request_base AS q
-LEFT JOIN request_budget AS b USING (request_key)
+LEFT JOIN request_budget AS b USING (request_number)
 LEFT JOIN processes AS p USING (resource_id)
-LEFT JOIN encoder AS e USING (request_key)
-LEFT JOIN faulty AS f USING (request_key)
-ORDER BY start_ns, q.request_key
+LEFT JOIN encoder AS e USING (request_number)
+LEFT JOIN faulty AS f USING (request_number)
+ORDER BY start_ns, q.request_number

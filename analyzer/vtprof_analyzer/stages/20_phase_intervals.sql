@@ -1,5 +1,5 @@
 -- One row: one stretch of time that a request spent in a phase.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- phase              preprocess, queue, encode, transfer, prefill or decode
 -- start_ns, end_ns   Unix time, by the clock of the request's machine (`clock_offsets`: here alone clocks are put right);
 --                    a missing or earlier end counts as no time, so that it shows as unexplained
@@ -27,7 +27,7 @@ WITH shifts AS (
 ), ours AS (
     -- A phase whose request is absent finds no partner here: an orphan, counted in `integrity`.
     SELECT
-        r.request_key, substr(s.name, length('vtprof.') + 1) AS phase,
+        r.request_number, substr(s.name, length('vtprof.') + 1) AS phase,
         s.start_ns - coalesce(shifts.offset_ns, 0) AS start_ns,
         greatest(s.start_ns, coalesce(s.end_ns, s.start_ns)) - coalesce(shifts.offset_ns, 0) AS end_ns,
         s.end_ns IS NULL AS end_missing, coalesce(s.end_ns < s.start_ns, false) AS negative_duration,
@@ -54,7 +54,7 @@ WITH shifts AS (
 ), vllm AS (
     -- vLLM gives lengths, not times: prefill ends with the first token, the queue ends where prefill begins.
     SELECT
-        r.request_key, r.arrival_ns, r.arrival_ns + r.ttft_ns AS first_token_ns, r.end_ns,
+        r.request_number, r.arrival_ns, r.arrival_ns + r.ttft_ns AS first_token_ns, r.end_ns,
         (if(s.vllm_queue_s < 0, 0, s.vllm_queue_s) * 1e9)::BIGINT AS queue_ns,
         (if(s.vllm_prefill_s < 0, 0, s.vllm_prefill_s) * 1e9)::BIGINT AS prefill_ns,
         -- Of n answers the one with the first token may not be the last to end.
@@ -64,15 +64,15 @@ WITH shifts AS (
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.span_id = r.span_id
     WHERE s.dialect = 'vllm' AND r.ttft_ns IS NOT NULL
 ), vllm_intervals AS (
-    SELECT request_key, 'queue' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns - queue_ns) AS start_ns,
+    SELECT request_number, 'queue' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns - queue_ns) AS start_ns,
            greatest(arrival_ns, first_token_ns - prefill_ns) AS end_ns
     FROM vllm WHERE queue_ns IS NOT NULL AND prefill_ns IS NOT NULL
     UNION ALL BY NAME
-    SELECT request_key, 'prefill' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns) AS start_ns,
+    SELECT request_number, 'prefill' AS phase, greatest(arrival_ns, first_token_ns - prefill_ns) AS start_ns,
            first_token_ns AS end_ns
     FROM vllm WHERE prefill_ns IS NOT NULL
     UNION ALL BY NAME
-    SELECT request_key, 'decode' AS phase, first_token_ns AS start_ns, first_token_ns + decode_ns AS end_ns
+    SELECT request_number, 'decode' AS phase, first_token_ns AS start_ns, first_token_ns + decode_ns AS end_ns
     FROM vllm WHERE decode_ns IS NOT NULL
 ), sglang_phases AS (
     -- Preprocessing of media is within tokenize, the vision encoder within prefill_forward; the loops are parts.
@@ -86,7 +86,7 @@ WITH shifts AS (
     -- Above a slice: its thread's span, or a slice that it is part of; above those the request.
     SELECT DISTINCT trace_id, span_id, parent_span_id FROM spans WHERE dialect = 'sglang'
 ), sglang_slices AS (
-    SELECT s.trace_id, s.parent_span_id, r.request_key, p.phase, s.start_ns, s.end_ns
+    SELECT s.trace_id, s.parent_span_id, r.request_number, p.phase, s.start_ns, s.end_ns
     FROM spans AS s
     JOIN sglang_phases AS p ON p.slice = s.name
     JOIN sglang_parents AS a ON a.trace_id = s.trace_id AND a.span_id = s.parent_span_id
@@ -96,18 +96,18 @@ WITH shifts AS (
 ), sglang_ordered AS (
     -- Slices of one phase nest and touch: what overlaps is one stretch.
     SELECT *, max(end_ns) OVER (
-        PARTITION BY request_key, phase ORDER BY start_ns, end_ns DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        PARTITION BY request_number, phase ORDER BY start_ns, end_ns DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS reached_ns
     FROM sglang_slices WHERE end_ns >= start_ns
 ), sglang_stretches AS (
     SELECT *, sum((reached_ns IS NULL OR start_ns > reached_ns)::INT) OVER (
-        PARTITION BY request_key, phase ORDER BY start_ns, end_ns DESC ROWS UNBOUNDED PRECEDING
+        PARTITION BY request_number, phase ORDER BY start_ns, end_ns DESC ROWS UNBOUNDED PRECEDING
     ) AS stretch
     FROM sglang_ordered
 ), sglang_intervals AS (
-    SELECT request_key, phase, min(start_ns) AS start_ns, max(end_ns) AS end_ns,
+    SELECT request_number, phase, min(start_ns) AS start_ns, max(end_ns) AS end_ns,
            false AS end_missing, false AS negative_duration
-    FROM sglang_stretches GROUP BY request_key, phase, stretch
+    FROM sglang_stretches GROUP BY request_number, phase, stretch
 )
 SELECT * EXCLUDE (arrival_ns, request_end_ns),
        greatest(0, least(arrival_ns, end_ns) - start_ns) + greatest(0, end_ns - greatest(request_end_ns, start_ns)) AS outside_ns

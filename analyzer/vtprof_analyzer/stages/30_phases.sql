@@ -1,5 +1,5 @@
 -- One row: one request and one phase that it had, however many stretches it came in.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- phase              name of the phase
 -- duration_ns        union of its stretches: overlap counted once [ns]
 -- first_ns, last_ns  begin of the first and end of the last stretch, Unix time
@@ -12,12 +12,12 @@
 CREATE TABLE phases AS
 WITH several AS MATERIALIZED (
     -- Few phases come in several stretches: only these have anything to add up.
-    SELECT request_key, phase FROM phase_intervals GROUP BY request_key, phase HAVING count(*) > 1
+    SELECT request_number, phase FROM phase_intervals GROUP BY request_number, phase HAVING count(*) > 1
 ), stretches AS MATERIALIZED (
-    FROM phase_intervals SEMI JOIN several USING (request_key, phase)
+    FROM phase_intervals SEMI JOIN several USING (request_number, phase)
 ), summed AS (
     SELECT
-        request_key, phase, sum(end_ns - start_ns)::BIGINT AS length_ns,
+        request_number, phase, sum(end_ns - start_ns)::BIGINT AS length_ns,
         min(start_ns) AS first_ns, max(end_ns) AS last_ns, count(*) AS intervals,
         sum(gpu_time_ns)::BIGINT AS gpu_time_ns, sum(energy_mj) AS energy_mj, sum(cpu_ns)::BIGINT AS cpu_ns,
         sum(pixels)::BIGINT AS pixels, sum(items)::BIGINT AS items, sum(patches)::BIGINT AS patches,
@@ -35,23 +35,23 @@ WITH several AS MATERIALIZED (
         sum(frames)::BIGINT AS frames, sum(audio_ns)::BIGINT AS audio_ns, sum(cache_hits)::BIGINT AS cache_hits,
         sum(decode_steps)::BIGINT AS decode_steps, sum(preemptions)::BIGINT AS preemptions
     FROM stretches
-    GROUP BY request_key, phase
+    GROUP BY request_number, phase
 ), ordered AS (
     -- What ended latest before this stretch began hides the part of it that was counted already.
-    SELECT request_key, phase, start_ns, end_ns, max(end_ns) OVER (
-        PARTITION BY request_key, phase ORDER BY start_ns, end_ns ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    SELECT request_number, phase, start_ns, end_ns, max(end_ns) OVER (
+        PARTITION BY request_number, phase ORDER BY start_ns, end_ns ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     ) AS covered_until_ns
     FROM stretches
 ), hidden AS (
-    SELECT request_key, phase, count(*) AS overlapping, sum(least(end_ns, covered_until_ns) - start_ns)::BIGINT AS overlap_ns
+    SELECT request_number, phase, count(*) AS overlapping, sum(least(end_ns, covered_until_ns) - start_ns)::BIGINT AS overlap_ns
     FROM ordered WHERE start_ns < covered_until_ns
-    GROUP BY request_key, phase
+    GROUP BY request_number, phase
 )
 SELECT * EXCLUDE (length_ns, overlapping, overlap_ns), length_ns - coalesce(overlap_ns, 0) AS duration_ns,
        coalesce(overlapping, 0) AS overlapping, coalesce(overlap_ns, 0) AS overlap_ns
-FROM summed LEFT JOIN hidden USING (request_key, phase)
+FROM summed LEFT JOIN hidden USING (request_number, phase)
 UNION ALL BY NAME
-SELECT request_key, phase, start_ns AS first_ns, end_ns AS last_ns, 1 AS intervals, gpu_time_ns, energy_mj, cpu_ns, pixels,
+SELECT request_number, phase, start_ns AS first_ns, end_ns AS last_ns, 1 AS intervals, gpu_time_ns, energy_mj, cpu_ns, pixels,
        items, patches, tokens, visual_tokens, chunks,
        -- Over no time nothing was counted.
        CASE WHEN end_ns > start_ns THEN dram_ratio END AS dram_ratio,
@@ -60,4 +60,4 @@ SELECT request_key, phase, start_ns AS first_ns, end_ns AS last_ns, 1 AS interva
        CASE WHEN counter_quality IN ('estimated', 'attributed', 'measured') THEN counter_quality END AS counter_quality,
        fetch_ns, decode_ns, transfer_bytes, frames, audio_ns, cache_hits, decode_steps, preemptions,
        end_ns - start_ns AS duration_ns, 0 AS overlapping, 0 AS overlap_ns
-FROM phase_intervals ANTI JOIN several USING (request_key, phase);
+FROM phase_intervals ANTI JOIN several USING (request_number, phase);

@@ -3,7 +3,7 @@
 --    held   .--prefilled_ns---. end_ns          Prompt tokens come with their chunks; the output grows evenly over
 --     .--'  |   output grows  |                 the time of decoding.
 --   begin_ns                  '-- 0
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- instance           the process that held it; token_bytes: KV bytes of a token there [B/token], NULL if not known
 -- weight             requests that it stands for
 -- begin_ns, prefilled_ns, end_ns  Unix time
@@ -14,7 +14,7 @@
 -- A prompt that loses its room while it is still being computed is not told from one that waits for its next chunk.
 CREATE TABLE kv_stays AS
 WITH sized AS (
-    SELECT q.request_key, q.weight, q.arrival_ns, q.ttft_ns, q.end_ns AS ended_ns, k.instance, k.token_bytes,
+    SELECT q.request_number, q.weight, q.arrival_ns, q.ttft_ns, q.end_ns AS ended_ns, k.instance, k.token_bytes,
            q.sequences
                * greatest(0, coalesce(q.text_tokens, q.input_tokens - q.visual_tokens - coalesce(q.audio_tokens, 0)))
                AS text_tokens,
@@ -28,7 +28,7 @@ WITH sized AS (
     -- Without the visual part, or the output, it would look as if there was none.
     WHERE q.input_tokens >= 0 AND q.visual_tokens >= 0 AND q.output_tokens >= 0
 ), outlines AS (
-    SELECT request_key,
+    SELECT request_number,
            max(first_ns) FILTER (phase = 'prefill') AS prefill_from, max(last_ns) FILTER (phase = 'prefill') AS prefill_to,
            max(first_ns) FILTER (phase = 'encode') AS encode_from, max(last_ns) FILTER (phase = 'encode') AS encode_to,
            max(first_ns) FILTER (phase = 'decode') AS decode_from, max(last_ns) FILTER (phase = 'decode') AS decode_to,
@@ -36,30 +36,30 @@ WITH sized AS (
            max(tokens) FILTER (phase = 'prefill') AS computed, max(chunks) FILTER (phase = 'prefill') AS chunks,
            coalesce(prefill_to > decode_from, false)
                OR coalesce(max(intervals) FILTER (phase = 'encode') > 1, false) AS winding
-    FROM phases WHERE phase IN ('queue', 'encode', 'prefill', 'decode') GROUP BY request_key
+    FROM phases WHERE phase IN ('queue', 'encode', 'prefill', 'decode') GROUP BY request_number
 ), told AS (
     -- A step takes room for what it schedules, and encodes before it prefills.
-    SELECT request_key, phase, start_ns, end_ns, tokens, chunks,
+    SELECT request_number, phase, start_ns, end_ns, tokens, chunks,
            phase <> 'encode' OR lead(phase) OVER time = 'prefill' AND lead(start_ns) OVER time = end_ns AS holds,
            coalesce(phase <> 'decode' AND lag(phase) OVER time = 'decode', false) AS again
-    FROM phase_intervals SEMI JOIN (FROM outlines WHERE winding) USING (request_key)
+    FROM phase_intervals SEMI JOIN (FROM outlines WHERE winding) USING (request_number)
     WHERE phase IN ('encode', 'prefill', 'decode')
-    WINDOW time AS (PARTITION BY request_key ORDER BY start_ns, end_ns, phase DESC)
+    WINDOW time AS (PARTITION BY request_number ORDER BY start_ns, end_ns, phase DESC)
 ), numbered AS (
-    SELECT *, sum(again::INT) OVER (PARTITION BY request_key ORDER BY start_ns, end_ns, phase DESC) AS stay FROM told
+    SELECT *, sum(again::INT) OVER (PARTITION BY request_number ORDER BY start_ns, end_ns, phase DESC) AS stay FROM told
 ), pieces AS (
-    SELECT request_key, stay, min(start_ns) FILTER (holds) AS begin_ns,
+    SELECT request_number, stay, min(start_ns) FILTER (holds) AS begin_ns,
            coalesce(max(end_ns) FILTER (phase = 'prefill'), min(start_ns)) AS prefilled_ns,
            max(end_ns) FILTER (phase <> 'encode') AS end_ns,
            coalesce(sum(end_ns - start_ns) FILTER (phase = 'decode'), 0) AS decode_ns,
            sum(tokens) FILTER (phase = 'prefill') AS computed, sum(chunks) FILTER (phase = 'prefill') AS chunks
-    FROM numbered GROUP BY request_key, stay HAVING bool_or(phase <> 'encode')
+    FROM numbered GROUP BY request_number, stay HAVING bool_or(phase <> 'encode')
 ), stays AS (
     SELECT z.*, begin_ns, prefilled_ns, end_ns, computed, chunks,
            coalesce((sum(decode_ns) OVER until - decode_ns) / nullif(sum(decode_ns) OVER request, 0), 0) AS part_from,
            coalesce(sum(decode_ns) OVER until / nullif(sum(decode_ns) OVER request, 0), 1) AS part_to
-    FROM pieces JOIN sized AS z USING (request_key)
-    WINDOW request AS (PARTITION BY request_key), until AS (PARTITION BY request_key ORDER BY stay)
+    FROM pieces JOIN sized AS z USING (request_number)
+    WINDOW request AS (PARTITION BY request_number), until AS (PARTITION BY request_number ORDER BY stay)
     UNION ALL BY NAME
     -- Without phases of work: from first scheduling, as far as that is known.
     SELECT z.*, coalesce(prefill_from, decode_from) IS NOT NULL AS works,
@@ -69,10 +69,10 @@ WITH sized AS (
                 ELSE greatest(begin_ns, least(ended_ns, arrival_ns + ttft_ns)) END AS prefilled_ns,
            CASE WHEN works THEN coalesce(decode_to, prefill_to) ELSE ended_ns END AS end_ns, computed, chunks,
            0 AS part_from, 1 AS part_to
-    FROM sized AS z LEFT JOIN outlines USING (request_key)
+    FROM sized AS z LEFT JOIN outlines USING (request_number)
     WHERE CASE WHEN works THEN NOT winding ELSE ttft_ns IS NOT NULL END
 )
-SELECT request_key, instance, token_bytes, weight, begin_ns, prefilled_ns, greatest(prefilled_ns, end_ns) AS end_ns,
+SELECT request_number, instance, token_bytes, weight, begin_ns, prefilled_ns, greatest(prefilled_ns, end_ns) AS end_ns,
        -- Of n like chunks the first is held all the time, the last for an n-th of it.
        1 - least(1, coalesce(computed, 0) / nullif(text_tokens + image_tokens + video_tokens + audio_tokens, 0))
            * coalesce((chunks - 1) / (2 * nullif(chunks, 0)), 0) AS prefill_level,

@@ -9,7 +9,7 @@
 CREATE TABLE caches AS
 WITH hits AS (
     -- Each stretch of a phase tells its own hits; a preempted prompt that finds itself again is no reuse.
-    SELECT r.request_key,
+    SELECT r.request_number,
            sum(s.preprocess_cache_hits) AS processor, sum(s.encode_cache_hits) AS encoder,
            sum(s.encode_items) FILTER (s.encode_cache_hits IS NOT NULL) AS encoded,
            arg_min(s.prefill_cached_tokens, s.start_ns) AS prefix
@@ -17,13 +17,13 @@ WITH hits AS (
     JOIN request_base AS r ON s.trace_id = r.trace_id AND s.parent_span_id = r.span_id
     WHERE s.name IN ('vtprof.preprocess', 'vtprof.encode', 'vtprof.prefill')
       AND coalesce(s.preprocess_cache_hits, s.encode_cache_hits, s.prefill_cached_tokens) IS NOT NULL
-    GROUP BY r.request_key
+    GROUP BY r.request_number
 ), told AS (
     SELECT q.weight, h.processor, h.encoder, coalesce(h.encoded, 0) AS encoded,
            coalesce(h.prefix, q.cached_tokens) AS prefix, q.input_tokens,
            coalesce(q.image_items, 0) + coalesce(q.video_items, 0) + coalesce(q.audio_items, 0) AS items,
            q.visual_tokens + coalesce(q.audio_tokens, 0) AS media_tokens
-    FROM request_base AS q LEFT JOIN hits AS h USING (request_key)
+    FROM request_base AS q LEFT JOIN hits AS h USING (request_number)
 ), by_spans AS (
     SELECT 'processor' AS cache, 'items' AS unit, sum(weight * greatest(items, processor)) AS lookups,
            sum(weight * processor) AS hits,

@@ -1,5 +1,5 @@
 -- One row: one request that decoded in steps of known cost: its time per output token had no request had visual tokens.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- ms                 TPOT less what the steps between its first token and its end spent on visual tokens, its own and its
 --                    neighbours': encoding, the visual part of prefill by FLOPs, and visual KV that decode read [ms]
 -- kv_ms              TPOT less the last alone [ms]
@@ -43,7 +43,7 @@ WITH costs AS (
     FROM summed
     WINDOW until AS (ROWS UNBOUNDED PRECEDING)
 ), asked AS (
-    SELECT q.rowid AS number, p.process, q.tpot_ns, q.arrival_ns + q.ttft_ns AS begin_ns, q.end_ns,
+    SELECT q.request_number, p.process, q.tpot_ns, q.arrival_ns + q.ttft_ns AS begin_ns, q.end_ns,
            q.end_ns - q.arrival_ns - q.ttft_ns AS length_ns
     FROM request_base AS q
     JOIN processes AS p USING (resource_id)
@@ -55,17 +55,16 @@ WITH costs AS (
            coalesce(t.work_before + t.work_ns * part, 0) AS work_begin, coalesce(t.kv_before + t.kv_ns * part, 0) AS kv_begin
     FROM asked AS a ASOF LEFT JOIN totals AS t ON a.process = t.process AND a.begin_ns >= t.start_ns
 ), between_moments AS (
-    SELECT a.number, a.tpot_ns, a.length_ns, least(1, (a.end_ns - t.start_ns) / t.duration_ns) AS last_part,
+    SELECT a.request_number, a.tpot_ns, a.length_ns, least(1, (a.end_ns - t.start_ns) / t.duration_ns) AS last_part,
            t.known_before + t.duration_ns * last_part - a.known_begin AS known_ns,
            t.work_before + t.work_ns * last_part - a.work_begin AS work_ns,
            t.kv_before + t.kv_ns * last_part - a.kv_begin AS kv_ns
     FROM begun AS a ASOF JOIN totals AS t ON a.process = t.process AND a.end_ns >= t.start_ns
 )
-SELECT q.request_key,
+SELECT request_number,
        -- Where a process told of several steps at once their times are parts of one.
-       b.tpot_ns / 1e6 * (1 - least(1, greatest(0, (work_ns + kv_ns) / greatest(known_ns, length_ns)))) AS ms,
-       b.tpot_ns / 1e6 * (1 - least(1, greatest(0, kv_ns / greatest(known_ns, length_ns)))) AS kv_ms,
+       tpot_ns / 1e6 * (1 - least(1, greatest(0, (work_ns + kv_ns) / greatest(known_ns, length_ns)))) AS ms,
+       tpot_ns / 1e6 * (1 - least(1, greatest(0, kv_ns / greatest(known_ns, length_ns)))) AS kv_ms,
        least(1, known_ns / length_ns) AS known_share
-FROM between_moments AS b
-JOIN request_base AS q ON q.rowid = b.number
+FROM between_moments
 WHERE known_ns >= length_ns / 2;

@@ -1,6 +1,6 @@
 -- One row: one request with a first token and one part of its life: what ran meanwhile in the process that served it. No
 -- row where that process recorded no step, nor for a part that took no time.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- during             queue or prefill (before the first token, as far as these phases claim the time), or decode (first
 --                    token to end)
 -- own_ns             time of the part that is left out below: the request itself encoded or prefilled while it queued
@@ -13,29 +13,28 @@
 --                    blocked_encode_ns, blocked_image_ns, blocked_text_ns are in the times above
 CREATE TABLE exposures AS
 WITH requests AS MATERIALIZED (
-    -- (Numbers are cheaper to group and to join by than keys.)
-    SELECT q.rowid AS number, q.request_key, q.resource_id, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns,
+    SELECT q.request_number, q.resource_id, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns,
            coalesce(p.visual_tokens, q.visual_tokens, 0) AS own_visual,
            greatest(0, coalesce(p.tokens, q.input_tokens - coalesce(q.cached_tokens, 0), 0)
                        - coalesce(p.visual_tokens, q.visual_tokens, 0)) AS own_text
     FROM request_base AS q
     JOIN kv_sizes AS k USING (resource_id)
-    LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
+    LEFT JOIN phases AS p ON p.request_number = q.request_number AND p.phase = 'prefill'
     WHERE k.instance IN (SELECT instance FROM engine_work)
 ), stretches AS (
-    -- Of each request 3 n asks for its queue, 3 n + 1 for its prefill, 3 n + 2 for its decode.
-    SELECT 3 * q.number + CASE s.phase WHEN 'queue' THEN 0 ELSE 1 END AS asked, q.resource_id, s.start_ns, s.end_ns,
+    -- Of request n 3 n asks for its queue, 3 n + 1 for its prefill, 3 n + 2 for its decode.
+    SELECT 3 * request_number + CASE s.phase WHEN 'queue' THEN 0 ELSE 1 END AS asked, q.resource_id, s.start_ns, s.end_ns,
            s.phase = 'queue' AND s.own_work AS own
-    FROM ttft_segments AS s JOIN requests AS q USING (request_key)
+    FROM ttft_segments AS s JOIN requests AS q USING (request_number)
     WHERE s.phase IN ('queue', 'prefill')
     UNION ALL
-    SELECT 3 * number + 2, resource_id, first_token_ns, end_ns, false FROM requests WHERE end_ns > first_token_ns
+    SELECT 3 * request_number + 2, resource_id, first_token_ns, end_ns, false FROM requests WHERE end_ns > first_token_ns
 ), ends AS (
     SELECT asked, resource_id, unnest([-1, 1]) AS sign, unnest([start_ns, end_ns]) AS ts FROM stretches WHERE NOT own
 ), own AS (
     SELECT asked, sum(end_ns - start_ns)::BIGINT AS own_ns FROM stretches WHERE own GROUP BY asked
 ), met AS (
-    SELECT q.request_key, CASE asked % 3 WHEN 0 THEN 'queue' WHEN 1 THEN 'prefill' ELSE 'decode' END AS during,
+    SELECT q.request_number, CASE asked % 3 WHEN 0 THEN 'queue' WHEN 1 THEN 'prefill' ELSE 'decode' END AS during,
            coalesce(o.own_ns, 0) AS own_ns, w.* EXCLUDE (asked),
            -- What is left for others of what ran.
            CASE WHEN asked % 3 <> 1 THEN 1 WHEN q.own_visual < w.visual_tokens THEN 1 - q.own_visual / w.visual_tokens
@@ -43,9 +42,9 @@ WITH requests AS MATERIALIZED (
            CASE WHEN asked % 3 <> 1 THEN 1 WHEN q.own_text < w.text_tokens THEN 1 - q.own_text / w.text_tokens
                 WHEN q.own_text > 0 THEN 0 ELSE 1 END AS others_text
     FROM work_between('ends') AS w FULL JOIN own AS o USING (asked)
-    JOIN requests AS q ON q.number = asked // 3
+    JOIN requests AS q ON q.request_number = asked // 3
 )
-SELECT request_key, during, own_ns,
+SELECT request_number, during, own_ns,
        greatest(0, coalesce(encode, 0)) AS encode_ns,
        greatest(0, coalesce(image, 0) * others_visual) AS image_prefill_ns,
        greatest(0, coalesce(text, 0) * others_text) AS text_prefill_ns,

@@ -1,5 +1,7 @@
 -- One row: one request, in the units that reports, rules and people read. Public: columns are added, never changed.
--- request_key, trace_id, span_id, request_id, model, status, dialect, service_instance_id  as recorded
+-- request_key        trace id and span id: two answers to one request id are two requests; request_number: row of
+--                    `request_base`
+-- trace_id, span_id, request_id, model, status, dialect, service_instance_id  as recorded
 -- start_unix_nano, end_unix_nano  arrival and end, Unix time [ns]
 -- ttft_ms, tpot_ms, e2e_ms   arrival to first token; time per output token after the first; arrival to end [ms]
 -- preprocess_ms, queue_ms, encode_ms, transfer_ms, prefill_ms, unexplained_ms  parts of TTFT; they add up to it [ms]
@@ -21,7 +23,7 @@ WITH sized AS (
     LEFT JOIN resources AS r USING (resource_id)
     LEFT JOIN kv_sizes AS k USING (resource_id)
 ), prefill_work AS (
-    SELECT request_key, visual_tokens AS prefill_visual_tokens, tokens AS prefill_tokens
+    SELECT request_number, visual_tokens AS prefill_visual_tokens, tokens AS prefill_tokens
     FROM phases WHERE phase = 'prefill'
 ), flop_weight AS (
     -- A visual token costs more or less than a text token, by its place in the prompt: the run's mean ratio.
@@ -29,10 +31,10 @@ WITH sized AS (
     FROM step_cost WHERE phase = 'prefill'
 ), text_only AS (
     SELECT median(b.preprocess_ns) AS preprocess_ns
-    FROM request_budget AS b JOIN request_base AS q USING (request_key) WHERE q.visual_tokens = 0
+    FROM request_budget AS b JOIN request_base AS q USING (request_number) WHERE q.visual_tokens = 0
 ), visual_parts AS (
     -- Where the process recorded no steps, the request's own phases have to do.
-    SELECT b.request_key,
+    SELECT b.request_number,
            greatest(b.encode_ns, w.encode_ns) AS encode_ns,
            CASE WHEN q.visual_tokens > 0
                 THEN greatest(0, b.preprocess_ns - coalesce(text_only.preprocess_ns, 0)) ELSE 0 END AS preprocess_ns,
@@ -40,13 +42,13 @@ WITH sized AS (
                p.prefill_visual_tokens / nullif(p.prefill_tokens, 0), q.visual_tokens / nullif(q.input_tokens, 0), 0
            ))) AS prefill_ns
     FROM request_budget AS b
-    JOIN request_base AS q USING (request_key)
-    LEFT JOIN visual_waits AS w USING (request_key)
-    LEFT JOIN prefill_work AS p USING (request_key),
+    JOIN request_base AS q USING (request_number)
+    LEFT JOIN visual_waits AS w USING (request_number)
+    LEFT JOIN prefill_work AS p USING (request_number),
          flop_weight, text_only
 )
 SELECT
-    q.request_key, q.trace_id, q.span_id, q.request_id, q.model, q.status, q.dialect, q.service_instance_id,
+    q.trace_id || '-' || q.span_id AS request_key, q.trace_id, q.span_id, q.request_id, q.model, q.status, q.dialect, q.service_instance_id,
     q.arrival_ns AS start_unix_nano, q.end_ns AS end_unix_nano,
     b.ttft_ns / 1e6 AS ttft_ms, q.tpot_ns / 1e6 AS tpot_ms, q.e2e_ns / 1e6 AS e2e_ms,
     b.preprocess_ns / 1e6 AS preprocess_ms, b.queue_ns / 1e6 AS queue_ms, b.encode_ns / 1e6 AS encode_ms,
@@ -67,8 +69,8 @@ SELECT
     q.token_bytes AS kv_bytes_per_token,
     CASE WHEN q.visual_tokens = 0 OR q.visual_tokens > 0 AND b.has_phases
          THEN greatest(0, b.ttft_ns - v.encode_ns - v.preprocess_ns - v.prefill_ns) / 1e6 END AS ttft_without_visual_ms,
-    t.ms AS tpot_without_visual_ms, q.weight
+    t.ms AS tpot_without_visual_ms, q.weight, q.request_number
 FROM sized AS q
-LEFT JOIN request_budget AS b USING (request_key)
-LEFT JOIN visual_parts AS v USING (request_key)
-LEFT JOIN tpot_without_visual AS t USING (request_key);
+LEFT JOIN request_budget AS b USING (request_number)
+LEFT JOIN visual_parts AS v USING (request_number)
+LEFT JOIN tpot_without_visual AS t USING (request_number);

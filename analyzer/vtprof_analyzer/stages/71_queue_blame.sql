@@ -1,6 +1,6 @@
 -- One row: one cause of the time that one request queued before its first token. The causes of a request add up to its
 -- `request_budget.queue_ns`; unexplained always has a row.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- cause              what its process did meanwhile: image_encode, image_prefill, text_prefill or decode_batch, each of
 --                    others; capacity (whatever ran: the step passed over waiting requests for want of room in the KV cache
 --                    or among the sequences); own_chunks (its own work was under way); unexplained (no step ran, or none that
@@ -8,7 +8,7 @@
 -- ns                 [ns]
 CREATE TABLE queue_blame AS
 WITH told AS (
-    SELECT b.request_key, b.queue_ns, coalesce(e.own_ns, 0) AS own_chunks, coalesce(e.blocked_ns, 0) AS capacity,
+    SELECT b.request_number, b.queue_ns, coalesce(e.own_ns, 0) AS own_chunks, coalesce(e.blocked_ns, 0) AS capacity,
            greatest(0, coalesce(e.encode_ns - e.blocked_encode_ns, 0)) AS image_encode,
            greatest(0, coalesce(e.image_prefill_ns - e.blocked_image_ns, 0)) AS image_prefill,
            greatest(0, coalesce(e.text_prefill_ns - e.blocked_text_ns, 0)) AS text_prefill,
@@ -16,11 +16,11 @@ WITH told AS (
            greatest(0, coalesce(e.decode_ns - greatest(0, e.blocked_ns - e.blocked_encode_ns - e.blocked_image_ns
                                                           - e.blocked_text_ns), 0)) AS decode_batch
     FROM request_budget AS b
-    LEFT JOIN exposures AS e ON e.request_key = b.request_key AND e.during = 'queue'
+    LEFT JOIN exposures AS e ON e.request_number = b.request_number AND e.during = 'queue'
     WHERE b.queue_ns > 0
 ), whole AS (
     -- Whole nanoseconds, never more than there were: what is cut off is unexplained.
-    SELECT request_key, queue_ns,
+    SELECT request_number, queue_ns,
            least(1, queue_ns / nullif(own_chunks + capacity + image_encode + image_prefill + text_prefill + decode_batch, 0))
                AS fits,
            floor(own_chunks * fits)::BIGINT AS own_chunks, floor(capacity * fits)::BIGINT AS capacity,
@@ -28,7 +28,7 @@ WITH told AS (
            floor(text_prefill * fits)::BIGINT AS text_prefill, floor(decode_batch * fits)::BIGINT AS decode_batch
     FROM told
 ), causes AS (
-    SELECT request_key, unnest([
+    SELECT request_number, unnest([
                {cause: 'own_chunks', ns: own_chunks}, {cause: 'text_prefill', ns: text_prefill},
                {cause: 'image_prefill', ns: image_prefill}, {cause: 'image_encode', ns: image_encode},
                {cause: 'decode_batch', ns: decode_batch}, {cause: 'capacity', ns: capacity},
@@ -37,4 +37,4 @@ WITH told AS (
            ], recursive := true)
     FROM whole
 )
-SELECT request_key, cause, coalesce(ns, 0) AS ns FROM causes WHERE ns > 0 OR cause = 'unexplained';
+SELECT request_number, cause, coalesce(ns, 0) AS ns FROM causes WHERE ns > 0 OR cause = 'unexplained';

@@ -1,5 +1,5 @@
 -- One row: one request that was preprocessed, and what its preprocessing was, as far as it was recorded.
--- request_key        row of `request_base`
+-- request_number     row of `request_base`
 -- preprocess_ns      all of it: union of its stretches [ns]
 -- fetch_ns, decode_ns  media download and media decoding [ns]; several items may load at once: never more than there is
 -- processor_ns       CPU time beyond decoding: resizing, the processor, tokenising [ns]
@@ -8,14 +8,14 @@
 CREATE TABLE request_parts AS
 WITH fetches AS (
     -- (`least` passes over NULL: it would make a time of one that was not recorded.)
-    SELECT request_key, duration_ns AS preprocess_ns, cpu_ns, decode_ns,
+    SELECT request_number, duration_ns AS preprocess_ns, cpu_ns, decode_ns,
            CASE WHEN fetch_ns IS NOT NULL THEN least(fetch_ns, duration_ns) END AS fetched
     FROM phases WHERE phase = 'preprocess'
 ), cut AS (
     SELECT *, CASE WHEN decode_ns IS NOT NULL THEN least(decode_ns, preprocess_ns - coalesce(fetched, 0)) END AS decoded
     FROM fetches
 )
-SELECT request_key, preprocess_ns, fetched AS fetch_ns, decoded AS decode_ns,
+SELECT request_number, preprocess_ns, fetched AS fetch_ns, decoded AS decode_ns,
        CASE WHEN cpu_ns IS NOT NULL
             THEN least(greatest(0, cpu_ns - coalesce(decoded, 0)),
                        preprocess_ns - coalesce(fetched, 0) - coalesce(decoded, 0)) END AS processor_ns,

@@ -51,7 +51,7 @@ WITH whole AS (
            q.weight / (q.output_tokens / q.sequences - 1) AS per_token
     FROM request_base AS q
     JOIN processes AS p USING (resource_id)
-    JOIN request_budget AS b USING (request_key)
+    JOIN request_budget AS b USING (request_number)
     WHERE q.visual_tokens = 0
 ), edges AS (
     -- Of each process 2 n holds those who wait for their first token, 2 n + 1 those who wait for further ones.

@@ -9,22 +9,21 @@ CREATE TABLE interference_requests AS
 WITH whole AS (
     SELECT min(start_ns) AS begin_ns, max(end_ns) AS until_ns FROM engine_work
 ), asked AS MATERIALIZED (
-    -- (Numbers are cheaper to group by than keys.)
-    SELECT q.rowid AS number, q.request_key, k.instance,
+    SELECT q.request_number, k.instance,
            least(39, greatest(0, floor(40 * (q.arrival_ns + q.ttft_ns - w.begin_ns) / (w.until_ns - w.begin_ns))))::INT AS block,
            q.weight, q.ttft_ns, q.tpot_ns, b.queue_ns + b.prefill_ns AS early_ns, q.end_ns - q.arrival_ns - q.ttft_ns AS decode_ns,
            q.output_tokens / q.sequences - 1 AS tokens,
            coalesce(p.tokens, q.input_tokens - coalesce(q.cached_tokens, 0), 0) AS own_tokens
     FROM whole AS w, request_base AS q
-    JOIN request_budget AS b USING (request_key)
+    JOIN request_budget AS b USING (request_number)
     JOIN kv_sizes AS k USING (resource_id)
-    LEFT JOIN phases AS p ON p.request_key = q.request_key AND p.phase = 'prefill'
+    LEFT JOIN phases AS p ON p.request_number = q.request_number AND p.phase = 'prefill'
     WHERE q.visual_tokens = 0
 ), ran AS (
-    SELECT a.number, e.during <> 'decode' AS early, sum(e.iterations) AS iterations, sum(e.decodes) AS decodes,
+    SELECT request_number, e.during <> 'decode' AS early, sum(e.iterations) AS iterations, sum(e.decodes) AS decodes,
            sum(e.context_tokens) AS context, sum(e.text_tokens) AS text_tokens, sum(e.visual_tokens) AS visual_tokens,
            sum(e.patches) AS patches, sum(e.own_ns) AS own_ns, sum(e.steps_ns) AS steps_ns
-    FROM exposures AS e JOIN asked AS a USING (request_key)
+    FROM exposures AS e JOIN asked AS a USING (request_number)
     GROUP BY ALL
 ), told AS (
     SELECT a.instance, a.block, CASE WHEN r.early THEN 'ttft_ms' ELSE 'tpot_ms' END AS what, a.weight,
@@ -32,7 +31,7 @@ WITH whole AS (
            CASE WHEN r.early THEN a.early_ns - r.own_ns ELSE a.decode_ns END AS time_ns,
            CASE WHEN r.early THEN 1 ELSE a.tokens END AS tokens, r.iterations, r.decodes, r.context,
            r.text_tokens + CASE WHEN r.early THEN a.own_tokens ELSE 0 END AS text_tokens, r.visual_tokens, r.patches, r.steps_ns
-    FROM ran AS r JOIN asked AS a USING (number)
+    FROM ran AS r JOIN asked AS a USING (request_number)
     WHERE r.early OR a.tpot_ns > 0
 ), scaled AS (
     SELECT instance, block, what, weight, value, time_ns, steps_ns, time_ns / tokens AS y, iterations / tokens AS x1, decodes / tokens AS x2,

@@ -13,8 +13,8 @@ WITH budgets AS (
     SELECT *, row_number() OVER () AS number
     FROM (SELECT b.*, q.weight,
                  (SELECT arg_min(position, upper_tokens) FROM visual_strata WHERE upper_tokens >= q.visual_tokens) AS position
-          FROM request_budget AS b JOIN request_base AS q USING (request_key)
-          ORDER BY b.ttft_ns, b.request_key)
+          FROM request_budget AS b JOIN request_base AS q USING (request_number)
+          ORDER BY b.ttft_ns, b.request_number)
 ), grouped AS (
     SELECT number, ttft_ns, weight, -1 AS position FROM budgets
     UNION ALL BY NAME

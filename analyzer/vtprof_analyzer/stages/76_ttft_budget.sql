@@ -7,7 +7,7 @@
 --                    dialect cannot tell the phase is left out
 CREATE TABLE ttft_budget AS
 WITH budgets AS (
-    SELECT b.*, q.weight FROM request_budget AS b JOIN request_base AS q USING (request_key)
+    SELECT b.*, q.weight FROM request_budget AS b JOIN request_base AS q USING (request_number)
 ), whole AS (
     SELECT 'ttft' AS what, ttft_ns AS value, weight FROM budgets
 ), slow AS (

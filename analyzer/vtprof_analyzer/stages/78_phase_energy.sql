@@ -8,13 +8,13 @@
 -- quality            the weakest of them
 CREATE TABLE phase_energy AS
 WITH stretches AS (
-    SELECT request_key, phase, energy_mj::DECIMAL(24, 6) AS energy_mj, energy_low_mj::DECIMAL(24, 6) AS low_mj,
+    SELECT request_number, phase, energy_mj::DECIMAL(24, 6) AS energy_mj, energy_low_mj::DECIMAL(24, 6) AS low_mj,
            energy_high_mj::DECIMAL(24, 6) AS high_mj, energy_quality AS quality
     FROM phase_intervals
-    WHERE energy_mj IS NOT NULL AND request_key IN (SELECT request_key FROM request_energy WHERE complete)
+    WHERE energy_mj IS NOT NULL AND request_number IN (SELECT request_number FROM request_energy WHERE complete)
 )
 SELECT
-    phase, count(DISTINCT request_key) AS requests, sum(energy_mj)::DOUBLE AS energy_mj,
+    phase, count(DISTINCT request_number) AS requests, sum(energy_mj)::DOUBLE AS energy_mj,
     CASE WHEN count(low_mj) = count(*) THEN sum(low_mj)::DOUBLE END AS low_mj,
     CASE WHEN count(high_mj) = count(*) THEN sum(high_mj)::DOUBLE END AS high_mj,
     coalesce((sum(energy_mj) FILTER (quality = 'estimated'))::DOUBLE, 0) AS estimated_mj,

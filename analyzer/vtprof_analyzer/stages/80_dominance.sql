@@ -20,11 +20,11 @@ WITH known AS (
            2 * count(ttft_without_visual_ms) >= count(ttft_ms) AS ttft_enough,
            sum(weight * (tpot_ms - w.ms)) / nullif(sum(weight * tpot_ms) FILTER (w.ms IS NOT NULL), 0) AS tpot,
            2 * count(w.ms) >= count(tpot_ms) AS tpot_enough
-    FROM requests LEFT JOIN tpot_without_visual AS w USING (request_key)
+    FROM requests LEFT JOIN tpot_without_visual AS w USING (request_number)
 ), windows AS (
     SELECT sum(weight * visual_ratio) / nullif(sum(weight) FILTER (visual_ratio IS NOT NULL), 0) AS share,
            2 * count(visual_ratio) >= (SELECT count(*) FROM request_base) AS enough
-    FROM context_share JOIN request_base USING (request_key)
+    FROM context_share JOIN request_base USING (request_number)
 ), lost AS (
     SELECT sum(attributed_to_images) / nullif(sum(count) FILTER (attributed_to_images IS NOT NULL), 0) AS share,
            2 * sum(count) FILTER (attributed_to_images IS NOT NULL) >= sum(count) AS enough

@@ -35,7 +35,7 @@ WITH caches_of AS (
     SELECT k.instance AS what, weight,
            ceil(q.kv_bytes / (c.token_bytes * c.page_tokens)) * c.token_bytes * c.page_tokens AS value
     FROM requests AS q
-    JOIN (SELECT request_key, resource_id FROM request_base) USING (request_key)
+    JOIN (SELECT request_number, resource_id FROM request_base) USING (request_number)
     JOIN kv_sizes AS k USING (resource_id)
     JOIN caches_of AS c ON c.instance = k.instance
     WHERE q.kv_bytes > 0

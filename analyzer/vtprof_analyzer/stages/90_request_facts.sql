@@ -1,6 +1,6 @@
 -- One row: one request with all that the facts are made of; a sampled one as often as it stands for others, so that plain
 -- sums and quantiles are those of all requests. NULL is not known. `scoped_requests` has its row in each scope it belongs to.
--- request_key        row of `request_base`; member: of `fact_members`; resource_id, instance, model: who served it, what it
+-- request_number     row of `request_base`; member: of `fact_members`; resource_id, instance, model: who served it, what it
 --                    asked for
 -- recorded           false for the repetitions of a sampled request; counts: whether facts count the row
 -- ok                 that it did not fail; met: every objective given, NULL without any or where its status is not known
@@ -20,30 +20,30 @@
 -- tpot_without_visual_ms  as in `requests`; decode_mj: energy of decode, where all of its energy is known [mJ]
 CREATE TABLE request_facts AS
 WITH preprocessed AS (
-    SELECT request_key, duration_ns, cpu_ns, pixels, frames, audio_ns, fetch_ns FROM phases WHERE phase = 'preprocess'
+    SELECT request_number, duration_ns, cpu_ns, pixels, frames, audio_ns, fetch_ns FROM phases WHERE phase = 'preprocess'
 ), encoded AS (
-    SELECT request_key, items, patches, intervals, cache_hits FROM phases WHERE phase = 'encode'
+    SELECT request_number, items, patches, intervals, cache_hits FROM phases WHERE phase = 'encode'
 ), prefilled AS (
-    SELECT request_key, tokens, chunks FROM phases WHERE phase = 'prefill'
+    SELECT request_number, tokens, chunks FROM phases WHERE phase = 'prefill'
 ), decoded AS (
-    SELECT request_key, decode_steps, preemptions FROM phases WHERE phase = 'decode'
+    SELECT request_number, decode_steps, preemptions FROM phases WHERE phase = 'decode'
 ), repeated AS (
-    SELECT request_key, count(*) AS digests, count(*) FILTER (seen_before > 0) AS repeats FROM media_items GROUP BY request_key
+    SELECT request_number, count(*) AS digests, count(*) FILTER (seen_before > 0) AS repeats FROM media_items GROUP BY request_number
 ), queueing AS (
-    SELECT request_key, encode_ns + image_prefill_ns AS visual_ns FROM exposures WHERE during = 'queue'
+    SELECT request_number, encode_ns + image_prefill_ns AS visual_ns FROM exposures WHERE during = 'queue'
 ), decoding AS (
-    SELECT request_key, steps_ns, encode_ns + image_prefill_ns + text_prefill_ns AS others_ns
+    SELECT request_number, steps_ns, encode_ns + image_prefill_ns + text_prefill_ns AS others_ns
     FROM exposures WHERE during = 'decode'
 ), objectives AS (
     SELECT slo_ttft_ms IS NOT NULL OR slo_tpot_ms IS NOT NULL AS given FROM settings
 ), judged AS (
     -- Without objectives there is nothing to look up.
-    SELECT request_key, kept, ttft_kept, tpot_kept FROM judged_requests WHERE (SELECT given FROM objectives)
+    SELECT request_number, kept, ttft_kept, tpot_kept FROM judged_requests WHERE (SELECT given FROM objectives)
 ), firsts AS (
     SELECT k.instance, min(q.arrival_ns) AS first_ns FROM request_base AS q JOIN kv_sizes AS k USING (resource_id)
     GROUP BY k.instance
 )
-SELECT m.member, q.request_key, q.resource_id, k.instance, q.model, true AS recorded, true AS counts, coalesce(q.status, 'ok') = 'ok' AS ok,
+SELECT m.member, q.request_number, q.resource_id, k.instance, q.model, true AS recorded, true AS counts, coalesce(q.status, 'ok') = 'ok' AS ok,
        q.status IS NOT DISTINCT FROM 'rejected' AS rejected,
        CASE WHEN objectives.given THEN j.kept END AS met, j.ttft_kept, j.tpot_kept,
        q.arrival_ns, q.end_ns, q.arrival_ns - f.first_ns AS since_first_ns,
@@ -63,19 +63,19 @@ SELECT m.member, q.request_key, q.resource_id, k.instance, q.model, true AS reco
        k.context_tokens, k.token_bytes, q.weight
 FROM request_base AS q
 JOIN (FROM fact_members WHERE scope = 0) AS m ON m.resource_id = q.resource_id AND m.model IS NOT DISTINCT FROM q.model
-JOIN requests AS r USING (request_key)
+JOIN requests AS r USING (request_number)
 LEFT JOIN kv_sizes AS k ON k.resource_id = q.resource_id
 LEFT JOIN firsts AS f ON f.instance = k.instance
-LEFT JOIN preprocessed AS p ON p.request_key = q.request_key
-LEFT JOIN encoded AS e ON e.request_key = q.request_key
-LEFT JOIN prefilled AS c ON c.request_key = q.request_key
-LEFT JOIN decoded AS d ON d.request_key = q.request_key
-LEFT JOIN repeated AS i ON i.request_key = q.request_key
-LEFT JOIN visual_waits AS v ON v.request_key = q.request_key
-LEFT JOIN queueing AS w ON w.request_key = q.request_key
-LEFT JOIN decoding AS o ON o.request_key = q.request_key
-LEFT JOIN judged AS j ON j.request_key = q.request_key
-LEFT JOIN (SELECT request_key, decode_mj FROM request_energy WHERE complete) AS g ON g.request_key = q.request_key,
+LEFT JOIN preprocessed AS p ON p.request_number = q.request_number
+LEFT JOIN encoded AS e ON e.request_number = q.request_number
+LEFT JOIN prefilled AS c ON c.request_number = q.request_number
+LEFT JOIN decoded AS d ON d.request_number = q.request_number
+LEFT JOIN repeated AS i ON i.request_number = q.request_number
+LEFT JOIN visual_waits AS v ON v.request_number = q.request_number
+LEFT JOIN queueing AS w ON w.request_number = q.request_number
+LEFT JOIN decoding AS o ON o.request_number = q.request_number
+LEFT JOIN judged AS j ON j.request_number = q.request_number
+LEFT JOIN (SELECT request_number, decode_mj FROM request_energy WHERE complete) AS g ON g.request_number = q.request_number,
      objectives;
 
 -- A sampled request stands for others of its like. Rounded down along a running total, the copies of all add up to what
@@ -84,19 +84,19 @@ CREATE TEMP TABLE request_copies AS
 WITH shrunk AS (
     SELECT least(1, (count(*) + 1_000_000) / sum(weight)) AS factor FROM request_base
 )
-SELECT request_key, (floor(total + 1e-9) - floor(total - part + 1e-9))::BIGINT AS copies
+SELECT request_number, (floor(total + 1e-9) - floor(total - part + 1e-9))::BIGINT AS copies
 FROM (
-    SELECT request_key, weight * factor AS part,
-           sum(weight * factor) OVER (ORDER BY hash(request_key), request_key ROWS UNBOUNDED PRECEDING) AS total
+    SELECT request_number, weight * factor AS part,
+           sum(weight * factor) OVER (ORDER BY hash(request_number), request_number ROWS UNBOUNDED PRECEDING) AS total
     FROM request_base, shrunk
     WHERE (SELECT max(weight) > 1 FROM request_base)
 );
 UPDATE request_facts SET counts = false
-WHERE request_key IN (SELECT request_key FROM request_copies WHERE copies = 0);
+WHERE request_number IN (SELECT request_number FROM request_copies WHERE copies = 0);
 INSERT INTO request_facts
 SELECT * EXCLUDE (copies, again)
 FROM (SELECT f.* REPLACE (false AS recorded), c.copies, unnest(range(c.copies - 1)) AS again
-      FROM request_facts AS f JOIN request_copies AS c USING (request_key) WHERE c.copies > 1);
+      FROM request_facts AS f JOIN request_copies AS c USING (request_number) WHERE c.copies > 1);
 DROP TABLE request_copies;
 
 CREATE VIEW scoped_requests AS

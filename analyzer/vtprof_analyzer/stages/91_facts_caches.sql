@@ -16,7 +16,7 @@ WITH told AS (
     SELECT f.scope, p.hits AS processor_hits, f.encoder_hits, coalesce(f.encoded_items, 0) AS encoded_items, f.cached_tokens,
            coalesce(f.images, 0) + coalesce(f.videos, 0) + coalesce(f.clips, 0) AS items, f.input_tokens
     FROM scoped_requests AS f
-    LEFT JOIN (SELECT request_key, cache_hits AS hits FROM phases WHERE phase = 'preprocess') AS p USING (request_key)
+    LEFT JOIN (SELECT request_number, cache_hits AS hits FROM phases WHERE phase = 'preprocess') AS p USING (request_number)
     WHERE f.counts AND f.scope > 0 AND (SELECT scopes FROM several)
 ), rates AS (
     SELECT scope,

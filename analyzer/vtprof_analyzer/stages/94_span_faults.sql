@@ -35,10 +35,10 @@ WITH parents AS (
     SELECT count(*) AS total, sum(least(outside_ns, end_ns - start_ns)) AS outside_ns
     FROM phase_intervals, settings WHERE outside_ns > settings.clock_slack_ns
 ), decoded_only AS (
-    SELECT request_key FROM phases GROUP BY request_key HAVING bool_and(phase = 'decode')
+    SELECT request_number FROM phases GROUP BY request_number HAVING bool_and(phase = 'decode')
 ), judged AS (
     SELECT end_ns - arrival_ns AS duration_ns, end_missing,
-           request_key IN (SELECT request_key FROM decoded_only) AS begun_before,
+           request_number IN (SELECT request_number FROM decoded_only) AS begun_before,
            coalesce(greatest(visual_tokens, cached_tokens,
                              coalesce(visual_tokens, 0) + coalesce(text_tokens, 0) + coalesce(audio_tokens, 0)) > input_tokens,
                     false) AS impossible

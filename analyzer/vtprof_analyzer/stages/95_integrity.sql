@@ -25,7 +25,7 @@ WITH ours AS (
     WHERE name IN ('vtprof.preprocess', 'vtprof.queue', 'vtprof.encode', 'vtprof.transfer', 'vtprof.prefill',
                    'vtprof.decode')
 ), joined AS (
-    SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_key) WHERE dialect = 'vtprof'
+    SELECT count(*) AS total FROM phase_intervals JOIN request_base USING (request_number) WHERE dialect = 'vtprof'
 ), kept AS (
     -- Whole numbers, of billionths: in another order the rounded sum could differ.
     SELECT count(*) FILTER (weight > 1) AS sampled_requests,
@@ -38,7 +38,7 @@ SELECT
     phase_spans.total - joined.total AS orphans,
     (SELECT count(*) FROM spans WHERE dialect IS NULL) AS ignored_spans,
     (SELECT count(*) FROM request_base WHERE input_tokens IS NULL) AS requests_without_tokens,
-    (SELECT count(*) FROM request_base WHERE request_key NOT IN (SELECT request_key FROM phase_intervals))
+    (SELECT count(*) FROM request_base WHERE request_number NOT IN (SELECT request_number FROM phase_intervals))
         AS requests_without_phases,
     (SELECT total FROM agent_counts WHERE name = 'vtprof.agent.records_lost') AS records_lost,
     (SELECT total FROM agent_counts WHERE name = 'vtprof.agent.hook_errors') AS hook_errors,

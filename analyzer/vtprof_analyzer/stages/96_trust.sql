@@ -35,7 +35,7 @@ WITH faults AS (
 ), requests_known AS (
     SELECT count(*) AS total FROM request_base
 ), energy AS (
-    SELECT (SELECT sum(energy_mj ORDER BY request_key) FROM request_energy) AS requests_mj,
+    SELECT (SELECT sum(energy_mj ORDER BY request_number) FROM request_energy) AS requests_mj,
            (SELECT sum(energy_mj ORDER BY hw_id) FROM gpu_energy WHERE coalesce(used, true)) AS gpus_mj,
            (SELECT count(*) FILTER (coalesce(used, true)) >= max(named) FROM gpu_energy) AS all_watched
 ), counters AS (

@@ -4,16 +4,16 @@ CREATE SCHEMA evidence;
 
 -- One row: one request that did not fail.
 CREATE VIEW evidence.requests AS
-SELECT r.* REPLACE (f.instance AS service_instance_id, r.kv_bytes::BIGINT AS kv_bytes,
+SELECT r.* EXCLUDE (request_number) REPLACE (f.instance AS service_instance_id, r.kv_bytes::BIGINT AS kv_bytes,
                     r.kv_visual_bytes::BIGINT AS kv_visual_bytes), f.chunks, f.preemptions, f.pixels, f.fetch_ms, f.met
-FROM main.requests AS r JOIN main.request_facts AS f USING (request_key)
+FROM main.requests AS r JOIN main.request_facts AS f USING (request_number)
 WHERE f.recorded AND f.ok;
 
 -- One row: one phase of one request that did not fail.
 CREATE VIEW evidence.phase_spans AS
 SELECT r.trace_id, r.model, f.instance AS service_instance_id, p.phase, p.first_ns AS start_unix_nano, p.duration_ns / 1e6 AS duration_ms,
        p.gpu_time_ns / 1e6 AS gpu_ms, r.n_visual_tokens
-FROM main.phases AS p JOIN main.requests AS r USING (request_key) JOIN main.request_facts AS f USING (request_key)
+FROM main.phases AS p JOIN main.requests AS r USING (request_number) JOIN main.request_facts AS f USING (request_number)
 WHERE f.recorded AND f.ok;
 
 -- One row: one engine iteration, or a window of folded ones.
@@ -29,7 +29,7 @@ JOIN main.kv_sizes AS k USING (resource_id);
 -- One row: one image, video or clip whose digest was recorded.
 CREATE VIEW evidence.media_items AS
 SELECT r.trace_id, r.model, f.instance AS service_instance_id, m.digest, m.seen_before, r.start_unix_nano
-FROM main.media_items AS m JOIN main.requests AS r USING (request_key) JOIN main.request_facts AS f USING (request_key)
+FROM main.media_items AS m JOIN main.requests AS r USING (request_number) JOIN main.request_facts AS f USING (request_number)
 WHERE f.recorded AND f.ok;
 
 -- One row: one reading of a GPU counter; of an agent's, the process that names the GPU.
