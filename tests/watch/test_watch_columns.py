@@ -16,8 +16,8 @@ from vtprof_analyzer.regress.common import without
 from vtprof_analyzer.regress.requests import Requests, joined, no_requests
 from vtprof_analyzer.watch.columns import Columns
 from vtprof_analyzer.watch.detector import Detector
-from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, Over
-from vtprof_analyzer.watch.wording import left_out
+from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, LoadUnknown, Over
+from vtprof_analyzer.watch.wording import left_out, load_unknown
 
 SEED = 4711
 COUNT = 5_000
@@ -94,7 +94,28 @@ def effects(one: Detector) -> dict[str, float]:
 def test_the_same_engine_with_all_columns_has_all_phases_and_no_note() -> None:
     one = detector()
     assert one.add(service_run(1), FOREVER_NS) == []
-    assert set(effects(one)) == ALL and one.left_out == []
+    assert set(effects(one)) == ALL and one.left_out == [] and one.load_unknown == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking_columns", "phases"),
+    [
+        (("prefill_ms",), ("prefill_ms",), {"encode", "decode"}),
+        # Requests in flight tell as much as lengths and times of decodes; without both, prefill meets nobody knows what.
+        (("output_tokens",), (), set()),
+        (("output_tokens", "in_flight"), ("output_tokens",), {"encode", "prefill"}),
+        (("tpot_ms", "in_flight"), ("tpot_ms",), {"encode", "prefill"}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
+)
+def test_where_neither_side_tells_the_load_it_is_said_of_which_phases(
+    columns: tuple[str, ...], lacking_columns: tuple[str, ...], phases: set[str]
+) -> None:
+    one = detector(*columns)
+    one.add(lacking(service_run(1), *columns), FOREVER_NS)
+    assert one.left_out == []
+    found = [(each.columns, set(each.phases)) for each in one.load_unknown]
+    assert found == ([(lacking_columns, phases)] if phases else [])
 
 
 @pytest.mark.parametrize("columns", REMOVED, ids="+".join)
@@ -291,4 +312,8 @@ def test_what_is_left_out_is_told_in_a_line() -> None:
     )
     assert left_out(LeftOut("", ("text_tokens",), (), ("kv",), ())) == (
         "requests without a model's name: the base has n_text_tokens, its requests do not; nothing of it is watched"
+    )
+    assert load_unknown(LoadUnknown("qwen", ("output_tokens",), ("encode", "prefill"))) == (
+        "model 'qwen': neither the base nor its requests have n_output_tokens: more load can look like a slower encode or"
+        " prefill; record it on both sides"
     )

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from vtprof_analyzer.regress.requests import Requests, no_requests
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, KvSample, LeftOut, Level, Over, Standing
+from vtprof_analyzer.watch.events import (
+    Alarm,
+    Batch,
+    Event,
+    KvSample,
+    LeftOut,
+    Level,
+    LoadUnknown,
+    Over,
+    Standing,
+)
 from vtprof_analyzer.watch.judging import Judge, Limits
 from vtprof_analyzer.watch.wording import Labels
 
@@ -76,6 +86,7 @@ class FakeDetector:
         self.polls = 0
         self.unknown_models: Counter[str] = Counter()
         self.left_out: list[LeftOut] = []
+        self.load_unknown: list[LoadUnknown] = []
         self.fires: list[Alarm] = []
         self.counts: Counter[str] = Counter({"judged": 7, "late": 1, "not comparable": 2, "blocks": 3})
 

@@ -93,6 +93,10 @@ class Columns:
         names = sorted({q.models[place] for q in runs for place in np.unique(q.model).tolist()})
         self._models = {name: _model(runs, name) for name in names}
 
+    def knows(self, model: str) -> bool:
+        """Say whether one of BASE's runs has requests of the model."""
+        return model in self._models
+
     def left_out(self, model: str) -> frozenset[str]:
         """Return the columns by which the model's requests cannot be compared now."""
         one = self._models.get(model)

@@ -22,11 +22,11 @@ from vtprof_analyzer.regress.common import PARTS, without
 from vtprof_analyzer.regress.requests import Flags, Integers, Requests, joined, no_requests
 from vtprof_analyzer.watch.blocks import expected_times, recorded
 from vtprof_analyzer.watch.columns import FLIGHTS, Columns
-from vtprof_analyzer.watch.events import Alarm, Event, LeftOut, Level, Over, Standing
+from vtprof_analyzer.watch.events import Alarm, Event, LeftOut, Level, LoadUnknown, Over, Standing
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 from vtprof_analyzer.watch.stream import Stream
 from vtprof_analyzer.watch.two_way import Thresholds
-from vtprof_analyzer.watch.yardsticks import LEFT_OUT, Yardstick, Yardsticks, by_flights
+from vtprof_analyzer.watch.yardsticks import LEFT_OUT, Yardstick, Yardsticks, by_flights, load_columns
 from vtprof_schemas.units import NS_PER_S
 
 AVERAGE_RUN_LENGTH: Final = 2e5
@@ -226,6 +226,22 @@ class Detector:
                 phases = [phase for phase in self._phases(model, frozenset()) if phase not in judged]
                 sides = (self._columns.told(model, lost), self._columns.told(model, columns - lost))
                 found.append(LeftOut(model, *sides, tuple(phases), tuple(judged)))
+        return found
+
+    @property
+    def load_unknown(self) -> list[LoadUnknown]:
+        """Return the models of which phases are judged though BASE does not tell their load."""
+        found = []
+        for model in filter(self._columns.knows, self._base.models):
+            flights = bool(self._columns.of_base(model, {FLIGHTS}))
+            lacks = {
+                phase: needed - self._columns.of_base(model, needed)
+                for phase in self._phases(model, self._columns.left_out(model))
+                if (needed := load_columns(phase, flights=flights))
+            }
+            if columns := frozenset().union(*lacks.values()):
+                phases = tuple(phase for phase, lacking in lacks.items() if lacking)
+                found.append(LoadUnknown(model, tuple(sorted(columns)), phases))
         return found
 
     def levels(self) -> list[Level]:

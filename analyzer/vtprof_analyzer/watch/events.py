@@ -116,6 +116,15 @@ class KvSample(NamedTuple):
     """NaN where it was not recorded."""
 
 
+class LoadUnknown(NamedTuple):
+    """Phases of a model that are judged though neither BASE nor its requests tell the load which they meet."""
+
+    model: str
+    columns: tuple[str, ...]
+    """What would tell it."""
+    phases: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Batch:
     """What came since the last poll."""

@@ -13,7 +13,7 @@ import numpy as np
 from vtprof_analyzer.regress.requests import Requests
 from vtprof_analyzer.watch import wording
 from vtprof_analyzer.watch.alerts import Alert, AlertBook, Notification, fingerprint
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, LeftOut, Level, Standing
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, LeftOut, Level, LoadUnknown, Standing
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.kv_forecast import HORIZON_S, Exhaustion, KvForecast
 from vtprof_analyzer.watch.slo import Burn, Objective
@@ -48,6 +48,11 @@ class Detector(Protocol):
     @property
     def left_out(self) -> Sequence[LeftOut]:
         """Return what requests or BASE do not carry, and what is not judged for that reason."""
+        ...
+
+    @property
+    def load_unknown(self) -> Sequence[LoadUnknown]:
+        """Return the models of which phases are judged though BASE does not tell their load."""
         ...
 
     def levels(self) -> Sequence[Level]:
@@ -138,6 +143,7 @@ class Judge:
         return [
             *(wording.unknown_model(model) for model in self.detector.unknown_models),
             *(wording.left_out(one) for one in self.detector.left_out),
+            *(wording.load_unknown(one) for one in self.detector.load_unknown),
         ]
 
     @property

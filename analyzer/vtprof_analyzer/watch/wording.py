@@ -1,12 +1,12 @@
 """Alerts in words: from what was found to labels, sentences with units, and the JSON that others read."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from vtprof_analyzer.watch.alerts import NAMES, Alert, Kind, Notification, Severity, clean_labels, clean_text
-from vtprof_analyzer.watch.events import Alarm, LeftOut, Standing
+from vtprof_analyzer.watch.events import Alarm, LeftOut, LoadUnknown, Standing
 from vtprof_analyzer.watch.kv_forecast import Exhaustion
 from vtprof_analyzer.watch.slo import BUDGET_DAYS, Burn, Metric
 from vtprof_schemas.printable import one_line
@@ -242,21 +242,33 @@ def unknown_model(model: str) -> str:
 
 def left_out(one: LeftOut) -> str:
     """Return what is said of a model whose requests carry other columns than the base's."""
-    shown = f"model {one_line(one.model, 80)!r}" if one.model else "requests without a model's name"
+    shown = _model(one.model)
     sides = (
         ("the base has {}, its requests do not", one.base_alone),
         ("its requests have {}, the base does not", one.requests_alone),
     )
-    told = [
-        sentence.format(", ".join(_COLUMNS.get(name, name) for name in names))
-        for sentence, names in sides
-        if names
-    ]
+    told = [sentence.format(_columns(names)) for sentence, names in sides if names]
     if not one.judged:
         return f"{shown}: {'; '.join(told)}; nothing of it is watched"
     if one.lost:
         told.append(f"not watched: {', '.join(one.lost)}")
     return f"{shown}: {'; '.join(told)}; watched without: {', '.join(one.judged)}"
+
+
+def load_unknown(one: LoadUnknown) -> str:
+    """Return what is said of phases that are judged without their load."""
+    return (
+        f"{_model(one.model)}: neither the base nor its requests have {_columns(one.columns)}: more load can look like a"
+        f" slower {' or '.join(one.phases)}; record it on both sides"
+    )
+
+
+def _model(name: str) -> str:
+    return f"model {one_line(name, 80)!r}" if name else "requests without a model's name"
+
+
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(_COLUMNS.get(name, name) for name in names)
 
 
 def _known(value: float) -> float | None:

@@ -58,6 +58,13 @@ def by_flights(phase: str, left_out: Collection[str]) -> bool:
     return bool(_NEEDED_OR_FLIGHTS.get(phase, frozenset()).intersection(left_out))
 
 
+def load_columns(phase: str, *, flights: bool) -> frozenset[str]:
+    """Return the columns that tell the load which a phase meets; ``flights``: requests in flight are known."""
+    return _NEEDED.get(phase, frozenset()) | (
+        frozenset() if flights else _NEEDED_OR_FLIGHTS.get(phase, frozenset())
+    )
+
+
 class Yardsticks:
     """BASE without any columns that are asked for."""
 
