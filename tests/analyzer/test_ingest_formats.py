@@ -77,6 +77,31 @@ def test_zeros_before_a_short_length_do_not_make_a_longer_one(tmp_path: Path, fr
     assert detected(tmp_path, data) == Format("protobuf", framing)
 
 
+@pytest.mark.parametrize("framing", list(FRAMINGS))
+def test_a_length_with_a_fault_does_not_make_text_of_messages_that_hold_much_of_it(
+    tmp_path: Path, framing: str
+) -> None:
+    config = "the configuration of a model, as text " * 80
+    made = [
+        message(document(*request(0, 100, {}, trace=trace), resource={"service.name": config}))
+        for trace in range(1, 9)
+    ]
+    data = bytearray(FRAMINGS[framing](*made))
+    data[1 if framing != "whole" else 2] ^= 0x10
+    assert detected(tmp_path, bytes(data)) == Format("protobuf", framing)
+
+
+@pytest.mark.parametrize(("zeros", "framing"), [(1, "length32"), (3, "varint")])
+def test_zeros_in_front_that_make_another_length_of_the_first_one_hide_nothing(
+    tmp_path: Path, zeros: int, framing: str
+) -> None:
+    """One zero is an empty message by varints, which the four bytes after it seem to go on with; three lengthen a byte."""
+    bare = message(document(span("x", 0, 1)))
+    assert len(bare) < 128
+    data = b"\0" * zeros + FRAMINGS[framing](bare, *[message(good(trace)) for trace in range(1, 9)])
+    assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
 def test_a_broken_record_at_the_begin_does_not_hide_those_after_it(tmp_path: Path) -> None:
     data = b"\n\xff\x7f" + bytes(range(40)) + whole(message(good(2)), message(good(3)))
     assert detected(tmp_path, data) == Format("protobuf", "whole")

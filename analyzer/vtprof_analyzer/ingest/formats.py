@@ -44,14 +44,12 @@ def detect(path: Path, *, framed: bool = False) -> Format:
             return Format("json")
         size = os.fstat(stream.fileno()).st_size
         framings: tuple[Framing, ...] = ("length32",) if framed else FRAMINGS
-        if found := _follow(stream, size, framings, passing=False):
+        found = _follow(stream, size, framings, passing=False)
+        if framed and found:
             return found
-        # Over faults, lengths of one byte lead anywhere: they are followed where no message with longer ones is found.
-        longer = Messages(stream, size, "length32").next_start(0, _SEARCHED_BYTES) is not None
-        if longer and not framed:
-            # Packed data can end with zeros, which make a longer length of a short one.
-            longer = _certain_bytes(stream, size, "length32") >= _certain_bytes(stream, size, "varint")
-        if found := _follow(stream, size, ("length32",) if longer else framings, passing=True):
+        if not framed and (weighed := _weighed(stream, size, found)):
+            return weighed
+        if found := _follow(stream, size, framings, passing=True):
             return found
         controls = len(head) - len(head.translate(None, _CONTROLS))
         if not framed and (_RESOURCE in head or controls <= _TEXT_RATIO * len(head)):
@@ -71,6 +69,30 @@ def _follow(stream: BinaryIO, size: int, framings: Iterable[Framing], *, passing
         if kind := Messages(stream, size, framing).kind(passing=passing):
             return _messages(kind, framing)
     return None
+
+
+def _weighed(stream: BinaryIO, size: int, found: Format | None) -> Format | None:
+    """Return the format of which most of the begin is made, or the one that was found where none has more of it.
+
+    Zeros, and a length with a fault, can lead to a message by the wrong framing; it leads to no further ones.
+    """
+    if found and found.framing == "whole":
+        return found
+    half = min(size, _SEARCHED_BYTES) / 2
+    own = _certain_bytes(stream, size, found.framing) if found and found.framing else 0
+    if own >= half:
+        return found
+    weights = {framing: _certain_bytes(stream, size, framing) for framing in _BY_CERTAINTY}
+    best: Framing = "length32" if weights["length32"] >= weights["varint"] else "varint"
+    # Without lengths the records of messages that have them are found too.
+    if weights["whole"] > 2 * weights[best]:
+        best = "whole"
+    if weights[best] > (own if found else half):
+        messages = Messages(stream, size, best)
+        start = messages.next_start(0, _SEARCHED_BYTES)
+        if start is not None and (kind := messages.kind(start)):
+            return _messages(kind, best)
+    return found
 
 
 def _certain_bytes(stream: BinaryIO, size: int, framing: Framing) -> int:
