@@ -21,7 +21,7 @@ from vtprof_analyzer.report.build_findings import Judgement
 from vtprof_analyzer.report.format import counted, safe
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.saving_intervals import with_intervals
-from vtprof_analyzer.store import open_store, use_few_threads, work_in_memory
+from vtprof_analyzer.store import give_stages_room, open_store, use_few_threads, work_in_memory
 from vtprof_analyzer.versions import leave_newer_out
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.load import LoadedRules, load_packs
@@ -81,6 +81,7 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
             usd_per_node_hour=options.usd_per_node_hour,
             nodes=options.nodes,
         )
+        give_stages_room(connection)
         if not keep:
             work_in_memory(connection)
         python_stages = {

@@ -21,8 +21,10 @@ _CONTENTS: Final = (_TABLES, _SPILL)
 _WORK: Final = "work"
 _MARK: Final = "ingest_files"
 """A table that every database of ours has: only such a file is overwritten."""
-THREAD_BYTES: Final = 512 << 20
-"""What the database holds in memory for each thread to begin with; the rest goes to disk, at a sixth more CPU with half."""
+THREAD_BYTES: Final = 256 << 20
+"""What the database holds in memory for each thread while it is filled; the rest goes to disk."""
+STAGE_THREAD_BYTES: Final = 512 << 20
+"""The same for stages, which take a sixth more CPU with half of it."""
 NEEDED_BYTES: Final = 128 << 20
 """What a thread cannot work without."""
 MEMORY_BYTES: Final = 4 << 30
@@ -139,6 +141,13 @@ def work_in_memory(connection: duckdb.DuckDBPyConnection) -> None:
     """
     connection.execute(f"ATTACH ':memory:' AS {_WORK}")
     connection.execute(f"SET search_path = '{_WORK}.main,{Path(_TABLES).stem}.main'")
+
+
+def give_stages_room(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let the database hold as much as stages work best with, where the machine has that."""
+    ((threads,),) = connection.execute("SELECT current_setting('threads')").fetchall()
+    before = _memory_bytes(connection)
+    _set_memory(connection, max(before, min(threads * STAGE_THREAD_BYTES, _most_bytes(connection))))
 
 
 def with_room(connection: duckdb.DuckDBPyConnection, work: Callable[[], object]) -> None:

@@ -15,7 +15,15 @@ from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.ingest.columns import SPAN_ATTRIBUTES
 from vtprof_analyzer.ingest.load import JsonReader, create_tables, load
 from vtprof_analyzer.ingest.sources import find_sources
-from vtprof_analyzer.store import MEMORY_BYTES, NEEDED_BYTES, THREAD_BYTES, open_store, with_room
+from vtprof_analyzer.store import (
+    MEMORY_BYTES,
+    NEEDED_BYTES,
+    STAGE_THREAD_BYTES,
+    THREAD_BYTES,
+    give_stages_room,
+    open_store,
+    with_room,
+)
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 
@@ -34,6 +42,16 @@ def test_the_limit_follows_the_threads_and_can_be_set() -> None:
         assert threads * NEEDED_BYTES <= limit_bytes(shown) + 1
     with open_store(memory_bytes=300 << 20) as db:
         assert fetch(db, "SELECT current_setting('memory_limit')") == [("300.0 MiB",)]
+
+
+def test_stages_get_more_than_what_is_read_and_never_less_than_before() -> None:
+    with open_store(memory_bytes=64 << 20) as db:
+        give_stages_room(db)
+        ((shown, threads),) = fetch(db, "SELECT current_setting('memory_limit'), current_setting('threads')")
+        assert 64 << 20 < limit_bytes(shown) <= min(MEMORY_BYTES, threads * STAGE_THREAD_BYTES) + 1
+    with open_store(memory_bytes=5 << 30) as db:
+        give_stages_room(db)
+        assert fetch(db, "SELECT current_setting('memory_limit')") == [("5.0 GiB",)]
 
 
 def test_with_little_memory_fewer_threads_work() -> None:

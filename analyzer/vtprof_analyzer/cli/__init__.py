@@ -66,6 +66,9 @@ def main() -> None:
         else:
             _discard_stdout()
             code = _say(f"{error.filename or 'output'}: {error.strerror}; free space, or give another place")
+    except RuntimeError as error:
+        # What DuckDB makes of a KeyboardInterrupt during a query.
+        code = INTERRUPTED if str(error) == "Query interrupted" else _crash()
     except Exception:
         code = _crash()
     sys.exit(code)
