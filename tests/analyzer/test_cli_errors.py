@@ -165,3 +165,30 @@ def test_closed_streams_are_no_crash_and_change_no_code(words: str, closed: str,
     shell = f"{sys.executable} -c '{call}' {words} {closed}"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_an_interrupt_during_a_query_ends_without_a_traceback() -> None:
+    """The query sends the signal itself, and is long enough to meet it."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+import duckdb
+from vtprof_analyzer import cli
+from vtprof_analyzer.cli import app
+
+def once(number: int) -> int:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+def run(words):
+    with duckdb.connect() as db:
+        db.create_function("once", once, ["BIGINT"], "BIGINT")
+        db.execute("SELECT count(*) FROM range(3) WHERE once(range) >= 0").fetchall()
+        db.execute("SELECT sum(hash(a.range + b.range)) FROM range(1000000) AS a, range(1000000) AS b").fetchall()
+
+app.run = run
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

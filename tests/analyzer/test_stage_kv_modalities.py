@@ -92,6 +92,18 @@ def test_several_images_are_encoded_between_the_chunks_of_one_stay(tmp_path: Pat
         assert fetch(db, "SELECT end_ns - begin_ns, prefilled_ns - begin_ns FROM kv_stays") == [(40, 30)]
 
 
+def test_an_encode_that_nothing_prefills_after_holds_no_output(tmp_path: Path) -> None:
+    """Its stay begins where decode goes on: before there is nothing that output could grow from."""
+    spans = served(
+        1, 5, ("encode", 0, 5), ("prefill", 5, 10), ("decode", 10, 30), ("encode", 40, 45), ("decode", 60, 80), end=80
+    )  # fmt: skip
+    with staged(tmp_path, spans) as db:
+        stays = fetch(
+            db, "SELECT begin_ns - min(begin_ns) OVER (), prefilled_ns - begin_ns FROM kv_stays ORDER BY 1"
+        )
+        assert stays == [(0, 10), (60, 0)]
+
+
 def test_most_is_held_where_requests_meet_and_processes_are_told_apart(tmp_path: Path) -> None:
     first = served(1, 1, ("prefill", 0, 10), ("decode", 10, 60))
     second = served(2, 1, ("prefill", 50, 55), ("decode", 55, 90))

@@ -49,7 +49,7 @@ WITH sized AS (
     SELECT *, sum(again::INT) OVER (PARTITION BY request_number ORDER BY start_ns, end_ns, phase DESC) AS stay FROM told
 ), pieces AS (
     SELECT request_number, stay, min(start_ns) FILTER (holds) AS begin_ns,
-           coalesce(max(end_ns) FILTER (phase = 'prefill'), min(start_ns)) AS prefilled_ns,
+           coalesce(max(end_ns) FILTER (phase = 'prefill'), min(start_ns) FILTER (holds)) AS prefilled_ns,
            max(end_ns) FILTER (phase <> 'encode') AS end_ns,
            coalesce(sum(end_ns - start_ns) FILTER (phase = 'decode'), 0) AS decode_ns,
            sum(tokens) FILTER (phase = 'prefill') AS computed, sum(chunks) FILTER (phase = 'prefill') AS chunks
