@@ -71,9 +71,9 @@ def test_without_capacity_or_size_nothing_is_said(tmp_path: Path, absent: str) -
 
 
 def test_a_full_cache_is_not_hidden_by_idle_ones_beside_it(tmp_path: Path) -> None:
-    """Of 1,000 tokens each 'a' holds 100 at most, 'b' 900, and never both at once; 2 and 4 bytes a token."""
+    """Of 1,000 tokens each 'a' holds 100 at most, 'b' 900 between two steps of 'a'; 2 and 4 bytes a token."""
     other = {names.SERVICE_INSTANCE_ID: "b", names.KV_BYTES_PER_TOKEN: 4, names.KV_CAPACITY_TOKENS: 1000}
-    spans = [step(0, 100, 100, 0, 11), *sized(1, 30)]
+    spans = [step(0, 100, 100, 0, 11), step(300, 305, 100, 0, 13), *sized(1, 30)]
     crowded = [step(200, 300, 500, 0, 12, kv_used_tokens_max=900), *sized(2, 30)]
     with staged_in_processes(tmp_path, (SIZED, spans), (other, crowded)) as db:
         kv = build_kv(db)

@@ -113,7 +113,8 @@ def test_most_is_held_where_requests_meet_and_processes_are_told_apart(tmp_path:
             ("a", 12),
             ("b", 6),
         ]
-        assert build_kv(db).over_time[0].peak_bytes == 2 * (12 + 6)
+        # 'b' let go of its 6 at 20 ns, long before 'a' held 12: with the first of 'a' it held 12 as well.
+        assert build_kv(db).over_time[0].peak_bytes == 2 * max(6 + 6, 12)
 
 
 def test_a_request_counts_as_often_as_its_sampling_says(tmp_path: Path) -> None:

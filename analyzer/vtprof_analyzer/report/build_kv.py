@@ -50,6 +50,40 @@ _MODALITIES = ("text", "image", "video", "audio", "output")
 _PEAK = """
 SELECT max(held_bytes) AS bytes, arg_max(has_max, held_bytes) AS has_max, any_value(source) AS source FROM kv_held
 """
+# What caches could hold at the moment of the peak, or where nothing tells that, at the moment when they could hold most: a
+# process lives from its first to its last span, and caches that follow each other are never one.
+_CAPACITY = """
+WITH caches_of AS (
+    SELECT k.instance, r.rank, max(k.capacity_tokens) * max(k.token_bytes) AS bytes, any_value(r.kv_dtype) AS kv_dtype
+    FROM resources AS r JOIN kv_sizes AS k USING (resource_id)
+    WHERE resource_id IN (SELECT resource_id FROM spans WHERE dialect IS NOT NULL)
+      AND resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted)
+    GROUP BY k.instance, r.rank
+), times AS (
+    SELECT k.instance, s.first_ns, s.last_ns
+    FROM kv_sizes AS k
+    JOIN (SELECT resource_id, min(start_ns) AS first_ns, max(coalesce(end_ns, start_ns)) AS last_ns
+          FROM spans GROUP BY resource_id) AS s USING (resource_id)
+    UNION ALL
+    -- What others tell of its requests may be older: their clocks are put right.
+    SELECT instance, min(start_ns), max(end_ns) FROM kv_segments GROUP BY instance
+), lives AS (
+    SELECT instance, min(first_ns) AS first_ns, greatest(max(last_ns), min(first_ns) + 1) AS last_ns
+    FROM times GROUP BY instance
+), peak AS (
+    SELECT arg_max(held_from_ns, (held_bytes, -held_from_ns)) AS ns FROM kv_held
+), moments AS (
+    SELECT ns FROM peak WHERE ns IS NOT NULL
+    UNION
+    SELECT first_ns FROM lives WHERE (SELECT ns IS NULL FROM peak)
+), alive AS (
+    SELECT sum(bytes)::HUGEINT AS bytes
+    FROM moments JOIN lives ON first_ns <= ns AND ns < last_ns JOIN caches_of USING (instance)
+    GROUP BY ns
+)
+SELECT (SELECT max(bytes) FROM alive) AS bytes, CASE WHEN count(DISTINCT kv_dtype) = 1 THEN max(kv_dtype) END AS dtype
+FROM caches_of
+"""
 _FULLEST = """
 WITH caches_of AS (
     SELECT k.instance, max(k.capacity_tokens * k.token_bytes) AS capacity_bytes
@@ -72,7 +106,7 @@ WITH whole AS (
 )
 SELECT modality, CASE WHEN any_value(whole.byte_seconds) IS NOT NULL THEN sum(kv.byte_seconds) END AS byte_seconds,
        sum(kv.token_seconds) AS token_seconds,
-       CASE WHEN any_value(whole.byte_seconds) IS NOT NULL THEN sum(peak_bytes) END AS peak_bytes,
+       CASE WHEN any_value(whole.byte_seconds) IS NOT NULL THEN any_value(together_peak_bytes) END AS peak_bytes,
        coalesce(sum(kv.byte_seconds) / nullif(any_value(whole.byte_seconds), 0),
                 sum(kv.token_seconds) / nullif(any_value(whole.token_seconds), 0)) AS share
 FROM kv, whole
@@ -83,19 +117,7 @@ GROUP BY modality
 def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
     """Return the KV footprint; bytes are None where the bytes of a token are not known."""
     row = one(connection, _TOTALS)
-    capacity = one(
-        connection,
-        """
-        SELECT sum(capacity_tokens * token_bytes)::HUGEINT AS bytes,
-               CASE WHEN count(DISTINCT kv_dtype) = 1 THEN max(kv_dtype) END AS dtype
-        FROM (SELECT k.instance, r.rank, max(k.capacity_tokens) AS capacity_tokens, max(k.token_bytes) AS token_bytes,
-                     any_value(r.kv_dtype) AS kv_dtype
-              FROM resources AS r JOIN kv_sizes AS k USING (resource_id)
-              WHERE resource_id IN (SELECT resource_id FROM spans WHERE dialect IS NOT NULL)
-                AND resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted)
-              GROUP BY k.instance, r.rank)
-        """,
-    )
+    capacity = one(connection, _CAPACITY)
     steps = one(connection, "SELECT sum(preemptions)::BIGINT AS preemptions, count(*) AS steps FROM steps")
     peak = one(connection, _PEAK)
     held = rows(connection, "SELECT seconds, visual_bytes, held_bytes FROM kv_held ORDER BY point")

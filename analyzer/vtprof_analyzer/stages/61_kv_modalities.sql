@@ -4,6 +4,7 @@
 -- token_seconds      tokens x time [s]; as of all requests, where they were sampled
 -- byte_seconds       bytes x time [B s]: the token's own, not what each sequence takes besides; NULL where not known
 -- peak_tokens, peak_bytes  the most at one moment
+-- together_peak_bytes  the most at one moment of all processes whose bytes of a token are known, the same for each [B]
 -- share              part of the process's token-seconds of all modalities, 0..1
 CREATE TABLE kv AS
 WITH processes AS (
@@ -21,6 +22,13 @@ WITH processes AS (
                                  + (output_from + output_to) / 2 * (end_at - prefilled_at)))]) / 1e9 AS token_seconds
     FROM (SELECT *, weight * (prefill_level * (prefilled_at - begin_at) + end_at - prefilled_at) AS prompt_ns FROM stays)
     GROUP BY instance
+), loads AS (
+    SELECT * FROM stays
+    UNION ALL
+    -- All processes together, in bytes: peaks of different moments do not add up, least of all where one process follows
+    -- another. One process alone has these already.
+    SELECT * REPLACE (0 AS process, weight * token_bytes AS weight)
+    FROM stays WHERE token_bytes IS NOT NULL AND (SELECT count(*) > 1 FROM processes)
 ), changes AS (
     -- A line that grows by `rate` from a moment on is rate x time and a constant that makes it zero at that moment.
     SELECT process, text_tokens, image_tokens, video_tokens, audio_tokens,
@@ -30,7 +38,7 @@ WITH processes AS (
            unnest([weight * prefill_level * output_from,
                    weight * ((1 - prefill_level) * output_from - rate * prefilled_at),
                    weight * (rate * prefilled_at - output_from)]) AS output
-    FROM stays
+    FROM loads
 ), held AS (
     -- Up to a change: most is held right before something is freed. Sorted first and then added up: a window that sorts
     -- does so at several times the cost. All that a process held goes, but for rounding: the next one begins with that.
@@ -43,12 +51,14 @@ WITH processes AS (
     FROM (FROM changes ORDER BY process, ts, part)
     WINDOW until AS (ROWS UNBOUNDED PRECEDING)
 ), peaks AS (
-    SELECT instance, unnest(['text', 'image', 'video', 'audio', 'output']) AS modality,
+    SELECT process, unnest(['text', 'image', 'video', 'audio', 'output']) AS modality,
            unnest([max(text) - arg_min(text, place), max(image) - arg_min(image, place), max(video) - arg_min(video, place),
-                   max(audio) - arg_min(audio, place), max(output) - arg_min(output, place)]) AS peak_tokens
-    FROM held JOIN processes USING (process) GROUP BY instance
+                   max(audio) - arg_min(audio, place), max(output) - arg_min(output, place)]) AS peak
+    FROM held GROUP BY process
 )
-SELECT instance, modality, token_seconds, token_seconds * token_bytes AS byte_seconds,
-       greatest(0, peak_tokens) AS peak_tokens, greatest(0, peak_tokens) * token_bytes AS peak_bytes,
+SELECT instance, areas.modality, token_seconds, token_seconds * token_bytes AS byte_seconds,
+       greatest(0, own.peak) AS peak_tokens, greatest(0, own.peak) * token_bytes AS peak_bytes,
+       CASE WHEN every.process IS NULL THEN peak_bytes ELSE greatest(0, every.peak) END AS together_peak_bytes,
        token_seconds / nullif(sum(token_seconds) OVER (PARTITION BY instance), 0) AS share
-FROM areas JOIN peaks USING (instance, modality);
+FROM areas JOIN processes USING (instance) JOIN peaks AS own USING (process, modality)
+LEFT JOIN peaks AS every ON every.process = 0 AND every.modality = areas.modality;

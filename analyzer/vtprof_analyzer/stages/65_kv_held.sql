@@ -3,6 +3,7 @@
 -- point              number of the part from 0
 -- seconds            begin of the part, since the first request's arrival, or the first step where that is earlier [s]
 -- held_bytes, visual_bytes  the most KV held at that moment, and the visual part of it [B]
+-- held_from_ns       when the stretch that held it began, Unix time; of like ones the first
 -- has_max            whether every step of that moment recorded its maximum; source: as in `kv_segments`
 CREATE TABLE kv_held AS
 WITH known AS (
@@ -34,15 +35,16 @@ WITH known AS (
     SELECT segments.*, (start_ns - first_ns) // part_ns AS first_point, (end_ns - 1 - first_ns) // part_ns AS last_point
     FROM segments, frame
 ), binned AS (
-    SELECT first_point AS point, peak_bytes, peak_visual_bytes, has_max FROM placed
+    SELECT first_point AS point, start_ns, peak_bytes, peak_visual_bytes, has_max FROM placed
     UNION ALL
-    SELECT unnest(range(first_point + 1, last_point + 1)), peak_bytes, peak_visual_bytes, has_max
+    SELECT unnest(range(first_point + 1, last_point + 1)), start_ns, peak_bytes, peak_visual_bytes, has_max
     FROM placed WHERE last_point > first_point
 )
 SELECT point,
        -- Steps may be older than the first request: that one was left out by sampling, or lost.
        (any_value(first_ns) - least(any_value(arrival_ns), any_value(first_ns)) + point * any_value(part_ns)) / 1e9
            AS seconds,
+       arg_max(start_ns, (peak_bytes, peak_visual_bytes, -start_ns)) AS held_from_ns,
        max(peak_bytes) AS held_bytes, arg_max(peak_visual_bytes, (peak_bytes, peak_visual_bytes)) AS visual_bytes,
        arg_max(has_max, (peak_bytes, peak_visual_bytes)) AS has_max, (SELECT any_value(source) FROM kv_segments) AS source
 FROM binned, frame, (SELECT min(arrival_ns) AS arrival_ns FROM request_base)
