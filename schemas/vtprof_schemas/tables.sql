@@ -175,9 +175,9 @@ CREATE TABLE ingest_files (
     malformed_lines BIGINT,          -- lines that are no OTLP JSON; left out
     truncated_lines BIGINT,          -- lines cut off at the end of the file; left out
     ignored_signals BIGINT,          -- log records, profiles and foreign metrics
-    dropped_spans BIGINT,            -- spans without id, name or start; left out
+    dropped_spans BIGINT,            -- spans without id, name or start, or of a newer vocabulary; left out
     damaged BOOLEAN,                 -- its end could not be read: packed data with a fault, or no permission
-    values_out_of_range BIGINT,      -- values that nothing real has, taken as unknown
+    values_out_of_range BIGINT,      -- values that nothing real has, or of another type, taken as unknown
     format VARCHAR,                  -- json, protobuf or parquet
     messages BIGINT,                 -- protobuf: messages in the file; NULL for other formats
     dropped_messages BIGINT          -- protobuf: messages that are none of OTLP; left out

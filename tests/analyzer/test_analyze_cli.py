@@ -226,6 +226,28 @@ def test_faults_beside_valid_data_are_counted_and_the_data_is_analyzed(run: Run,
     assert {("faults.jsonl", 2), ("faults.jsonl", 5)} <= named
 
 
+def test_spans_left_out_and_values_of_another_type_are_told_in_every_format(run: Run, tmp_path: Path) -> None:
+    lines = [document(*one_request(trace), resource=RESOURCE) for trace in range(1, 6)]
+    # Three requests with a TTFT beyond 64 bits; two of them have no time, and are left out with it.
+    for trace in (6, 7, 8):
+        (made,) = request(0, 9 * MS, trace=trace)
+        made["attributes"].append({"key": names.TTFT_NS, "value": {"intValue": "9" * 23}})
+        if trace < 8:
+            made["startTimeUnixNano"] = "-5"
+        lines.append(document(made, resource=RESOURCE))
+    path = write(tmp_path / "t.jsonl", *lines)
+    code, out, err = run("analyze", path, "--format", "terminal,html,json,markdown")
+    assert (code, err) == (0, "")
+    written = {file.suffix: file.read_text("utf-8") for file in (tmp_path / "report").iterdir()}
+    integrity = json.loads(written.pop(".json"))["integrity"]
+    assert (integrity["dropped_spans"], integrity["values_out_of_range"]) == (2, 1)
+    assert sorted(written) == [".html", ".md"]
+    for text in (out, *written.values()):
+        words = " ".join(text.split())
+        assert "spans left out: 2, no valid id, name or time, or of a newer version" in words
+        assert "values nothing real has: 1, taken as unknown: out of range, or of another type" in words
+
+
 def test_fail_on_turns_a_finding_into_exit_1(run: Run, tmp_path: Path) -> None:
     # 24 requests of 60 ms TTFT whose phases cover 10 ms: DAT001 (medium, from 20 requests on) has to fire.
     spans = [

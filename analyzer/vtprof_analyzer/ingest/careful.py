@@ -33,6 +33,7 @@ class CarefulCounts:
     truncated_lines: int = 0
     ignored_signals: int = 0
     dropped_spans: int = 0
+    mistyped_values: int = 0
     barren_lines: int = 0
     """Lines at the end without anything usable."""
     gave_up: bool = False
@@ -81,6 +82,7 @@ def _write(document: Any, number: int | None, counts: CarefulCounts, out: Binary
         return False
     counts.ignored_signals += repaired.ignored_signals
     counts.dropped_spans += repaired.dropped_spans
+    counts.mistyped_values += repaired.mistyped_values
     for fault in repaired.faults[:MAX_NOTES_PER_FILE]:
         counts.note(number, fault)
     for plain in repaired.documents:

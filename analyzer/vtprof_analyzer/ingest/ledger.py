@@ -49,6 +49,7 @@ class Ledger:
         entry.truncated_lines += counts.truncated_lines
         entry.ignored_signals += counts.ignored_signals
         entry.dropped_spans += counts.dropped_spans
+        entry.values_out_of_range += counts.mistyped_values
         for line, what in counts.notes:
             self.note(name, line, what)
 

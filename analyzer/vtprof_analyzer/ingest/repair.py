@@ -10,15 +10,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vtprof_analyzer.ingest.columns import METRIC_NAMES, SPAN_ATTRIBUTES
+from vtprof_analyzer.ingest.columns import METRIC_NAMES
 from vtprof_analyzer.ingest.dialects import FOREIGN_KEYS
+from vtprof_analyzer.ingest.shapes import keys_with_column
 from vtprof_schemas import names
 
 INT64_MAX: Final = 2**63 - 1
 TRACE_ID_BYTES: Final = 16
 SPAN_ID_BYTES: Final = 8
 _TYPES: Final = {a.key: a.type for a in names.ATTRIBUTES.values()} | {k.key: k.type for k in FOREIGN_KEYS}
-_SPAN_KEYS: Final = frozenset(a.key for a in SPAN_ATTRIBUTES) | {k.key for k in FOREIGN_KEYS}
 _METRIC_NAMES: Final = frozenset(METRIC_NAMES)
 _SIGNALS: Final = ("resourceSpans", "resourceMetrics", "resourceLogs", "resourceProfiles")
 
@@ -35,6 +35,8 @@ class Repaired:
     documents: list[Json] = field(default_factory=list)
     ignored_signals: int = 0
     dropped_spans: int = 0
+    mistyped_values: int = 0
+    """Of attributes with a column, which stay empty."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -164,6 +166,15 @@ def _resource(source: Json) -> Json:
     return {"attributes": _attributes(resource) if isinstance(resource, dict) else []}
 
 
+def _mistyped(name: str, attributes: list[Json]) -> list[str]:
+    """Return the keys whose column stays empty on a span of this name; of a repeated key the first value counts."""
+    keys = keys_with_column(name)
+    first: dict[str, Json] = {}
+    for attribute in attributes:
+        first.setdefault(attribute["key"], attribute["value"])
+    return [key for key, value in first.items() if not value and key in keys]
+
+
 def _span(source: Json, outcome: Repaired) -> Json | None:
     trace_id = to_hex_id(_get(source, "traceId"), TRACE_ID_BYTES)
     span_id = to_hex_id(_get(source, "spanId"), SPAN_ID_BYTES)
@@ -174,8 +185,9 @@ def _span(source: Json, outcome: Repaired) -> Json | None:
         outcome.faults.append("a span without a valid id, name or start; left out")
         return None
     attributes = _attributes(source)
-    unusable = [a["key"] for a in attributes if a["key"] in _SPAN_KEYS and not a["value"]]
+    unusable = _mistyped(name, attributes)
     if unusable:
+        outcome.mistyped_values += len(unusable)
         outcome.faults.append(
             f"attribute {unusable[0]} of another type than {_TYPES[unusable[0]]}; taken as unknown"
         )
@@ -244,6 +256,7 @@ def repair(document: Any) -> Repaired | None:
             merged.documents += part.documents
             merged.ignored_signals += part.ignored_signals
             merged.dropped_spans += part.dropped_spans
+            merged.mistyped_values += part.mistyped_values
             merged.faults += part.faults
         return merged
     if not isinstance(document, dict) or not any(isinstance(_get(document, s), list) for s in _SIGNALS):

@@ -3,7 +3,8 @@
 Recorders write few shapes, so that values are taken by their place in the list and no key is looked up span by span.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -50,6 +51,20 @@ def _columns(kind: str) -> dict[str, tuple[str, str]]:
         if own or attribute.key.startswith(COUNTERS):
             columns[attribute.key] = (attribute.column, attribute.type)
     return columns
+
+
+def _is_sglang(name: str) -> bool:
+    patterns = (dialects.SGLANG_ROOT, dialects.SGLANG_THREAD)
+    return name in dialects.SGLANG_PHASES or any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def keys_with_column(name: str) -> Collection[str]:
+    """Return the keys whose values a span of this name has columns for; none for spans of other tools."""
+    if name in names.SPANS:
+        return _columns(name)
+    if name == dialects.VLLM_REQUEST_SPAN:
+        return _columns(dialects.VLLM)
+    return _columns(dialects.SGLANG) if _is_sglang(name) else ()
 
 
 def plan(kind: str, keys: Sequence[str | None], slots: Sequence[int]) -> Plan:

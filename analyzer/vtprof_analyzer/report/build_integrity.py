@@ -54,6 +54,7 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         folded_iterations=spans["folded_iterations"],
         sampled_requests=spans["sampled_requests"],
         estimated_requests=spans["estimated_requests"],
+        dropped_spans=files["dropped"],
     )
 
 

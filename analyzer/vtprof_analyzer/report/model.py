@@ -338,11 +338,12 @@ class Integrity:
     complete_spans_share: float | None
     notes: list[IntegrityNote]  # the first ones, at most 20
     damaged_files: int = 0
-    values_out_of_range: int = 0
+    values_out_of_range: int = 0  # or of another type than their attribute
     hook_errors: int | None = None  # faults of the probe's hooks: each may have cost a request its record
     folded_iterations: int = 0  # in windows that mix phases, as the agent had shed detail: not judged
     sampled_requests: int = 0  # kept ones that stand for others too: a sampling ratio below 1
     estimated_requests: int | None = None  # how many the kept ones stand for: the sum of 1 / ratio, rounded
+    dropped_spans: int = 0  # without a valid id, name or time, or of a newer version of the vocabulary
 
 
 @dataclass(frozen=True)
