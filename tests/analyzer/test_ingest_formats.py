@@ -14,7 +14,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from otlp_builder import document, line, metric_document, request, span
 from otlp_messages import FRAMINGS, delimited, length32, message, varint, whole
 
+from vtprof_analyzer.ingest import formats
 from vtprof_analyzer.ingest.formats import Format, detect
+from vtprof_analyzer.ingest.framing import Messages
 from vtprof_analyzer.ingest.wire import signal_of
 from vtprof_schemas import names
 
@@ -100,6 +102,21 @@ def test_zeros_in_front_that_make_another_length_of_the_first_one_hide_nothing(
     assert len(bare) < 128
     data = b"\0" * zeros + FRAMINGS[framing](bare, *[message(good(trace)) for trace in range(1, 9)])
     assert detected(tmp_path, data) == Format("protobuf", framing)
+
+
+def test_a_long_file_that_begins_with_a_fault_is_not_searched_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = []
+
+    class Noted(Messages):
+        def _read(self, begin: int, end: int) -> bytes:
+            ends.append(end)
+            return super()._read(begin, end)
+
+    monkeypatch.setattr(formats, "Messages", Noted)
+    assert detected(tmp_path, b"#\n" + b'x {"resourceSpans": []}\n' * 1_500_000) == Format("json")
+    assert ends and max(ends) <= 18 << 20, "of 34 MiB"
 
 
 def test_a_broken_record_at_the_begin_does_not_hide_those_after_it(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ _TEXT_RATIO: Final = 0.02
 """Share of control characters from which on bytes are no text: random ones have a tenth."""
 _SEARCHED_BYTES: Final = 1 << 20
 """Where the first message has to be found of a file that does not begin with one."""
+_WEIGHED_BYTES: Final = 16 << 20
+"""Where the messages that begin there have to end, to be weighed: whatever a file is, no more of it is searched."""
 _BY_CERTAINTY: Final[tuple[Framing, ...]] = ("length32", "varint", "whole")
 """A search for records without lengths finds those of messages with lengths too."""
 
@@ -82,7 +84,10 @@ def _weighed(stream: BinaryIO, size: int, found: Format | None) -> Format | None
     own = _certain_bytes(stream, size, found.framing) if found and found.framing else 0
     if own >= half:
         return found
-    weights = {framing: _certain_bytes(stream, size, framing) for framing in _BY_CERTAINTY}
+    weights = {
+        framing: own if found and framing == found.framing else _certain_bytes(stream, size, framing)
+        for framing in _BY_CERTAINTY
+    }
     best: Framing = "length32" if weights["length32"] >= weights["varint"] else "varint"
     # Without lengths the records of messages that have them are found too.
     if weights["whole"] > 2 * weights[best]:
@@ -97,7 +102,7 @@ def _weighed(stream: BinaryIO, size: int, found: Format | None) -> Format | None
 
 def _certain_bytes(stream: BinaryIO, size: int, framing: Framing) -> int:
     """Return how much of the begin of a file is messages that nothing else looks like [B]."""
-    messages = Messages(stream, size, framing).between(0, _SEARCHED_BYTES)
+    messages = Messages(stream, min(size, _WEIGHED_BYTES), framing).between(0, _SEARCHED_BYTES)
     return sum(len(message.data) for message in messages if message.kind in CERTAIN)
 
 
