@@ -11,6 +11,7 @@ from typing import Any, Final
 import duckdb
 
 from vtprof_analyzer.held_folder import held_folder
+from vtprof_analyzer.interrupts import interrupted_with_us
 from vtprof_analyzer.report.format import safe
 from vtprof_schemas.errors import BackendError, ConfigError
 
@@ -109,7 +110,8 @@ def _connected(
         # Where it expects few rows it compares all with all instead: what it expects is often far too few.
         connection.execute("SET asof_loop_join_threshold = 0")
         _limit_memory(connection, memory_bytes)
-        yield connection
+        with interrupted_with_us(connection):
+            yield connection
     except (duckdb.Error, MemoryError) as error:
         if (lack := lack_of(error)) is None:
             raise

@@ -10,6 +10,7 @@ import sys
 import traceback
 from typing import Final
 
+from vtprof_analyzer.interrupts import watch_ctrl_c
 from vtprof_schemas.errors import VtprofError
 from vtprof_schemas.printable import one_line
 
@@ -41,6 +42,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     # Our matrices are small: numpy's threads would wait for each other, and take cores from what runs beside.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    watch_ctrl_c()
     try:
         from vtprof_analyzer.cli.app import run
 
@@ -66,12 +68,15 @@ def main() -> None:
         else:
             _discard_stdout()
             code = _say(f"{error.filename or 'output'}: {error.strerror}; free space, or give another place")
-    except RuntimeError as error:
-        # What DuckDB makes of a KeyboardInterrupt during a query.
-        code = INTERRUPTED if str(error) == "Query interrupted" else _crash()
-    except Exception:
-        code = _crash()
+    except Exception as error:
+        code = INTERRUPTED if _tells_of_interrupt(error) else _crash()
     sys.exit(code)
+
+
+def _tells_of_interrupt(error: Exception) -> bool:
+    """Say whether an error is what DuckDB makes of Ctrl-C during a query: the first, where it saw the signal itself."""
+    seen = isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+    return seen or type(error).__name__ == "InterruptException"
 
 
 def _say(message: str, code: int = VtprofError.exit_code) -> int:
