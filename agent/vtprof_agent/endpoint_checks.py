@@ -1,7 +1,8 @@
 """Looks at everything outside the agent that its settings name: endpoints, pages, ports, files, the spool; for `doctor`.
 
 What is missing is said with what it costs, and what `run` would refuse in its words, by the functions with which it
-does. Connections are opened and closed again, folders made and removed; nothing is sent but a TLS client's greeting.
+does. Folders are made and removed again. An OTLP endpoint is sent a message without spans, as the agent would send one
+with; a page over https:// is read once; elsewhere connections are opened and closed.
 """
 
 import os
@@ -15,17 +16,23 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vtprof_agent.config import Config, without_secrets
+from vtprof_agent.diagnosis import BROKEN_OFF, HTTP2_ONLY, NO_TLS, TLS, Fault
+from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.scraper import page_url
+from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.otlp import GRPC, connect
+from vtprof_agent.export.parcel import Parcel, Signal, protobuf_spans
 from vtprof_agent.export.rotating import check_folder
 from vtprof_agent.export.spool import check_spool, default_folder
+from vtprof_agent.export.transport import Transport
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.samplers.dcgm import exporter_url
-from vtprof_agent.tls_probe import speaks_tls
+from vtprof_agent.tls_probe import speaks_http2, speaks_tls
 from vtprof_schemas.errors import ConfigError
 
 CONNECT_S: Final = 2.0
+ANSWER_S: Final = 5.0
 _NO_START: Final = "the agent does not start with it"
 _GRPC_PORT: Final = 4317
 _PORTS: Final = {"http": 80, "https": 443}
@@ -74,16 +81,23 @@ def _destinations(config: Config) -> Iterator[Check]:
     )
     costs = f"batches wait {kept}, then the oldest are dropped: start the Collector or correct otlp_endpoint"
     token, trusted = config.otlp_token_file, config.otlp_ca_file
-    refused = _refusal(
-        lambda: connect(endpoint, config.otlp_protocol, config.otlp_timeout_s, token, trusted).close()
-    )
+    limit_s = min(config.otlp_timeout_s, ANSWER_S)
+    transport: Transport | None = None
+    refused: str | None = None
+    try:
+        transport = connect(endpoint, config.otlp_protocol, limit_s, token, trusted)
+    except ConfigError as error:
+        refused = str(error)
     blamed = next((path for path in (token, trusted) if refused and path and str(path) in refused), None)
     if refused is not None and blamed is None:
         yield Check("endpoint", without_secrets(endpoint), _cleaned(refused, endpoint), _NO_START)
         return
     port = _GRPC_PORT if config.otlp_protocol == GRPC else None
-    away = connects(endpoint, port)
-    problem, costs = (None if away else encryption(endpoint, port)) or (away, costs)
+    problem = connects(endpoint, port)
+    if problem is None:
+        problem, costs = encryption(endpoint, port) or answer(transport, endpoint, port) or (None, costs)
+    if transport is not None:
+        transport.close()
     yield Check("endpoint", without_secrets(endpoint), problem, costs)
     for what, path in (("otlp_token_file", token), ("otlp_ca_file", trusted)):
         if path is not None:
@@ -123,8 +137,17 @@ def _page(what: str, url: str, costs: str, parse: Callable[[], object]) -> Check
     problem = connects(url, None)
     # Over http:// an engine would log the greeting as a fault.
     if problem is None and urlsplit(url).scheme == "https":
-        problem, costs = encryption(url, None) or (None, costs)
+        problem, costs = encryption(url, None) or (_unreadable(page_url(url)), costs)
     return Check(what, without_secrets(url), problem, costs)
+
+
+def _unreadable(url: str) -> str | None:
+    with near_session() as session:
+        try:
+            fetch(session, url, ANSWER_S)
+        except Unreadable as error:
+            return str(error)
+    return None
 
 
 def _listeners(config: Config, agent_runs: bool) -> Iterator[Check]:
@@ -174,12 +197,33 @@ def encryption(url: str, default_port: int | None) -> tuple[str, str] | None:
         return None  # gone since it was found there, or a name that no certificate has
     match urlsplit(url).scheme, spoken:
         case "https", None | False:
-            found, advice = "does not speak TLS, as https:// asks for", "give http://, or turn TLS on there"
+            return _said(NO_TLS)
         case "http", True:
-            found, advice = "speaks TLS, which http:// does not", "give https://, or turn TLS off there"
-        case _:
-            return None
-    return found, f"nothing arrives: {advice}"
+            return _said(TLS)
+    return None
+
+
+def answer(transport: Transport | None, url: str, default_port: int | None) -> tuple[str, str] | None:
+    """Return why an endpoint does not take a message without spans, as OTLP asks, and what to do; None: it does."""
+    if transport is None:
+        return None
+    said = transport.send(Parcel(Signal.TRACES, 0, 0, protobuf_spans(())))
+    if said.outcome is Outcome.DELIVERED:
+        return None
+    if said.outcome is Outcome.REFUSED:
+        return (
+            f"refuses a message ({said.reason})",
+            "what it refuses is dropped: see its log, or correct otlp_endpoint",
+        )
+    if said.reason != BROKEN_OFF.what:
+        return _said(Fault(said.reason, said.advice or "see its log, or correct otlp_endpoint"))
+    host, port = _host_port(url, default_port)
+    alone = host is not None and port is not None and speaks_http2(host, port, CONNECT_S)
+    return _said(HTTP2_ONLY if alone else Fault(said.reason, "see its log, or correct otlp_endpoint"))
+
+
+def _said(fault: Fault) -> tuple[str, str]:
+    return fault.what, f"nothing arrives: {fault.advice}"
 
 
 def taken(host: str, port: int) -> str | None:

@@ -9,9 +9,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeGuard
+from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
 from vtprof_agent.counters.idle_power import IdleSeen
 from vtprof_agent.regular_file import open_regular
@@ -28,6 +28,8 @@ _MOST_GPUS: Final = 256
 _MOST_BYTES: Final = 256 << 10
 _LONGEST_ID: Final = 128
 _HUGE: Final = 1e15
+_SKEW_S: Final = 60.0
+"""A clock that is set right while the node starts may go back so far."""
 _POSSIBLE_MW: Final = (100.0, 10_000_000.0)
 _SAME: Final = 1e-6
 """Relative difference below which a value is the one that was told, not one seen anew."""
@@ -60,6 +62,18 @@ Kept = dict[str, dict[str, Stored]]
 """By GPU and ``_WHAT``."""
 
 
+class Parsed(NamedTuple):
+    """What is in a file."""
+
+    kept: Kept
+    refused: list[str]
+    """GPUs whose entry cannot be used."""
+    old: list[str]
+    """GPUs of which something is older than ``KEPT_S``, and left out."""
+    ahead: list[str]
+    """GPUs of which something is of a time to come, and counts as of now."""
+
+
 class IdlePowerStore:
     """Tells the meter at the start what is stored, and stores what it knows every now and then, and at the end."""
 
@@ -69,8 +83,10 @@ class IdlePowerStore:
         self._meter, self._clock_s = meter, clock_s
         self._next_ns: int | None = None
         self._failed = False
-        self._kept = self._load()
-        self._written = self._kept
+        found = self._load()
+        self._kept = found.kept
+        # A time to come is written anew as of now: else it were as of now at each start.
+        self._written = {} if found.ahead else self._kept
         for uuid, of_gpu in self._kept.items():
             meter.tell_idle(uuid, IdleSeen(**{what: one.mw for what, one in of_gpu.items()}))
 
@@ -99,24 +115,29 @@ class IdlePowerStore:
                 logger.warning("%s: idle power cannot be stored: %s", self._path, error.strerror or error)
             self._failed = True
 
-    def _load(self) -> Kept:
+    def _load(self) -> Parsed:
         try:
             with os.fdopen(open_regular(self._path, os.O_RDONLY), "rb") as file:
                 text = file.read(_MOST_BYTES + 1)
-            kept, refused = parse(text, self._clock_s())
+            found = parse(text, self._clock_s())
         except FileNotFoundError:
-            return {}
+            return _nothing()
         except (OSError, ValueError, RecursionError) as error:
             logger.warning("%s: stored idle power cannot be used: %s", self._path, one_line(str(error)))
-            return {}
-        if refused:
-            logger.warning(
-                "%s: %d stored idle powers cannot be used and are left out, as that of %s",
-                self._path,
-                len(refused),
-                refused[0],
-            )
-        return kept
+            return _nothing()
+        for gpus, say, what in (
+            (found.refused, logger.warning, "cannot be used and are left out"),
+            (found.old, logger.info, f"are older than {KEPT_S / 86400:g} days and are left out"),
+            (
+                found.ahead,
+                logger.warning,
+                "are of a time to come and count as of now: was the clock set back?",
+            ),
+        ):
+            if gpus:
+                said = "%s: %d stored idle powers " + what + " (%s%s)"
+                say(said, self._path, len(gpus), gpus[0], ", ..." if len(gpus) > 1 else "")
+        return found
 
 
 def merged(kept: Kept, seen: Mapping[str, IdleSeen], now_s: float) -> Kept:
@@ -139,8 +160,8 @@ def merged(kept: Kept, seen: Mapping[str, IdleSeen], now_s: float) -> Kept:
     return {uuid: found[uuid] for uuid in sorted(newest)}
 
 
-def parse(text: bytes, now_s: float) -> tuple[Kept, list[str]]:
-    """Return what can be used of a file, and the GPUs of the rest. Raises ValueError or RecursionError."""
+def parse(text: bytes, now_s: float) -> Parsed:
+    """Return what can be used of a file, and what of it cannot or is doubtful. Raises ValueError or RecursionError."""
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it has more than {_MOST_BYTES} bytes")
     document = json.loads(text)
@@ -149,19 +170,29 @@ def parse(text: bytes, now_s: float) -> tuple[Kept, list[str]]:
     gpus = document.get("gpus")
     if not isinstance(gpus, dict):
         raise ValueError("it holds no GPUs")
-    kept: Kept = {}
-    refused = []
+    found = _nothing()
     for uuid, of_gpu in gpus.items():
-        good = _good(of_gpu, now_s) if len(uuid) <= _LONGEST_ID and len(kept) < _MOST_GPUS else None
+        good = _good(of_gpu) if len(uuid) <= _LONGEST_ID and len(found.kept) < _MOST_GPUS else None
+        name = one_line(uuid, _LONGEST_ID)
         if good is None:
-            refused.append(one_line(uuid, _LONGEST_ID))
-        elif good:
-            kept[uuid] = good
-    return _recent(kept, now_s), refused
+            found.refused.append(name)
+            continue
+        if any(now_s - one.unix_s > KEPT_S for one in good.values()):
+            found.old.append(name)
+        if any(one.unix_s - now_s > _SKEW_S for one in good.values()):
+            found.ahead.append(name)
+        # A clock that was set back makes it new.
+        here = {what: replace(one, unix_s=min(one.unix_s, now_s)) for what, one in good.items()}
+        found.kept.update(_recent({uuid: here}, now_s))
+    return found
 
 
-def _good(of_gpu: Any, now_s: float) -> dict[str, Stored] | None:
-    """Return what is told of a GPU; None when anything of it cannot be. A clock that was set back makes it new."""
+def _nothing() -> Parsed:
+    return Parsed({}, [], [], [])
+
+
+def _good(of_gpu: Any) -> dict[str, Stored] | None:
+    """Return what is told of a GPU; None when anything of it cannot be."""
     if not isinstance(of_gpu, dict) or not of_gpu.keys() <= set(_WHAT):
         return None
     good = {}
@@ -169,7 +200,7 @@ def _good(of_gpu: Any, now_s: float) -> dict[str, Stored] | None:
         mw, unix_s = (one.get("mw"), one.get("unix_s")) if isinstance(one, dict) else (None, None)
         if not _is_number(mw) or not _is_number(unix_s) or not _possible(mw) or unix_s < 0:
             return None
-        good[what] = Stored(float(mw), min(float(unix_s), now_s))
+        good[what] = Stored(float(mw), float(unix_s))
     return good
 
 

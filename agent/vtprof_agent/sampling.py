@@ -18,7 +18,7 @@ from vtprof_agent.resource import RingResource
 from vtprof_agent.samplers.health import Health, SamplerState, judge
 from vtprof_agent.samplers.reader import Reader
 from vtprof_agent.samplers.sampler import SAMPLERS, Sample, Sampler, load
-from vtprof_agent.samplers.tally import Tally
+from vtprof_agent.samplers.tally import MOST_GPUS, Tally
 from vtprof_agent.windows import INT64_MAX
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
@@ -159,7 +159,14 @@ class Sampling:
     def _take(self, samples: list[Sample], period_s: float) -> None:
         """Take a reading of a GPU sampler, in its thread."""
         with self._lock:
+            before = self._tally.beyond
             expected, windows = self._tally.add(samples, time.monotonic_ns(), int(period_s * NS_PER_S))
+            beyond = self._tally.beyond and not before
+        if beyond:
+            logger.warning(
+                "more than %d GPUs are told of: those beyond are left out; name with --dcgm-url the page of this node alone",
+                MOST_GPUS,
+            )
         if self._meter is None:
             return
         for one in expected:

@@ -120,6 +120,8 @@ class Seen:
         """The status (or code) of every answer to metrics."""
         self.rejects = 0
         self.answer_headers: dict[str, str] = {}
+        self.refusal = b""
+        """The body of an answer over HTTP that is not 200."""
         self.trailers: tuple[tuple[str, bytes], ...] = ()
         self.url = ""
 
@@ -172,7 +174,7 @@ def http_collector(
             seen.encodings.append(self.headers.get("Content-Encoding", ""))
             signal = self.path.rpartition("/")[2]
             status = seen.status(signal, 503)
-            answer = b""
+            answer = seen.refusal
             if status is None:
                 kind = ExportTraceServiceRequest if signal == "traces" else ExportMetricsServiceRequest
                 seen.take(kind.FromString(gzip.decompress(body)))
@@ -252,13 +254,42 @@ def grpc_collector(
         pool.shutdown(wait=False)
 
 
-def make_certificate(folder: Path, name: str = "server") -> tuple[Path, Path]:
-    """Make a self-signed certificate for 127.0.0.1 with openssl; return its file and that of its key."""
+_AUTHORITY = """
+[ca]
+default_ca = own
+[own]
+database = {folder}/index
+new_certs_dir = {folder}
+default_md = sha256
+rand_serial = yes
+policy = any
+x509_extensions = names
+[any]
+commonName = supplied
+[names]
+subjectAltName = {host}
+"""
+
+
+def make_certificate(
+    folder: Path,
+    name: str = "server",
+    host: str = "IP:127.0.0.1",
+    valid: tuple[str, str] = ("20200101000000Z", "20900101000000Z"),
+) -> tuple[Path, Path]:
+    """Make a self-signed certificate with openssl, valid from and to; return its file and that of its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    request, settings = folder / f"{name}.csr", folder / f"{name}.cnf"
+    (folder / "index").write_bytes(b"")
+    settings.write_text(_AUTHORITY.format(folder=folder, host=host))
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
+        ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", str(key), "-out", str(request), "-subj", "/CN=127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    subprocess.run(
+        ["openssl", "ca", "-batch", "-notext", "-selfsign", "-config", str(settings), "-in", str(request),
+         "-keyfile", str(key), "-out", str(certificate), "-startdate", valid[0], "-enddate", valid[1]],
         check=True, capture_output=True,
     )  # fmt: skip
     return certificate, key

@@ -349,6 +349,12 @@ def test_run_exec_and_doctor_take_the_same_flags_and_every_flag_is_a_setting() -
     for command in ("run", "exec", "doctor"):
         shown = _agent(command, "--help").stdout
         assert [flag for flag in [*flags, "--config"] if flag not in shown] == []
+        told = " ".join(shown.split())
+        assert (
+            "VTPROF_AGENT_OTLP_ENDPOINT in the environment" in told
+            and "`vtprof-agent doctor --verbose`" in told
+        )
+        assert names.DEFAULT_RING_DIR in told and Config().otlp_protocol in told
 
 
 def test_flags_reach_the_settings_with_their_own_names_as_origins(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_status_shows_the_rings_of_sessions_too() -> None:
     assert f"in {folder}:\nPID {os.getpid()} (alive)" in shown
     assert str(folder) in document["ring_dirs"]
     assert [one["pid"] for one in document["rings"] if one["file"].startswith(str(folder))] == [os.getpid()]
-    assert alone == f"no rings in {folder / 'other'}: no process has recorded anything there yet\n"
+    told = "no process has recorded anything there yet; `vtprof-agent doctor` says what it takes"
+    assert alone == f"no rings in {folder / 'other'}: {told}\n"
 
 
 def test_stage_names_a_ring_folder_that_containers_can_share(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collectors import http_collector
 from test_listening import make_pair, token_file
 
 from vtprof_agent import node_report
@@ -73,10 +74,16 @@ def test_what_the_settings_name_and_nobody_answers_at_is_said_with_its_cost(
     listening: int, silent: int, tmp_path: Path
 ) -> None:
     here, nobody = f"http://127.0.0.1:{listening}", f"http://127.0.0.1:{silent}"
-    fine = Config(
-        otlp_endpoint=here, dcgm_url=here, engine_metrics=(here,), spool_dir=tmp_path, spool_bytes=1 << 20
-    )
-    assert problems(fine) == {"endpoint": None, "spool": None, "dcgm-exporter": None, "engine metrics": None}
+    with http_collector() as seen:
+        fine = Config(
+            otlp_endpoint=seen.url,
+            dcgm_url=here,
+            engine_metrics=(here,),
+            spool_dir=tmp_path,
+            spool_bytes=1 << 20,
+        )
+        assert problems(fine) == dict.fromkeys(("endpoint", "spool", "dcgm-exporter", "engine metrics"))
+        assert (seen.calls, seen.spans) == (["traces"], []), "a message without spans"
     away = Config(otlp_endpoint=nobody, dcgm_url=nobody, engine_metrics=(nobody,), spool_bytes=0)
     lines = [check.line() for check in checks(away, agent_runs=False)]
     assert [line.split(":")[0] for line in lines] == [
@@ -145,15 +152,13 @@ def test_doctor_finds_what_run_refuses_in_its_words_and_leaves_nothing(
     assert "secret" not in json.dumps(document)
 
 
-def test_what_run_would_make_is_no_problem(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: int
-) -> None:
+def test_what_run_would_make_is_no_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {
         "ring_dir": str(tmp_path / "a" / "rings"), "out_dir": str(tmp_path / "b" / "out"), "samplers": ["host"],
-        "otlp_endpoint": f"http://127.0.0.1:{listening}", "spool_dir": str(tmp_path / "c" / "spool"),
-        "spool_bytes": 1 << 20,
+        "spool_dir": str(tmp_path / "c" / "spool"), "spool_bytes": 1 << 20,
     }  # fmt: skip
-    document = reported(monkeypatch, {}, **settings)
+    with http_collector() as seen:
+        document = reported(monkeypatch, {}, otlp_endpoint=seen.url, **settings)
     ours = ("rings", "files", "spool", "endpoint")
     assert [line for line in document["problems"] if line.startswith(ours)] == []
     assert {one["what"] for one in document["endpoints"]} == {"files", "spool", "endpoint"}
@@ -171,6 +176,18 @@ def test_doctor_ends_with_1_only_when_it_is_asked_to_check_and_there_is_a_proble
         for format_ in ("text", "json"):
             assert run([*words, "--format", format_]) == 0
             assert run([*words, "--format", format_, "--check"]) == expected
+
+
+def test_people_are_told_when_nothing_is_wrong_and_how_to_begin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = "`vtprof-agent exec` starts one that does"
+    for found, rings in (([], ()), (["x: y; z"], ({"file": "f", "pid": 1, "process": "alive"},))):
+        document = {**EMPTY, "problems": found, "rings": rings}
+        monkeypatch.setattr(node_report, "report", lambda _settings, document=document: document)
+        assert run(["doctor", "--ring-dir", str(tmp_path)]) == 0
+        shown = capsys.readouterr().out
+        assert ("no problem found" in shown, begin in shown) == (not found, not rings)
 
 
 def test_a_port_that_another_program_holds_is_said_unless_it_is_our_agent(

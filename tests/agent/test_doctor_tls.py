@@ -22,9 +22,15 @@ WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, bool], int]]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a certificate and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def ports(pair: tuple[Path, Path]) -> Iterator[dict[tuple[str, bool], int]]:
     """Return the port of a real collector by protocol and whether it speaks TLS."""
-    certificate, key = make_certificate(tmp_path_factory.mktemp("tls"))
+    certificate, key = pair
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
@@ -40,19 +46,19 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, 
         }
 
 
-def endpoint(url: str, protocol: str) -> Check:
-    (found,) = checks(Config(otlp_endpoint=url, otlp_protocol=protocol, spool_bytes=0), agent_runs=True)
-    return found
+def endpoint(url: str, protocol: str, ca_file: Path | None = None) -> Check:
+    config = Config(otlp_endpoint=url, otlp_protocol=protocol, otlp_ca_file=ca_file, spool_bytes=0)
+    return checks(config, agent_runs=True)[0]
 
 
 @pytest.mark.parametrize("protocol", [HTTP, GRPC])
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_scheme_that_the_port_does_not_speak_is_one_line_with_what_to_do(
-    ports: dict[tuple[str, bool], int], protocol: str, tls: bool
+    ports: dict[tuple[str, bool], int], pair: tuple[Path, Path], protocol: str, tls: bool
 ) -> None:
     port = ports[protocol, tls]
     right, wrong = ("https", "http") if tls else ("http", "https")
-    assert endpoint(f"{right}://127.0.0.1:{port}", protocol).problem is None
+    assert endpoint(f"{right}://127.0.0.1:{port}", protocol, pair[0]).problem is None
     said = {
         False: "does not speak TLS, as https:// asks for; nothing arrives: give http://, or turn TLS on there",
         True: "speaks TLS, which http:// does not; nothing arrives: give https://, or turn TLS off there",
@@ -75,7 +81,7 @@ def test_pages_over_https_are_greeted_and_those_over_http_are_not(
     )  # fmt: skip
     problems = {check.what: check.problem for check in checks(config, agent_runs=True)}
     assert problems["dcgm-exporter"] == "does not speak TLS, as https:// asks for"
-    assert problems["engine metrics"] is None
+    assert problems["engine metrics"] == "its certificate is signed by nobody who is trusted here"
     with answering(b"") as (port, heard):
         config = Config(out_dir=tmp_path, engine_metrics=(f"http://127.0.0.1:{port}/metrics",))
         problems = {check.what: check.problem for check in checks(config, agent_runs=True)}

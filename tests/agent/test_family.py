@@ -341,8 +341,8 @@ def test_the_page_counts_a_request_once(tmp_path: Path) -> None:
     assert value("vtprof_agent_open_requests") == 1
     server.write_all(ONE[-1:])
     agent.settle()
-    assert value(names.PROM_TTFT + "_count", {names.LABEL_VISUAL_STRATUM: "256"}) == 1
-    assert value(names.PROM_TOKENS, {"modality": "image"}) == 20
+    assert value(names.PROM_TTFT + "_count", {names.LABEL_VISUAL_STRATUM: "256", "model": "tiny"}) == 1
+    assert value(names.PROM_TOKENS, {"modality": "image", "model": "tiny"}) == 20
     assert value("vtprof_agent_requests_unusable_total") == 0
 
 

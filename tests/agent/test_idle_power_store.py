@@ -179,6 +179,51 @@ def test_a_time_to_come_counts_as_now(tmp_path: Path) -> None:
     assert opened(tmp_path, NOW + 31 * DAY)[1].seen == {}
 
 
+def test_what_is_left_out_for_its_age_and_what_is_of_a_time_to_come_is_said_with_its_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 30 days it is kept, of a second more it is not; of a minute to come it is not said, of a second more it is."""
+    ages_s = {
+        "GPU-kept": 30 * DAY, "GPU-old": 30 * DAY + 1, "GPU-half": 30 * DAY + 1, "GPU-skewed": -60, "GPU-ahead": -61,
+    }  # fmt: skip
+    gpus = {gpu: {"rest_mw": entry(95_000, NOW - age_s)} for gpu, age_s in ages_s.items()}
+    gpus["GPU-half"]["least_mw"] = entry(90_000, NOW)
+    write(tmp_path, gpus)
+    with caplog.at_level(logging.INFO):
+        _, meter = opened(tmp_path)
+    assert meter.seen == {
+        "GPU-kept": IdleSeen(None, 95_000.0),
+        "GPU-half": IdleSeen(90_000.0),
+        "GPU-skewed": IdleSeen(None, 95_000.0),
+        "GPU-ahead": IdleSeen(None, 95_000.0),
+    }
+    begin = f"{tmp_path / IDLE_POWER_FILE}: "
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", begin + "2 stored idle powers are older than 30 days and are left out (GPU-old, ...)"),
+        (
+            "WARNING",
+            begin + "1 stored idle powers are of a time to come and count as of now: was the clock set back?"
+            " (GPU-ahead)",
+        ),
+    ]
+
+
+def test_a_clock_that_goes_back_while_an_agent_runs_makes_nothing_old_or_lasting(tmp_path: Path) -> None:
+    now_s = NOW
+    meter = Meter()
+    store = IdlePowerStore(tmp_path, meter, lambda: now_s)
+    meter.seen = {"GPU-a": IdleSeen(None, 95_000.0)}
+    store.look(0)
+    store.look(16 * NS)
+    now_s = NOW - 400 * DAY
+    meter.seen["GPU-b"] = IdleSeen(None, 60_000.0)
+    store.close()
+    assert opened(tmp_path, now_s)[1].seen.keys() == {"GPU-a", "GPU-b"}
+    store, _ = opened(tmp_path, now_s)
+    store.close()
+    assert opened(tmp_path, now_s + 31 * DAY)[1].seen == {}
+
+
 def test_a_link_or_a_folder_in_its_place_is_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,7 +266,7 @@ JSON = st.recursive(
 
 @given(gpus=st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_whatever_a_file_tells_what_is_used_of_it_is_a_power_and_a_time(gpus: dict[str, Any]) -> None:
-    kept, _ = parse(json.dumps({"version": 1, "gpus": gpus}).encode(), NOW)
+    kept = parse(json.dumps({"version": 1, "gpus": gpus}).encode(), NOW).kept
     assert all(
         100 <= one.mw <= 1e7 and NOW - 30 * DAY <= one.unix_s <= NOW
         for of_gpu in kept.values()

@@ -253,12 +253,13 @@ def test_an_unknown_protocol_is_one_clear_line() -> None:
         OtlpDestination("http://c:4318", protocol="http/json")
 
 
-def test_the_endpoint_is_a_base_url_or_the_traces_url() -> None:
+def test_the_endpoint_is_a_base_url_or_that_of_a_signal() -> None:
     expected = ("http://c:4318/v1/traces", "http://c:4318/v1/metrics")
     assert (
         signal_urls("http://c:4318")
         == signal_urls("http://c:4318/")
         == signal_urls("http://c:4318/v1/traces")
+        == signal_urls("http://c:4318/v1/metrics/")
         == expected
     )
 

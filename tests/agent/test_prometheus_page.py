@@ -277,7 +277,7 @@ def test_an_address_that_is_taken_or_none_is_one_clear_line() -> None:
 
 
 def test_no_label_holds_the_callers_text() -> None:
-    """Request ids and models are the caller's text, of which there is no end: they label nothing."""
+    """Request ids are the caller's text, of which there is no end: they label nothing. Of models there is a limit."""
     with served(filled()) as (_, port):
         text = ask(port, Accept=OPENMETRICS)[1].decode()
     labels = {

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers.dcgm import DcgmSampler, Interval
-from vtprof_agent.samplers.dcgm_page import MAX_WANTED, read, wanted
+from vtprof_agent.samplers.dcgm_page import MAX_LINE, MAX_WANTED, read, wanted
 from vtprof_agent.samplers.sampler import ALL, Sample, load
+from vtprof_agent.samplers.tally import FORGET_NS, Tally
+from vtprof_agent.sampling import Sampling
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError
 
@@ -43,7 +46,7 @@ DCGM_FI_PROF_PCIE_TX_BYTES{{{LABELS}}} 33011804
 
 
 def _values(page: str) -> dict[tuple[str, int | None, str], float]:
-    return {(line.uuid, line.instance, line.key): line.value for line in read(wanted(page))}
+    return {(line.uuid, line.instance, line.key): line.value for line in read(wanted(page)[0])}
 
 
 def test_every_field_is_read_in_our_units() -> None:
@@ -100,18 +103,22 @@ def test_instances_are_told_apart_and_what_is_of_the_whole_gpu_stays_there() -> 
     }
 
 
-def test_a_huge_page_is_read_in_part_and_other_series_are_not_parsed_at_all() -> None:
-    many = "".join(f'DCGM_FI_PROF_DRAM_ACTIVE{{UUID="GPU-{i}"}} 0.5\n' for i in range(40_000))
-    assert len(wanted(many)) <= MAX_WANTED + 1
-    assert len(read(wanted(many))) > 1000
-    assert wanted("not { a page\nDCGM_FI_OTHER{ 1\n") == "\n"
+def test_of_a_huge_page_a_part_is_read_and_the_rest_counted_and_other_series_are_not_parsed_at_all() -> None:
+    # 24 + 11 + 10 + 6 + 1 = 52 characters each with the end of the line: 524,288 hold 10,082 of them.
+    many = "".join(f'DCGM_FI_PROF_DRAM_ACTIVE{{UUID="GPU-{i:010}"}} 0.5\n' for i in range(40_000))
+    lines, left_out = wanted(many)
+    assert (len(read(lines)), left_out) == (10_082, 29_918)
+    assert wanted("not { a page\nDCGM_FI_OTHER{ 1\n") == ("\n", 0)
+    long = f'DCGM_FI_PROF_DRAM_ACTIVE{{UUID="GPU-{"x" * MAX_LINE}"}} 0.5\n'
+    assert [line.uuid for line in read(wanted(long + _page())[0])] == ["GPU-a"] * 11
+    assert wanted(long + _page())[1] == 1
 
 
 @given(st.text(alphabet='DCGM_FIPROAVEUT{}="\\,. 0123456789\nNaInf#', max_size=200))
 def test_whatever_the_page_says_it_is_read_or_refused_as_no_page(text: str) -> None:
     page = f"DCGM_FI_PROF_DRAM_ACTIVE{text}\n"
     try:
-        lines = read(wanted(page))
+        lines = read(wanted(page)[0])
     except ValueError:
         return
     assert all(0 <= line.value <= 1 for line in lines if line.key == DRAM)
@@ -263,3 +270,58 @@ def test_without_a_page_it_says_what_to_set(url: str | None, text: str) -> None:
     assert text in str(sampler.why_not())
     with pytest.raises(BackendError, match=text):
         sampler.open()
+
+
+def _cluster(gpus: int) -> str:
+    return "".join(
+        f'{field}{{UUID="GPU-{gpu:03}"}} {value}\n'
+        for field, value in (("DCGM_FI_DEV_POWER_USAGE", 100), ("DCGM_FI_DEV_SM_CLOCK", 1410))
+        for gpu in range(gpus)
+    )
+
+
+def test_of_the_gpus_of_a_whole_cluster_256_are_taken_and_the_rest_is_said_once(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter.page = _cluster(300)
+    sampler = _open(exporter.url, [S, 2 * S])
+    sampling = Sampling()
+    sampling._take(sampler.sample(frozenset()), 1.0)
+    exporter.page += "\n"
+    exporter.page = exporter.page.replace(" 100", " 101")
+    sampling._take(sampler.sample(frozenset()), 1.0)
+    told = {point.sample.hw_id for point in sampling.sample((), agent_resource("n"), 1)}
+    assert told == {f"GPU-{gpu:03}" for gpu in range(256)}
+    (said,) = [line for line in caplog.messages if "GPU" in line]
+    assert said == (
+        "more than 256 GPUs are told of: those beyond are left out; name with --dcgm-url the page of this node alone"
+    )
+
+
+def test_256_gpus_are_all_taken_and_one_that_is_gone_makes_room(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally()
+
+    def told(gpu: int, at_ns: int) -> set[str | None]:
+        tally.add([Sample(names.GPU_POWER_MW, 1, hw_id=f"GPU-{gpu}", source="dcgm")], at_ns, S)
+        return {sample.hw_id for sample in tally.take()}
+
+    assert [told(gpu, S) for gpu in range(256)] == [{f"GPU-{gpu}"} for gpu in range(256)]
+    assert (told(256, S), tally.beyond) == (set(), True)
+    told(0, S + FORGET_NS + 1)
+    assert told(256, S + FORGET_NS + 2) == {"GPU-256"}
+
+
+def test_the_part_of_a_page_that_is_not_read_is_said_once(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporter.page = _cluster(9000)
+    sampler = _open(exporter.url, [S, 2 * S])
+    for _ in range(2):
+        sampler.sample(frozenset())
+    (said,) = caplog.messages
+    # 'DCGM_FI_DEV_POWER_USAGE{UUID="GPU-000"} 100' and its end are 44 characters, 45 from GPU-1000 on; of the clock 42, 43.
+    room = MAX_WANTED - 1000 * 44 - 8000 * 45
+    read_clocks = 1000 + (room - 1000 * 42) // 43
+    assert said.startswith(
+        f"{exporter.url}/metrics: {9000 - read_clocks} lines are left out of what is read of it"
+    )

@@ -4,7 +4,9 @@ The mix: batches of four requests, each batch one prefill step and a run of deco
 140 records give 14 spans (four requests with prefill and decode, a step, a window); step and window spans carry four
 links on average. In the ring's time 20,000 records come a second. Once without GPU, and once with eight: then each step
 has its GPU time, in a record of its own, and four counters of each GPU at 10 Hz are attributed to it. Only the agent's
-CPU time counts; the writing in between does not. Budget: 20,000 records/s.
+CPU time counts; the writing in between does not. Both are run by turns, and of each the round that took the least CPU time
+is told, with the rate of the slowest: what else runs on the machine shares its caches and clocks, and only ever adds
+to it. Memory is that of the first round. Budget: 20,000 records/s.
 """
 
 import argparse
@@ -150,15 +152,25 @@ def main() -> None:
     """Run and print, as text or with --json as one object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = {name: measure(arguments.batches, name == WITH) for name in (WITHOUT, WITH)}
+    rounds = [
+        {name: measure(arguments.batches, name == WITH) for name in (WITHOUT, WITH)}
+        for _ in range(max(1, arguments.rounds))
+    ]
+    results = {}
+    for name, first in rounds[0].items():
+        rates = [one[name]["records_per_s"] for one in rounds]
+        best = rounds[rates.index(max(rates))][name]
+        results[name] = {**best, "rss_bytes": first["rss_bytes"], "slowest_records_per_s": min(rates)}
     if arguments.json:
         print(json.dumps(results))
         return
     for name, result in results.items():
         print(
-            f"agent, {name}: {result['records_per_s']:,.0f} records/s on one core (budget {BUDGET_RECORDS_PER_S:,}), "
+            f"agent, {name}: {result['records_per_s']:,.0f} records/s on one core (slowest of {len(rounds)} rounds "
+            f"{result['slowest_records_per_s']:,.0f}, budget {BUDGET_RECORDS_PER_S:,}), "
             f"{result['spans']:,} spans of {result['records']:,} records, {result['spans_with_energy']:,} with energy, "
             f"{result['rss_bytes'] / 1e6:.0f} MB RSS (budget 100)"
         )

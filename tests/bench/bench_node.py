@@ -39,6 +39,9 @@ CYCLE_S = ring_load.RECORDS / (RECORDS_PER_S / GPUS)
 WARM_UP_S = 60.0
 """By then the fits have as many windows as they are made anew for by time alone: as it will go on."""
 PROBED_CALLS = 2000
+ON_GPU = {names.PHASE_SPANS[phase] for phase in (names.ENCODE, names.PREFILL, names.DECODE)}
+SETTLE_S = 4.0
+"""At the stop what its last windows hold is not given to phases yet; a request here takes half of that."""
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def _watch(
     page = next(word for word in (folder / "agent.log").read_text().split() if word.startswith("http"))
     time.sleep(WARM_UP_S)
     process = psutil.Process(agent.pid)
-    calls, cpu, begin = control.calls(), _cpu_s(process), time.monotonic()
+    calls, cpu, begin, begin_unix_ns = control.calls(), _cpu_s(process), time.monotonic(), time.time_ns()
     records = _page(page, "vtprof_agent_records_read_total")
     pacing = [sys.executable, str(Path(__file__).with_name("core_pace.py")), str(seconds - 2)]
     reference = subprocess.Popen(pacing, stdout=subprocess.PIPE, text=True)
@@ -123,6 +126,7 @@ def _watch(
     agent.send_signal(signal.SIGTERM)
     agent.wait(60)
     texts = [path.read_text() for path in (folder / "out").glob("*.traces.jsonl")]
+    ran, counted = _with_energy(texts, begin_unix_ns, begin_unix_ns + int((wall_s - SETTLE_S) * NS_PER_S))
     return {
         "seconds": wall_s,
         "cpu_ratio": spent_s / wall_s,
@@ -132,9 +136,23 @@ def _watch(
         "records_lost": newest_metric(folder / "out", names.AGENT_RECORDS_LOST),
         "spans": sum(text.count('"startTimeUnixNano"') for text in texts),
         "spans_with_counters": sum(text.count(f'"{names.GPU_ENERGY_MJ}"') for text in texts),
+        "gpu_phases": ran,
+        "gpu_phases_with_energy": counted,
         "detail_level": detail,
         "calls_per_s": {name: count / wall_s for name, count in made.items()},
     }
+
+
+def _with_energy(texts: list[str], begin_unix_ns: int, end_unix_ns: int) -> tuple[int, int]:
+    """Return how many phases on a GPU began within these times, and of how many the energy is told."""
+    ran = counted = 0
+    for line in (line for text in texts for line in text.splitlines()):
+        for resource in json.loads(line)["resourceSpans"]:
+            for span in (span for scope in resource["scopeSpans"] for span in scope["spans"]):
+                if span["name"] in ON_GPU and begin_unix_ns <= int(span["startTimeUnixNano"]) < end_unix_ns:
+                    ran += 1
+                    counted += any(one["key"] == names.GPU_ENERGY_MJ for one in span["attributes"])
+    return ran, counted
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -201,7 +219,8 @@ def main(argv: list[str] | None = None) -> int:
             f" ({calls_per_s:.0f} calls/s of {result['standin_us_per_call']:.1f} us)\n"
             f"       {result['rss_bytes'] / 1e6:.0f} MB RSS (budget {BUDGET_RSS_BYTES / 1e6:.0f}), "
             f"{result['records_per_s']:,.0f} records/s, {result['records_lost']} lost, {result['spans']:,} spans, "
-            f"{result['spans_with_counters']:,} with counters; detail {result['detail_level']:.0f}"
+            f"energy in {result['gpu_phases_with_energy']:,} of {result['gpu_phases']:,} phases on a GPU;"
+            f" detail {result['detail_level']:.0f}"
         )
     failed = (
         result["core_ratio"] > BUDGET_CPU_RATIO

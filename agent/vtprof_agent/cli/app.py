@@ -8,6 +8,7 @@ import typer
 
 from vtprof_agent.cli import attach, detach, doctor, exec_command, stage, status
 from vtprof_agent.cli import run as run_command
+from vtprof_agent.cli.options import EPILOG
 from vtprof_schemas.errors import ConfigError
 
 _UsageError: Final[Any] = typer.BadParameter.__mro__[1]
@@ -23,13 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run_command.run)
-app.command("exec", context_settings={"allow_interspersed_args": False})(exec_command.exec_)
+app.command("run", epilog=EPILOG)(run_command.run)
+app.command("exec", epilog=EPILOG, context_settings={"allow_interspersed_args": False})(exec_command.exec_)
 app.command("attach", cls=attach.PidCommand)(attach.attach)
 app.command("detach", cls=attach.PidCommand)(detach.detach)
 app.command("stage")(stage.stage)
 app.command("status")(status.status)
-app.command("doctor")(doctor.doctor)
+app.command("doctor", epilog=EPILOG)(doctor.doctor)
 
 
 def run(words: Sequence[str]) -> int:

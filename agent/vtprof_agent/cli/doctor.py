@@ -19,7 +19,9 @@ def doctor(
         bool, typer.Option("--check", help="Exit with 1 when there is a problem, else with 0.")
     ] = False,
 ) -> None:
-    """Say what this node offers: GPUs, engines, processes to attach to, rings, and where each setting comes from.
+    """Say what this node offers, and what is wrong: GPUs, engines, processes to attach to, rings, endpoints, settings.
+
+    Give it the options of `run`: it tries what they name. An OTLP endpoint is sent a message without spans.
 
     The exit code is 0, with --check 1 when there is a problem, and 2 for settings that cannot be read.
     """
@@ -46,6 +48,8 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
 
     for problem in document["problems"]:
         typer.echo(f"problem: {one_line(problem)}")
+    if not document["problems"]:
+        typer.echo("no problem found")
     for gpu in document["gpus"]:
         offers = f"performance metrics {_told(gpu['gpm'])}, MIG {_told(gpu['mig'])}"
         typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}"))
@@ -65,6 +69,10 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
         state = f"no: {process['denied']}" if process["denied"] else "can be attached to"
         typer.echo(f"PID {process['pid']} ({process['name'] or 'ended'}): {process['engine']}, {state}")
     typer.echo(f"other Python processes, no engine seen in them: {document['other_python_processes']}")
+    if not document["rings"]:
+        typer.echo(
+            "no ring: no process records yet; `vtprof-agent exec` starts one that does, `attach` has one do so"
+        )
     for ring in document["rings"]:
         typer.echo(f"ring {ring['file']}: PID {ring['pid']} ({ring['process']})")
     settings = document["settings"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from vtprof_agent.config import Settings, load
+from vtprof_schemas.names import DEFAULT_RING_DIR
 
 _ADDRESS: Final = "HOST:PORT"
 
@@ -21,26 +22,36 @@ def path_option(*flags: str, **more: Any) -> Any:
 
 
 OPTIONS: Final[Mapping[str, Any]] = {
-    "out_dir": Annotated[Path | None, path_option("--out", help="Folder for OTLP JSON-lines files.")],
+    "out_dir": Annotated[
+        Path | None,
+        path_option("--out", help="Folder for OTLP JSON-lines files; ./traces without endpoint and page."),
+    ],
     "otlp_endpoint": Annotated[
-        str | None, typer.Option("--otlp-endpoint", help="OTLP receiver, such as http://collector:4318.")
+        str | None,
+        typer.Option(
+            "--otlp-endpoint", help="OTLP receiver: http://collector:4318, or http://collector:4317 for grpc."
+        ),
     ],
     "otlp_protocol": Annotated[
-        str | None, typer.Option("--otlp-protocol", help="How to speak to it: http/protobuf or grpc.")
+        str | None,
+        typer.Option("--otlp-protocol", help="How to speak to it: http/protobuf, the default, or grpc."),
     ],
     "otlp_token_file": Annotated[
         Path | None, path_option("--otlp-token-file", help="File with the bearer token to send to it.")
     ],
     "spool_dir": Annotated[
-        Path | None, path_option("--spool-dir", help="Where batches wait while the receiver is away.")
+        Path | None, path_option(
+            "--spool-dir",
+            help="Where batches wait while the receiver is away; else vtprof/spool in the user's state folder.",
+        ),
     ],
     "ring_dir": Annotated[
-        Path | None, path_option("--ring-dir", help="Where the probes put their rings.")
+        Path | None, path_option("--ring-dir", help=f"Where the probes put their rings; else {DEFAULT_RING_DIR}."),
     ],
     "metrics": Annotated[
         str | None,
         typer.Option(
-            "--metrics", metavar=_ADDRESS, help="Prometheus page; without HOST this machine only."
+            "--metrics", metavar=_ADDRESS, help="Serve a Prometheus page here; without HOST for this machine only."
         ),
     ],
     "tls_cert_file": Annotated[
@@ -49,7 +60,7 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "tls_key_file": Annotated[Path | None, path_option("--tls-key-file", help="Its key.")],
     "token_file": Annotated[
         Path | None,
-        path_option("--token-file", help="File with the bearer token that others must show then."),
+        path_option("--token-file", help="File with the bearer token that scrapers and senders must show then."),
     ],
     "insecure_listen": Annotated[
         bool | None,
@@ -88,7 +99,9 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "samplers": Annotated[
         list[str] | None,
         typer.Option(
-            "--samplers", metavar="NAME", help="Only this source of counters; may be repeated. `doctor` lists them."
+            "--samplers",
+            metavar="NAME",
+            help="Only this source of counters; may be repeated. Else all that are here: `doctor` lists them.",
         ),
     ],
     "dcgm_url": Annotated[
@@ -100,7 +113,8 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "keep_ratio": Annotated[
         float | None,
         typer.Option(
-            "--keep-ratio", help="Share of ordinary requests whose spans are kept; slow and failed ones all are."
+            "--keep-ratio",
+            help="Share of ordinary requests whose spans are kept, else 1: all. Slow and failed ones all are.",
         ),
     ],
     "keep_ttft_above_s": Annotated[
@@ -121,6 +135,12 @@ OPTIONS: Final[Mapping[str, Any]] = {
 ALL: Final = tuple(OPTIONS)
 FOLLOWING: Final = ("out_dir", "otlp_endpoint", "otlp_protocol", "ring_dir", "metrics")
 """Of those the ones that an agent started in passing needs."""
+EPILOG: Final = (
+    "Each option is a setting: --otlp-endpoint is otlp_endpoint in the file and VTPROF_AGENT_OTLP_ENDPOINT in the"
+    " environment (--out is out_dir). An option wins over the environment, and that over the file. There are settings"
+    " without an option, such as otlp_ca_file: `vtprof-agent doctor --verbose` lists all, with their values."
+)
+"""Behind the options of commands that take them all."""
 _CONFIG: Final = Annotated[
     Path | None,
     path_option("--config", help="TOML file with settings; else /etc/vtprof/agent.toml if it is there."),

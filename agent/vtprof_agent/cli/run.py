@@ -5,7 +5,11 @@ from vtprof_agent.cli.options import ALL, Given, takes
 
 @takes(*ALL)
 def run(given: Given) -> None:
-    """Follow the rings until SIGTERM, SIGHUP or Ctrl-C, then write all that was read."""
+    """Follow the rings until SIGTERM, SIGHUP or Ctrl-C, then write all that was read.
+
+    `vtprof-agent doctor` with the same options says beforehand what is wrong. The exit code is 0 after a stop, and 2 for
+    settings that cannot be used.
+    """
     import logging
 
     from vtprof_agent.cli import require_extra

@@ -79,7 +79,9 @@ def _show(
         typer.echo(line)
     for place, (lines, _) in found.items():
         if not lines and (place != folder or len(found) == 1):
-            typer.echo(f"no rings in {place}: no process has recorded anything there yet")
+            typer.echo(
+                f"no rings in {place}: no process has recorded anything there yet; `vtprof-agent doctor` says what it takes"
+            )
         elif place != folder:
             typer.echo(f"in {place}:")
         for ring in lines:

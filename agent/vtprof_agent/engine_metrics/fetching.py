@@ -5,6 +5,7 @@ from typing import Final
 
 import requests
 
+from vtprof_agent.diagnosis import of_error
 from vtprof_agent.whole_answer import limit_answers
 
 TIMEOUT_S: Final = 3.0
@@ -40,6 +41,9 @@ def fetch(session: requests.Session, url: str, read_s: float = READ_S, max_bytes
                     raise Unreadable(f"more than {max_bytes} bytes")
                 if time.monotonic() > deadline:
                     raise Unreadable(f"not read within {read_s:g} s")
+    except requests.exceptions.SSLError as error:
+        fault = of_error(error)
+        raise Unreadable("no TLS connection" if fault is None else fault.what) from error
     except requests.ConnectionError as error:
         late = time.monotonic() > deadline
         raise Unreadable(f"not read within {read_s:g} s" if late else "cannot connect") from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vtprof_agent.diagnosis import TO_HTTP, of_text
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import MAX_MESSAGE_BYTES, Parcel, Signal
 from vtprof_agent.export.transport import (
@@ -29,6 +30,12 @@ _REFUSALS: Final = frozenset(("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS",
 """Codes that speak of the message; all others are of an endpoint that is away, not ready, or not yet ours."""
 _RECONNECT_MS: Final = 5000
 """A Collector that comes back is looked for so often at least; the pauses between calls are our own."""
+_ADVICE: Final = {
+    "UNAUTHENTICATED": "set otlp_token_file",
+    "UNIMPLEMENTED": f"nothing takes OTLP traces over gRPC there: {TO_HTTP}",
+}
+_LAST_ERROR: Final = "last error: "
+"""Before it stands what gRPC says of every failed connection."""
 _MOST_DETAILS: Final = 120
 """Characters of what the endpoint says that are logged."""
 _TOO_LARGE: Final = "larger than max"
@@ -51,7 +58,8 @@ class GrpcTransport:
         parts = parse_endpoint(endpoint, "http://collector:4317")
         if parts.path.strip("/"):
             raise ConfigError(
-                f"--otlp-endpoint {endpoint!r}: gRPC has no path; give one such as http://collector:4317"
+                f"--otlp-endpoint {endpoint!r}: gRPC has no path; give {shown(parts._replace(path=''))}, with the port"
+                f" of OTLP over gRPC, {_PORT} as a rule, or --otlp-protocol http/protobuf"
             )
         self.target = shown(parts)
         self._timeout_s = timeout_s
@@ -113,12 +121,16 @@ def _credentials(found: Certificates) -> "grpc.ChannelCredentials":
 def _failure(signal: Signal, error: Any) -> Answer:
     code = error.code().name
     details = error.details() or ""
-    reason = f"gRPC {code}: {' '.join(details.split())[:_MOST_DETAILS]}"
+    fault = of_text(details) if code == "UNAVAILABLE" else None
+    if fault is not None:
+        return Answer(Outcome.RETRY, fault.what, advice=fault.advice)
+    told = " ".join(details.rpartition(_LAST_ERROR)[2].split())
+    reason = f"gRPC {code}: {told[:_MOST_DETAILS]}"
     if code in _REFUSALS or (code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details):
         return Answer(Outcome.REFUSED, reason)
     if code == "UNIMPLEMENTED" and signal is Signal.METRICS:
         return Answer(Outcome.REFUSED, reason)
-    return Answer(Outcome.RETRY, reason, wait_s=_asked_s(error))
+    return Answer(Outcome.RETRY, reason, wait_s=_asked_s(error), advice=_ADVICE.get(code, ""))
 
 
 def _asked_s(error: Any) -> float | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from vtprof_agent.diagnosis import TLS, causes, is_plain_to_tls, of_error
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import Parcel, Signal
 from vtprof_agent.export.transport import (
@@ -27,14 +28,19 @@ RETRYABLE: Final = frozenset((401, 403, 404, 408, 429))
 """Statuses of a Collector that is not ready, not yet configured for us, or asks to slow down."""
 NO_METRICS: Final = 404
 """To metrics: of a Collector without a pipeline for them, which must not hold up the spans behind."""
+BAD_REQUEST: Final = 400
+_ADVICE: Final = {
+    401: "set otlp_token_file",
+    404: "nothing takes traces at /v1/traces below it: give the base URL of an OTLP receiver, as http://collector:4318",
+}
 _PROTOBUF: Final = "application/x-protobuf"
 _MOST_ANSWER_BYTES: Final = 64 * 1024
 
 
 def signal_urls(endpoint: str) -> tuple[str, str]:
-    """Return the URLs for traces and metrics of a Collector's base URL (or of its traces URL); raises ConfigError."""
+    """Return the URLs for traces and metrics of a Collector's base URL, or of one of the two; raises ConfigError."""
     parse_endpoint(endpoint, "http://collector:4318")
-    base = endpoint.rstrip("/").removesuffix("/v1/traces")
+    base = endpoint.rstrip("/").removesuffix("/v1/traces").removesuffix("/v1/metrics")
     return f"{base}/v1/traces", f"{base}/v1/metrics"
 
 
@@ -78,7 +84,14 @@ class HttpTransport:
                 # A connection that idled was closed by the other side; where that is not so, this fails as well.
                 return self._post(parcel)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            return Answer(Outcome.RETRY, _said(error))
+            if isinstance(error, requests.Timeout):
+                return Answer(Outcome.RETRY, f"no answer within {self._timeout_s:g} s")
+            fault = of_error(error)
+            return (
+                Answer(Outcome.RETRY, _said(error))
+                if fault is None
+                else Answer(Outcome.RETRY, fault.what, advice=fault.advice)
+            )
 
     def _post(self, parcel: Parcel) -> Answer:
         found = self._certificates[parcel.signal]
@@ -114,12 +127,17 @@ def _answer(signal: Signal, response: requests.Response) -> Answer:
         told = response.headers.get("Content-Type", "").startswith(_PROTOBUF)
         return Answer(Outcome.DELIVERED, *(partial_success(signal, body) if told else ()))
     reason = f"HTTP status {status}"
+    if status == BAD_REQUEST and is_plain_to_tls(body):  # not of the message, which would be dropped
+        return Answer(Outcome.RETRY, TLS.what, advice=TLS.advice)
     if signal is Signal.METRICS and status == NO_METRICS:
         return Answer(Outcome.REFUSED, reason)
     if status in RETRYABLE or not 400 <= status < 500:
         # A redirect is not followed, it would take the token elsewhere: of a proxy before login, it passes.
         return Answer(
-            Outcome.RETRY, reason, wait_s=retry_after_s(response.headers.get("Retry-After"), time.time())
+            Outcome.RETRY,
+            reason,
+            wait_s=retry_after_s(response.headers.get("Retry-After"), time.time()),
+            advice=_ADVICE.get(status, ""),
         )
     return Answer(Outcome.REFUSED, reason)
 
@@ -139,8 +157,6 @@ def retry_after_s(value: str | None, now_unix_s: float) -> float | None:
 
 
 def _said(error: BaseException) -> str:
-    """Return the innermost reason of a failed request in few words: requests wraps it several times."""
-    seen = error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
+    """Return the innermost reason of a failed request in few words."""
+    *_, seen = causes(error)
     return getattr(seen, "strerror", None) or type(seen).__name__

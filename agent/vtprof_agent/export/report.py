@@ -18,6 +18,8 @@ class Report:
         self._where = where
         self.problem: str | None = None
         """Why nothing can be delivered at present; None while it can."""
+        self._advised = {""}
+        """What was advised since something was delivered: a Collector may come up after us, and with another fault."""
         self._refused: str | None = None
         """What was said when a batch of spans was refused."""
         self._metrics_refused = False
@@ -41,16 +43,18 @@ class Report:
                 self._target,
                 answer.reason,
             )
-        elif outcome is Outcome.RETRY and self.problem is None:
+        elif outcome is Outcome.RETRY and (self.problem is None or answer.advice not in self._advised):
+            self._advised.add(answer.advice)
             logger.warning(
                 "%s: cannot deliver (%s%s); batches wait %s",
                 self._target,
                 answer.reason,
-                "; set otlp_token_file" if "401" in answer.reason else "",
+                f"; {answer.advice}" if answer.advice else "",
                 self._where,
             )
         elif outcome is Outcome.DELIVERED and self.problem is not None:
             logger.info("%s: delivering again", self._target)
+            self._advised = {""}
             self._refused = None
         if answer.rejected and not self._rejected:
             self._rejected = True

@@ -32,6 +32,8 @@ class Answer:
     """Of a message that was taken: spans or metric points that the endpoint would not have."""
     wait_s: float | None = None
     """How long the endpoint asks to be left alone."""
+    advice: str = ""
+    """What the user can do, where the failure tells; it does not pass by itself then."""
 
 
 class Transport(Protocol):

@@ -32,6 +32,11 @@ _COUNTER_LABEL: Final = {
 }
 
 
+def label_text(text: str) -> str:
+    """Return a text as it may stand in a label."""
+    return text[:_LABEL_CHARACTERS].encode("utf-8", "replace").decode()
+
+
 class GpuSeries:
     """The GPUs of this node as series."""
 
@@ -142,7 +147,7 @@ class GpuSeries:
         if label is not None:
             return label
         if len(self._shown) < MOST_GPUS:
-            text = gpu[:_LABEL_CHARACTERS].encode("utf-8", "replace").decode()
+            text = label_text(gpu)
             label = self._shown[gpu] = OTHER if text in self._shown.values() else text
             self._beyond.discard(gpu)
             return label

@@ -1,8 +1,10 @@
 """The agent's metrics, kept whether or not anybody reads them: what the loop tells, and what is made of it."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import psutil
 from prometheus_client import CollectorRegistry
@@ -11,11 +13,14 @@ from vtprof_agent.counters.rolling import CounterState
 from vtprof_agent.facts import FinishedRequest
 from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics import requests, series
-from vtprof_agent.metrics.gpus import GpuSeries
+from vtprof_agent.metrics.gpus import OTHER, GpuSeries, label_text
 from vtprof_agent.metrics.series import Series
 from vtprof_agent.metrics.store import Store
-from vtprof_schemas import SCHEMA_VERSION
+from vtprof_schemas import SCHEMA_VERSION, names
 
+logger = logging.getLogger(__name__)
+MOST_MODELS: Final = 16
+"""With a label of their own: each has up to forty histograms."""
 MODALITY_VISUAL = "visual"
 MODALITY_OTHER = "other"
 ALIVE_S = 30.0
@@ -37,6 +42,9 @@ class Metrics:
         self.registry.register(self._store)
         self._gpus = GpuSeries(self._store)
         self._unix_s, self._steady_s = unix_s, steady_s
+        self._models: dict[str, str] = {}
+        """By model its label."""
+        self._said = False
         self._own = psutil.Process()
         self._store.put(series.BUILD, {(version, str(SCHEMA_VERSION), platform.python_version()): 1})
         self._refreshed_s = steady_s()
@@ -44,7 +52,8 @@ class Metrics:
 
     def observe(self, finished: FinishedRequest, trace: tuple[int, int] | None = None) -> None:
         """Count a finished request; ``trace``: ids of its trace and root span, None when they are not exported."""
-        requests.count(self._store, finished, trace, self._unix_s())
+        model = self._model(str(finished.attributes.get(names.REQUEST_MODEL, "")))
+        requests.count(self._store, finished, trace, self._unix_s(), model)
 
     def refresh(self, totals: Mapping[Series, float], gauges: Mapping[Series, float | None]) -> None:
         """Take running totals and states kept elsewhere, None for what is not known; about once a second."""
@@ -74,6 +83,23 @@ class Metrics:
     ) -> None:
         """Take what the meter gave to each phase so far, and how well it can tell."""
         self._gpus.attributed(totals, states)
+
+    def _model(self, name: str) -> str:
+        """Return a model's label; "other" beyond the limit, for adapters may be loaded without end."""
+        label = self._models.get(name, "")
+        if name and not label:
+            if len(self._models) >= MOST_MODELS:
+                if not self._said:
+                    self._said = True
+                    logger.warning(
+                        "more than %d models: metrics count the others together, as model=%s",
+                        MOST_MODELS,
+                        OTHER,
+                    )
+                return OTHER
+            text = label_text(name)
+            label = self._models[name] = OTHER if text in self._models.values() else text
+        return label
 
     def _own_cost(self) -> None:
         times = self._own.cpu_times()

@@ -30,6 +30,7 @@ from vtprof_agent.metrics.series import (
     GPU,
     HISTOGRAM,
     MODALITY,
+    MODEL,
     PHASE,
     SERIES,
     STRATUM,
@@ -44,6 +45,7 @@ ATTRIBUTE_OF: Final = {
     PHASE: names.PHASE,
     STRATUM: "vtprof.visual_stratum",
     MODALITY: "vtprof.modality",
+    MODEL: names.REQUEST_MODEL,
     "status": names.REQUEST_STATUS,
     "cache": "vtprof.cache",
     "coverage": "vtprof.coverage",
@@ -109,7 +111,9 @@ def _histogram_points(series: Series, family: Family, start_ns: int, now_ns: int
     """Undo the cumulation: in OpenTelemetry each bucket counts its own."""
     by_labels: dict[tuple[str, ...], list[Sample]] = {}
     for sample in family.samples:
-        by_labels.setdefault(tuple(sample.labels[label] for label in series.labels), []).append(sample)
+        by_labels.setdefault(tuple(sample.labels.get(label, "") for label in series.labels), []).append(
+            sample
+        )
     points = []
     for values, samples in by_labels.items():
         buckets = [sample for sample in samples if sample.name.endswith("_bucket")]
@@ -147,4 +151,4 @@ def _exemplars(buckets: Iterable[Sample]) -> list[Exemplar]:
 
 
 def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
-    return {ATTRIBUTE_OF[label]: value for label, value in labels.items()}
+    return {ATTRIBUTE_OF[label]: value for label, value in labels.items() if value}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from vtprof_agent.facts import FinishedRequest, PhaseSpan, Value
 from vtprof_agent.metrics import series
-from vtprof_agent.metrics.store import Seen, Store
+from vtprof_agent.metrics.store import Labels, Seen, Store
 from vtprof_schemas import names
 from vtprof_schemas.units import seconds_from_ns
 
@@ -37,8 +37,24 @@ _SUMMED = (
 """Attributes of phases that are added up, each with its counter and the factor to its unit."""
 
 
-def count(store: Store, finished: FinishedRequest, trace: tuple[int, int] | None, unix_s: float) -> None:
+class _OfModel:
+    """The store, where everything is of one model."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        self._store, self._model = store, model
+
+    def add(self, counter: series.Series, labels: Labels, amount: float) -> None:
+        self._store.add(counter, (*labels, self._model), amount)
+
+    def observe(self, histogram: series.Series, labels: Labels, value: float, seen: Seen | None) -> None:
+        self._store.observe(histogram, (*labels, self._model), value, seen)
+
+
+def count(
+    everything: Store, finished: FinishedRequest, trace: tuple[int, int] | None, unix_s: float, model: str
+) -> None:
     """Count a request; ``trace`` are trace and span id of its root span when that is exported, for exemplars."""
+    store = _OfModel(everything, model)
     attributes = finished.attributes
     visual = sum(_number(attributes, key) for key in (names.TOKENS_IMAGE, names.TOKENS_VIDEO))
     stratum = _STRATUM_OF[names.visual_stratum(int(visual))]
@@ -83,7 +99,7 @@ def _number(attributes: Mapping[str, Value], key: str) -> float:
 
 
 def _count_known(
-    store: Store,
+    store: _OfModel,
     counter: series.Series,
     attributes: Mapping[str, Value],
     known: Iterable[tuple[str, tuple[str, ...]]],
@@ -93,7 +109,9 @@ def _count_known(
             store.add(counter, labels, _number(attributes, key))
 
 
-def _phases(store: Store, phases: Iterable[PhaseSpan], stratum: tuple[str, ...], seen: Seen | None) -> None:
+def _phases(
+    store: _OfModel, phases: Iterable[PhaseSpan], stratum: tuple[str, ...], seen: Seen | None
+) -> None:
     durations: dict[str, int] = {}
     preemptions: list[float] = []
     for phase in phases:
@@ -109,7 +127,7 @@ def _phases(store: Store, phases: Iterable[PhaseSpan], stratum: tuple[str, ...],
         store.add(series.PREEMPTIONS, (), sum(preemptions))
 
 
-def _caches(store: Store, finished: FinishedRequest) -> None:
+def _caches(store: _OfModel, finished: FinishedRequest) -> None:
     """Count what was looked up and what was found, only where the engine tells what it found."""
     processor: list[float] = []
     encoder: list[float] = []
@@ -130,6 +148,6 @@ def _caches(store: Store, finished: FinishedRequest) -> None:
         store.add(series.PREFIX_HITS, (), _number(finished.attributes, names.TOKENS_CACHED))
 
 
-def _looked_up(store: Store, cache: str, hits: float, lookups: float) -> None:
+def _looked_up(store: _OfModel, cache: str, hits: float, lookups: float) -> None:
     store.add(series.CACHE_LOOKUPS, (cache,), lookups)
     store.add(series.CACHE_HITS, (cache,), hits)

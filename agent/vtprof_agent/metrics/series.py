@@ -1,7 +1,8 @@
 """Every series of the agent, declared once: its Prometheus name, labels and meaning, its OpenTelemetry name and unit.
 
-Labels are closed sets (phase, modality, stratum, status, cache, coverage, counter, quality) or the node's GPUs, of which
-there is a limit. An OpenTelemetry name in ``names.ATTRIBUTES`` is one that the loop's metric points carry anyway.
+Labels are closed sets (phase, modality, stratum, status, cache, coverage, counter, quality), or the node's GPUs or
+models, of which there is a limit; one without a value is absent. An OpenTelemetry name in ``names.ATTRIBUTES`` is one
+that the loop's metric points carry anyway.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ HISTOGRAM: Final = "histogram"
 GPU: Final = "gpu"
 PHASE: Final = "phase"
 MODALITY: Final = "modality"
+MODEL: Final = "model"
 AS_POINT: Final = ""
 """Unit of series that OpenTelemetry gets as metric points of the loop: those points have their own."""
 STRATUM: Final = names.LABEL_VISUAL_STRATUM
@@ -72,57 +74,69 @@ def _times(name: str, meaning: str, otel: str, buckets: tuple[float, ...], *labe
 
 # --- Requests --------------------------------------------------------------------------------------------
 
-TTFT = _times(names.PROM_TTFT, "Arrival to first token.", "vtprof.ttft", _TTFT_BUCKETS, STRATUM)
+TTFT = _times(names.PROM_TTFT, "Arrival to first token.", "vtprof.ttft", _TTFT_BUCKETS, STRATUM, MODEL)
 TPOT = _times(
-    names.PROM_TPOT, "Mean time per output token after the first.", "vtprof.tpot", _TPOT_BUCKETS, STRATUM
+    names.PROM_TPOT,
+    "Mean time per output token after the first.",
+    "vtprof.tpot",
+    _TPOT_BUCKETS,
+    STRATUM,
+    MODEL,
 )
 PHASE_DURATION = _times(
     names.PROM_PHASE_DURATION, "Time of a request in a phase.", "vtprof.phase.duration",
-    _PHASE_BUCKETS, PHASE, STRATUM,
+    _PHASE_BUCKETS, PHASE, STRATUM, MODEL,
 )  # fmt: skip
 REQUESTS = _counter(
-    "vtprof_requests_total", "Requests that ended, kept by sampling or not.", "vtprof.requests", "{request}", "status"
+    "vtprof_requests_total", "Requests that ended, kept by sampling or not.", "vtprof.requests", "{request}",
+    "status", MODEL,
 )  # fmt: skip
-TOKENS = _counter(names.PROM_TOKENS, "Tokens of finished requests.", "vtprof.tokens", "{token}", MODALITY)
+TOKENS = _counter(
+    names.PROM_TOKENS, "Tokens of finished requests.", "vtprof.tokens", "{token}", MODALITY, MODEL
+)
 ITEMS = _counter(
-    "vtprof_items_total", "Images, videos and audio clips of finished requests.", "vtprof.items", "{item}", MODALITY
+    "vtprof_items_total", "Images, videos and audio clips of finished requests.", "vtprof.items", "{item}", MODALITY, MODEL,
 )  # fmt: skip
 PREEMPTIONS = _counter(
-    "vtprof_preemptions_total", "Times that finished requests lost their KV.", "vtprof.preemptions", "{time}"
+    "vtprof_preemptions_total",
+    "Times that finished requests lost their KV.",
+    "vtprof.preemptions",
+    "{time}",
+    MODEL,
 )
 CACHE_LOOKUPS = _counter(
     "vtprof_cache_lookup_items_total",
     "Media items of finished requests where the engine tells how many its cache held.",
-    "vtprof.cache.lookups", "{item}", "cache",
+    "vtprof.cache.lookups", "{item}", "cache", MODEL,
 )  # fmt: skip
 CACHE_HITS = _counter(
     "vtprof_cache_hit_items_total",
     "Of those, found: in the processor's cache of inputs, or the encoder's cache of outputs.",
-    "vtprof.cache.hits", "{item}", "cache",
+    "vtprof.cache.hits", "{item}", "cache", MODEL,
 )  # fmt: skip
 PREFIX_LOOKUPS = _counter(
     "vtprof_prefix_cache_lookup_tokens_total",
     "Prompt tokens of finished requests where the engine tells how many its prefix cache held.",
-    "vtprof.prefix_cache.lookups", "{token}",
+    "vtprof.prefix_cache.lookups", "{token}", MODEL,
 )  # fmt: skip
 PREFIX_HITS = _counter(
     "vtprof_prefix_cache_hit_tokens_total",
     "Of those, found; they stand in vtprof_tokens_total too.",
-    "vtprof.prefix_cache.hits", "{token}",
+    "vtprof.prefix_cache.hits", "{token}", MODEL,
 )  # fmt: skip
 REQUEST_GPU_TIME = _counter(
     "vtprof_request_gpu_seconds_total", "GPU time given to finished requests.",
-    "vtprof.request.gpu_time", "s", PHASE, STRATUM,
+    "vtprof.request.gpu_time", "s", PHASE, STRATUM, MODEL,
 )  # fmt: skip
 REQUEST_ENERGY = _counter(
     "vtprof_request_energy_joules_total", "GPU energy given to finished requests.",
-    "vtprof.request.energy", "J", PHASE, STRATUM,
+    "vtprof.request.energy", "J", PHASE, STRATUM, MODEL,
 )  # fmt: skip
 ENERGY_COVERAGE = _counter(
     "vtprof_requests_energy_coverage_total",
     "Requests that ended and ran on a GPU, by whether all of their encodes, prefills and decodes there have an energy"
     " (whole), some (part) or none.",
-    "vtprof.requests.energy_coverage", "{request}", "coverage", STRATUM,
+    "vtprof.requests.energy_coverage", "{request}", "coverage", STRATUM, MODEL,
 )  # fmt: skip
 KV_BYTES = _gauge(
     names.PROM_KV_BYTES, "KV cache held by running requests: visual tokens and all others.",

@@ -105,7 +105,7 @@ class Store(Collector):
         for series, numbers in values.items():
             family = Metric(series.family, series.meaning, series.kind)
             for labels, value in numbers.items():
-                family.add_sample(series.name, dict(zip(series.labels, labels, strict=True)), value)
+                family.add_sample(series.name, _told(series, labels), value)
             yield family
 
 
@@ -115,7 +115,7 @@ def _histogram_family(
     family = Metric(series.family, series.meaning, series.kind)
     bounds = [floatToGoString(bound) for bound in (*series.buckets, float("inf"))]  # type: ignore[no-untyped-call]
     for values, (counts, total, exemplars) in told.items():
-        labels = dict(zip(series.labels, values, strict=True))
+        labels = _told(series, values)
         cumulative = 0
         for bucket, bound in enumerate(bounds):
             cumulative += counts[bucket]
@@ -127,6 +127,11 @@ def _histogram_family(
         family.add_sample(series.name + "_count", labels, cumulative)
         family.add_sample(series.name + "_sum", labels, total)
     return family
+
+
+def _told(series: Series, labels: Labels) -> dict[str, str]:
+    """Return the labels by name; one without a value is the same as none."""
+    return {name: value for name, value in zip(series.labels, labels, strict=True) if value}
 
 
 def exemplar(seen: Seen) -> Exemplar:

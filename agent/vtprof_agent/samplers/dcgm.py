@@ -4,6 +4,7 @@ The exporter renews the page by a clock of its own, by default every 30 s: that 
 change, and recorded with them. Edges of windows are estimates.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,13 +12,14 @@ from typing import Final
 
 from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.scraper import page_url
-from vtprof_agent.samplers.dcgm_page import hw_id, read, uuids, wanted
+from vtprof_agent.samplers.dcgm_page import MAX_LINE, MAX_WANTED, hw_id, read, uuids, wanted
 from vtprof_agent.samplers.nvml_session import SHARED
 from vtprof_agent.samplers.sampler import ALL, Device, Sample
 from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 from vtprof_schemas.units import NS_PER_S
 
+logger = logging.getLogger(__name__)
 SOURCE: Final = "dcgm"
 READ_S: Final = 5.0
 MAX_BYTES: Final = 4 << 20
@@ -98,6 +100,7 @@ class DcgmSampler:
         self._instance_uuid = instance_uuid
         self._session = near_session()
         self._interval = Interval()
+        self._said = False
         self.problem: str | None = None
         """Why the last reading failed."""
 
@@ -127,7 +130,7 @@ class DcgmSampler:
     def look(self) -> list[str]:
         """Return the UUIDs on the page as it is now; raises BackendError when it cannot be read."""
         try:
-            found = uuids(read(wanted(self._fetch())))
+            found = uuids(read(self._page()))
         except (Unreadable, ValueError) as error:
             raise BackendError(f"{self._url}: {error}; is a dcgm-exporter running there?") from error
         if not found:
@@ -139,7 +142,7 @@ class DcgmSampler:
     def sample(self, pids: frozenset[int]) -> list[Sample]:  # noqa: ARG002  # the protocol's
         """Read the page; only what changed since the last reading is told."""
         try:
-            page = wanted(self._fetch())
+            page = self._page()
             window = self._interval.look(page, self._clock_ns())
             if window is None:
                 self.problem = None
@@ -180,6 +183,17 @@ class DcgmSampler:
     def close(self) -> None:
         """Close the connection."""
         self._session.close()
+
+    def _page(self) -> str:
+        lines, left_out = wanted(self._fetch())
+        if left_out and not self._said:
+            self._said = True
+            logger.warning(
+                "%s: %d lines are left out of what is read of it, beyond %d characters in all or %d each;"
+                " give the page of this node alone",
+                self._url, left_out, MAX_WANTED, MAX_LINE,
+            )  # fmt: skip
+        return lines
 
     def _fetch(self) -> str:
         return fetch(self._session, str(self._url), READ_S, MAX_BYTES)

@@ -62,19 +62,20 @@ class Line:
     value: float
 
 
-def wanted(text: str) -> str:
-    """Return the lines of a page that are read, a sound part of them at most; it changes only when the values do."""
+def wanted(text: str) -> tuple[str, int]:
+    """Return the lines of a page that are read, which change only when the values do, and how many are too long or many."""
     lines: list[str] = []
-    size = 0
+    size = left_out = 0
     for line in text.splitlines():
         name = line[:64].partition("{")[0].partition(" ")[0]
-        if not name.startswith(_PREFIX) or name not in FIELDS or len(line) > MAX_LINE:
+        if not name.startswith(_PREFIX) or name not in FIELDS:
+            continue
+        if len(line) > MAX_LINE or size + len(line) >= MAX_WANTED:
+            left_out += 1
             continue
         size += len(line) + 1
-        if size > MAX_WANTED:
-            break
         lines.append(line)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", left_out
 
 
 def read(lines: str) -> list[Line]:

@@ -19,6 +19,8 @@ SILENT_PERIODS, LEAST_SILENT_NS = 3, 10 * NS_PER_S
 """A source that was silent for so many of its periods, and at least so long, gives way to a lesser one."""
 FORGET_NS: Final = 3600 * NS_PER_S
 """A quantity that nobody told for so long is forgotten: MIG devices come and go under ever new names."""
+MOST_GPUS: Final = 256
+"""With their instances; a node has 128 at most. The page of a whole cluster must not fill the memory of each agent."""
 _RANK: Final = {name: rank for rank, name in enumerate(SAMPLERS)}
 
 
@@ -61,6 +63,9 @@ class Tally:
     def __init__(self) -> None:
         """Start with nothing told."""
         self._series: dict[tuple[str, str], _Series] = {}
+        self._gpus: set[str] = set()
+        self.beyond = False
+        """Whether more than ``MOST_GPUS`` were told of; of those beyond nothing is taken."""
 
     def add(
         self, samples: Sequence[Sample], now_ns: int, period_ns: int
@@ -96,6 +101,7 @@ class Tally:
         newest_ns = max((series.told_ns for series in self._series.values()), default=0)
         for place in [p for p, series in self._series.items() if series.told_ns < newest_ns - FORGET_NS]:
             del self._series[place]
+            self._gpus = {gpu for gpu, _ in self._series}
         for (_, key), series in self._series.items():
             latest, series.latest = series.latest, None
             if latest is None:
@@ -118,6 +124,10 @@ class Tally:
         place = (str(sample.hw_id), sample.key)
         series = self._series.get(place)
         if series is None:
+            if place[0] not in self._gpus and len(self._gpus) >= MOST_GPUS:
+                self.beyond = True
+                return None
+            self._gpus.add(place[0])
             series = self._series[place] = _Series(sample.source, now_ns, period_ns)
         elif series.source != sample.source:
             silent_ns = max(SILENT_PERIODS * series.period_ns, LEAST_SILENT_NS)
