@@ -14,9 +14,9 @@ from regress_days.services import service, stream
 from vtprof_analyzer.regress.base_model import CostModel
 from vtprof_analyzer.regress.common import without
 from vtprof_analyzer.regress.requests import Requests, joined, no_requests
-from vtprof_analyzer.watch.columns import Columns
+from vtprof_analyzer.watch.columns import COLUMNS, Columns
 from vtprof_analyzer.watch.detector import Detector
-from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, LoadUnknown, Over
+from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, LoadUnknown, Over, Unlike
 from vtprof_analyzer.watch.wording import left_out, load_unknown
 
 SEED = 4711
@@ -126,7 +126,7 @@ def test_a_column_that_the_stream_lacks_is_no_slower_engine_and_hides_none(colum
     assert set(found) == ALL - LOST.get(columns, set())
     assert all(abs(effect) < UNCHANGED for effect in found.values()), found
     (told,) = one.left_out
-    assert set(columns) <= set(told.base_alone) and told.requests_alone == ()
+    assert set(columns) <= set(told.unlike.base_alone) and told.unlike.requests_alone == ()
     assert set(told.lost) == ALL - set(found) and set(told.judged) == set(found)
 
 
@@ -137,7 +137,7 @@ def test_a_column_that_base_lacks_is_no_other_engine(columns: tuple[str, ...]) -
     found = effects(one)
     assert all(abs(effect) < UNCHANGED for effect in found.values()), found
     (told,) = one.left_out
-    assert set(columns) <= set(told.requests_alone)
+    assert set(columns) <= set(told.unlike.requests_alone)
     assert set(found) == set(told.judged)
     assert one.counts["blocks not comparable"] == 0
 
@@ -169,7 +169,7 @@ def test_what_some_requests_lack_is_left_out_where_others_load_or_nearly_all_dep
 ) -> None:
     one = detector()
     assert one.add(partly(service_run(1), column, share), FOREVER_NS) == []
-    assert [each.base_alone[:1] for each in one.left_out] == ([(column,)] if out else [])
+    assert [each.unlike.base_alone[:1] for each in one.left_out] == ([(column,)] if out else [])
     assert all(abs(effect) < UNCHANGED for effect in effects(one).values())
 
 
@@ -192,7 +192,7 @@ def test_a_column_that_comes_back_is_watched_anew() -> None:
     one = detector()
     given = gone_and_back("prefill_ms", service_run(1), 0, 2_000)
     assert one.add(given.select(slice(0, 2_000)), int(given.start_ns[2_000])) == []
-    assert [each.base_alone for each in one.left_out] == [("prefill_ms",)]
+    assert [each.unlike.base_alone for each in one.left_out] == [("prefill_ms",)]
     assert "prefill" not in effects(one)
     assert one.add(given.select(slice(2_000, None)), FOREVER_NS) == []
     assert one.left_out == [] and set(effects(one)) == ALL
@@ -210,6 +210,13 @@ def test_an_alarm_of_a_phase_that_is_recorded_no_longer_ends_and_comes_again_wit
     places = np.searchsorted(given.start_ns, [each.time_unix_nano for each in events])
     assert places[0] < 2_500 <= places[1] < 2_600 and places[2] > 3_500
     assert isinstance(events[1], Over) and events[1].last is not None and events[1].requests == 0
+    # Nothing got better: so it must not read.
+    assert events[1].why == "no_longer_judged" and events[1].unlike == Unlike(base_alone=("encode_ms",))
+    (told_gap,) = one.gaps
+    assert told_gap.model == MODEL and told_gap.unlike == Unlike(base_alone=("encode_ms",))
+    assert set(told_gap.phases) == {"encode", "unexplained"}
+    ends = np.searchsorted(given.start_ns, [told_gap.begin_ns, told_gap.end_ns])
+    assert 2_500 < ends[0] < 2_600 and 3_500 < ends[1] < 3_800
     # Of other phases nothing begins anew: the same blocks as where nothing was gone.
     whole = detector()
     whole.add(service_run(1, "encode", 0.5, 500), FOREVER_NS)
@@ -218,9 +225,109 @@ def test_an_alarm_of_a_phase_that_is_recorded_no_longer_ends_and_comes_again_wit
     assert blocks[0]["encode"] < blocks[1]["encode"]
 
 
+def test_an_alarm_of_a_phase_that_is_held_against_something_else_says_so() -> None:
+    # Encodes are load that prefill meets: without them it is held against a base without, from there on.
+    given = gone_and_back("encode_ms", service_run(1, "prefill", 0.5, 500), 2_500, COUNT)
+    one = detector()
+    ends = [each for each in one.add(given, FOREVER_NS) if isinstance(each, Over)]
+    assert "prefill" in {each.phase for each in ends}
+    assert {(each.why, each.unlike) for each in ends} == {("judged_anew", Unlike(base_alone=("encode_ms",)))}
+    assert "prefill" in {each.phase for each in one.firing()}
+    assert one.gaps == []
+
+
+def scaled(requests: Requests, column: str, factor: float) -> Requests:
+    return replace(requests, **{column: getattr(requests, column) * factor})
+
+
+TIMES = ("preprocess_ms", "encode_ms", "prefill_ms", "tpot_ms", "kv_bytes")
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3, 1e-6])
+@pytest.mark.parametrize("column", TIMES)
+def test_a_column_in_other_units_is_left_out_and_said(column: str, factor: float) -> None:
+    one = detector()
+    assert one.add(scaled(service_run(1), column, factor), FOREVER_NS) == []
+    (told,) = one.left_out
+    assert told.unlike == Unlike(units=(column,))
+    found = effects(one)
+    assert set(found) == ALL - LOST.get((column,), set())
+    assert all(abs(effect) < UNCHANGED for effect in found.values()), found
+
+
+@pytest.mark.parametrize("column", [*TIMES, "ttft_ms"])
+def test_a_column_that_is_all_zero_on_one_side_is_left_out_and_said(column: str) -> None:
+    zero = scaled(service_run(1), column, 0.0)
+    one = detector()
+    assert one.add(zero, FOREVER_NS) == []
+    assert [each.unlike for each in one.left_out] == [Unlike(zero=(column,))]
+    lost = LOST.get((column,), set())
+    assert set(one.left_out[0].lost) == lost
+    assert all(abs(effect) < UNCHANGED for effect in effects(one).values()), effects(one)
+    base = scaled(service_run(0), column, 0.0)
+    other = Detector(CostModel.fit([base]), runs=[base])
+    assert other.add(service_run(1), FOREVER_NS) == []
+    assert [each.unlike for each in other.left_out] == [Unlike(zero_in_base=(column,))]
+    assert all(abs(effect) < UNCHANGED for effect in effects(other).values()), effects(other)
+
+
+def test_an_engine_that_is_very_much_slower_is_no_other_unit() -> None:
+    one = detector()
+    events = one.add(service_run(1, "encode", 19.0), FOREVER_NS)
+    assert one.left_out == [] and one.gaps == []
+    assert "encode" in {each.phase for each in events if isinstance(each, Alarm)}
+
+
+@pytest.mark.parametrize(("value", "goes", "comes"), [
+    # ln(0.9 / 0.1) = 2.197 a request: 20 after 10, either way.
+    (5e-3, 10, 10), (4e3, 10, 10),
+    # Half as fast again and a thousandfold is yet another unit; five times is not, nor is a factor of 300.
+    (7e3, 10, 10), (25e3, 200, 0), (1.5e3, 200, 0),
+    # ln(0.995 / 0.2) = 1.604 a request: 20 after 13. ln(0.8 / 0.005) = 5.075: after 4.
+    (0.0, 13, 4),
+])  # fmt: skip
+def test_so_many_requests_in_another_unit_or_without_time_decide(value: float, goes: int, comes: int) -> None:
+    columns = Columns([simple(500, tpot_ms=5.0)])
+    assert columns.take(simple(200, tpot_ms=value)) == goes
+    assert ("tpot_ms" in columns.left_out(MODEL)) == (goes < 200)
+    if comes:
+        assert columns.take(simple(200, tpot_ms=5.0)) == comes
+    assert columns.left_out(MODEL) == frozenset()
+
+
+def test_what_is_zero_now_and_then_is_no_column_that_has_gone() -> None:
+    # A third of BASE's encodes took no time, as an unrecorded cache held them: a burst of such is nothing.
+    columns = Columns([joined([media(400, 4.0), media(200, 0.0)])])
+    assert columns.take(media(300, 0.0)) == 300
+    assert columns.left_out(MODEL) == frozenset()
+
+
+def test_a_state_of_before_there_were_other_tests_is_gone_on_from() -> None:
+    one = Columns([simple(500, prefill_ms=5.0)])
+    one.take(simple(9))
+    state = one.state()
+    absent = len(COLUMNS)
+    older = {MODEL: {name: [row[:absent] for row in rows] for name, rows in state[MODEL].items()}}
+    another = Columns([simple(500, prefill_ms=5.0)])
+    another.restore(older)
+    assert another.left_out(MODEL) == one.left_out(MODEL) != frozenset()
+    assert another.take(simple(200, prefill_ms=5.0)) == 90
+
+
 def test_how_requests_are_split_and_when_it_is_restarted_changes_nothing() -> None:
     given = gone_and_back("encode_ms", service_run(1, "encode", 0.5, 500), 2_500, 3_500)
     given = gone_and_back("ttft_ms", gone_and_back("cached_tokens", given, 1_000, 4_000), 3_000, 3_300)
+    given = replace(
+        given,
+        prefill_ms=np.where(
+            (given.start_ns > given.start_ns[1_500]) & (given.start_ns < given.start_ns[2_000]),
+            given.prefill_ms / 1e3,
+            given.prefill_ms,
+        ),
+    )
+    given = replace(
+        given, preprocess_ms=np.where(given.start_ns > given.start_ns[4_200], 0.0, given.preprocess_ms)
+    )
     whole = detector()
     expected = whole.add(given, FOREVER_NS)
     assert len(expected) >= 3
@@ -237,6 +344,10 @@ def test_how_requests_are_split_and_when_it_is_restarted_changes_nothing() -> No
             assert json.loads(json.dumps(one.state())) == state
     assert [told(each) for each in found] == [told(each) for each in expected]
     assert one.counts == whole.counts and one.left_out == whole.left_out
+    assert {why for each in whole.gaps for why, names in each.unlike._asdict().items() if names} == {
+        "base_alone",
+        "units",
+    }
 
 
 def test_a_state_with_other_columns_is_refused() -> None:
@@ -306,11 +417,11 @@ def test_models_lose_columns_apart() -> None:
 
 
 def test_what_is_left_out_is_told_in_a_line() -> None:
-    assert left_out(LeftOut("qwen", ("encode_ms",), ("images",), ("encode",), ("prefill", "kv"))) == (
+    assert left_out(LeftOut("qwen", Unlike(("encode_ms",), ("images",)), ("encode",), ("prefill", "kv"))) == (
         "model 'qwen': the base has encode_ms, its requests do not; its requests have n_images, the base does not; "
         "not watched: encode; watched without: prefill, kv"
     )
-    assert left_out(LeftOut("", ("text_tokens",), (), ("kv",), ())) == (
+    assert left_out(LeftOut("", Unlike(("text_tokens",)), ("kv",), ())) == (
         "requests without a model's name: the base has n_text_tokens, its requests do not; nothing of it is watched"
     )
     assert load_unknown(LoadUnknown("qwen", ("output_tokens",), ("encode", "prefill"))) == (

@@ -133,13 +133,15 @@ def test_an_alert_ends_once_when_the_use_has_fallen_and_not_while_it_stays_full(
     assert [type(one) for one in told] == [Exhaustion]
     told = forecast.add(samples(np.full(360, 0.4), first=len(up)))
     assert [type(one) for one in told] == [ExhaustionOver]
+    assert [one.why for one in told if isinstance(one, ExhaustionOver)] == ["recovered"]
 
 
 def test_an_instance_that_has_gone_ends_its_alert() -> None:
     forecast = KvForecast()
     forecast.add(samples(0.4 + 0.5 * hours(1.1)))
     assert forecast.settle(DAY0_NS + 400 * STEP_NS) == []
-    assert [one.instance for one in forecast.settle(DAY0_NS + 1000 * STEP_NS)] == ["a"]
+    (gone,) = forecast.settle(DAY0_NS + 1000 * STEP_NS)
+    assert (gone.instance, gone.why) == ("a", "no_longer_judged")
     assert forecast.instances == ()
 
 

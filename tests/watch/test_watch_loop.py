@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from watch_fakes import DAY0_NS, MINUTE_NS, Clock, FakeFollower, alarm, batch, j
 
 from vtprof_analyzer.regress.requests import no_requests
 from vtprof_analyzer.watch import alertmanager
-from vtprof_analyzer.watch.events import Batch, Event, KvSample, Over
+from vtprof_analyzer.watch.events import Batch, Event, KvSample, Over, Unlike
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.judging import AHEAD, Judge, Limits
 from vtprof_analyzer.watch.loop import SAVE_S, Outlets, Watch, once_document
@@ -231,6 +232,63 @@ def test_while_there_is_more_to_read_it_does_not_wait() -> None:
     assert World([more, more, batch(DAY0_NS + 1)]).run(4).waits == [0.0, 0.0, 5.0, 5.0]
 
 
+UNLIKE = Unlike(base_alone=("encode_ms",))
+
+
+def test_an_alert_that_can_be_judged_no_longer_does_not_read_as_if_it_got_better() -> None:
+    ends = [
+        Over("encode", "shift", "m", DAY0_NS, DAY0_NS, 0, alarm(), "no_longer_judged", UNLIKE),
+        Over("prefill", "shift", "m", DAY0_NS, DAY0_NS, 0, alarm("prefill"), "judged_anew", UNLIKE),
+        Over("decode", "shift", "m", DAY0_NS, DAY0_NS, 0, alarm("decode"), "judged_anew"),
+        over("kv"),
+    ]
+    fires = [alarm(), alarm("prefill"), alarm("decode"), alarm("kv")]
+    world = World(script=[fires, ends], posts=True).run(3)
+    assert [(line["status"], line["resolved_reason"]) for line in world.lines] == [
+        *[("firing", None)] * 4,
+        ("resolved", "no_longer_judged"),
+        ("resolved", "judged_anew"),
+        ("resolved", "judged_anew"),
+        ("resolved", "recovered"),
+    ]
+    slower = "8.0 % slower at like work and load"
+    again = "it fires again if it is still slower"
+    because = ["encode is judged no longer, the base has encode_ms, its requests do not",
+               "prefill is judged anew, as from here on the base has encode_ms, its requests do not; " + again,
+               "decode is judged anew, as its columns are back; " + again]  # fmt: skip
+    was = ["encode", "prefill", "decode (time per output token)"]
+    assert [line["summary"] for line in world.lines[4:7]] == [
+        f"resolved: not known to be better: {why}. It was: {what} of m is {slower}"
+        for why, what in zip(because, was, strict=True)
+    ]
+    # Alertmanager's notifications have a state of their own: only the end carries the reason.
+    fired, ended = world.posted[0], {one["labels"]["phase"]: one["annotations"] for one in world.posted[-1]}
+    assert all("resolved_reason" not in one["annotations"] for one in fired)
+    assert {phase: one["resolved_reason"] for phase, one in ended.items()} == {
+        "encode": "no_longer_judged", "prefill": "judged_anew", "decode": "judged_anew", "kv": "recovered",
+    }  # fmt: skip
+    assert ended["encode"]["description"].startswith("Not known to be better: encode is judged no longer")
+    assert not ended["kv"]["description"].startswith("Not known")
+
+
+def test_why_it_ended_outlasts_a_restart_and_a_state_without_it_is_read(tmp_path: Path) -> None:
+    current = judge(
+        [[alarm()], [Over("encode", "shift", "m", DAY0_NS, DAY0_NS, 0, None, "no_longer_judged", UNLIKE)]]
+    )
+    now_s = DAY0_NS / 1e9
+    for _ in range(2):
+        current.take(batch(DAY0_NS), now_s, follows=True)
+    state = json.loads(json.dumps(current.state()))
+    restored = judge()
+    restored.restore(state)
+    assert restored.book.entries(now_s) == current.book.entries(now_s)
+    assert restored.book.entries(now_s)[0].why == "no_longer_judged"
+    for entry in state["book"]["entries"]:
+        del entry["why"], entry["because"]
+    restored.restore(state)
+    assert restored.book.entries(now_s)[0].why == "recovered"
+
+
 def test_silence_is_told_after_its_minutes_and_ends_with_the_next_request() -> None:
     batches = [batch(DAY0_NS), *[batch() for _ in range(5)], batch(DAY0_NS + 1)]
     world = World(batches, limits=Limits(no_data_s=180.0)).run(7, step_s=60.0)
@@ -268,6 +326,7 @@ def test_an_objective_that_is_no_longer_watched_ends_its_alert(tmp_path: Path) -
         second.run(1)
         second.close()
         assert told(second.lines) == ([] if limits.slo_ttft_ms == 1000.0 else [("resolved", "slo_burn")])
+        assert all(line["resolved_reason"] == "no_longer_watched" for line in second.lines)
 
 
 def test_a_cache_that_fills_up_is_told_with_its_instance() -> None:
@@ -283,6 +342,12 @@ def test_a_cache_that_fills_up_is_told_with_its_instance() -> None:
         "gpu-0",
     )
     assert 0 < line["forecast_seconds"] <= 1800
+    # Then it tells nothing more: that is no cache that has room again.
+    (ended,) = world.run(20, step_s=600.0).lines[1:]
+    assert (ended["status"], ended["resolved_reason"]) == ("resolved", "no_longer_judged")
+    assert ended["summary"].startswith(
+        "resolved: not known to be better: the instance has told nothing for as long as"
+    )
 
 
 def test_requests_of_the_future_are_left_out_and_counted() -> None:
@@ -311,6 +376,71 @@ def test_once_reads_all_and_has_each_alert_once_with_its_end() -> None:
     assert found["requests"] == {"seen": 2, "judged": 7, "late": 1, "not_comparable": 2}
     assert found["skipped"] == {"aborted": 2} and found["notes"] == ["a note"]
     assert world.waits == []
+
+
+def minutes(*at: float, more: bool = False) -> Batch:
+    given = batch(*(DAY0_NS + int(one * MINUTE_NS) for one in at))
+    return replace(given, caught_up=not more)
+
+
+def test_once_tells_of_a_silence_that_is_over() -> None:
+    # The second batch is of an older file: it fills minutes 10 to 20, so that 3.5 to 10 and 20 to 40 are silent.
+    batches = [minutes(0, 3.5, 40, 41, more=True), minutes(10, 15, 20)]
+    world = World(batches, limits=Limits(no_data_s=360.0))
+    world.clock.now_s += 42 * 60
+    found = once_document(world.watch, world.watch.once(), {})
+    assert [
+        [
+            (one[name] - DAY0_NS) / MINUTE_NS
+            for name in ("began_unix_nano", "time_unix_nano", "resolved_unix_nano")
+        ]
+        for one in found["service_alerts"]
+    ] == [[3.5, 9.5, 10], [20, 26, 40]]
+    assert {one["resolved_reason"] for one in found["service_alerts"]} == {"recovered"}
+    assert found["notes"] == []
+
+
+def test_once_tells_of_a_silence_that_lasts_and_where_it_began() -> None:
+    world = World([minutes(0, 1, more=True), minutes(2)], limits=Limits(no_data_s=360.0))
+    world.clock.now_s += 60 * 60
+    (found,) = once_document(world.watch, world.watch.once(), {})["service_alerts"]
+    assert (found["status"], found["began_unix_nano"]) == ("firing", DAY0_NS + 2 * MINUTE_NS)
+
+
+def test_once_notes_a_long_silence_where_nobody_said_what_is_long() -> None:
+    busy = [one / 60 for one in range(600)]
+    world = World([minutes(*busy, 30, *(30 + one for one in busy))])
+    world.clock.now_s += 7200
+    world.watch.once()
+    # From 599 s to 1,800 s: 20.0 minutes, of requests that come 1.9 s apart in the mean.
+    (note,) = world.watch.notes
+    assert note.startswith("no request from 2027-01-15 08:09:59 UTC to 2027-01-15 08:30:00 UTC (20 minutes):")
+    # Requests that come each quarter of an hour are no silence, and following tells of it as it is.
+    rare, followed = World([minutes(0, 15, 30, 45, 60)]), World([minutes(*busy, 30)])
+    for one in (rare, followed):
+        one.clock.now_s += 7200
+    rare.watch.once()
+    assert rare.watch.notes == [] and followed.run(2).said == []
+
+
+def test_once_tells_of_the_silence_between_two_times_it_was_asked(tmp_path: Path) -> None:
+    limits, path = Limits(no_data_s=360.0), tmp_path / "state.json"
+    for later in (False, True):
+        path.unlink(missing_ok=True)
+        # Asked at once it was not silent yet; asked an hour later it was, and told so.
+        first = World([minutes(0, 1)], limits=limits, state=path)
+        first.clock.now_s += 3600 if later else 60
+        first.watch.once()
+        first.close()
+        second = World([minutes(70)], limits=limits, state=path)
+        assert second.state is not None
+        second.watch.restore(second.state.load(IDENTITY) or {})
+        second.clock.now_s += 71 * 60
+        second.watch.once()
+        second.close()
+        statuses = [line["status"] for line in (*first.lines, *second.lines)]
+        assert statuses == ["firing", "resolved"]
+        assert len(second.lines) == (1 if later else 2)
 
 
 def test_once_and_the_line_of_the_end_have_the_newest_estimate() -> None:

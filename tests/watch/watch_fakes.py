@@ -11,6 +11,7 @@ from vtprof_analyzer.watch.events import (
     Alarm,
     Batch,
     Event,
+    Gap,
     KvSample,
     LeftOut,
     Level,
@@ -86,6 +87,7 @@ class FakeDetector:
         self.polls = 0
         self.unknown_models: Counter[str] = Counter()
         self.left_out: list[LeftOut] = []
+        self.gaps: list[Gap] = []
         self.load_unknown: list[LoadUnknown] = []
         self.fires: list[Alarm] = []
         self.counts: Counter[str] = Counter({"judged": 7, "late": 1, "not comparable": 2, "blocks": 3})

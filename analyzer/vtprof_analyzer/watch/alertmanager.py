@@ -33,9 +33,14 @@ def _alert_json(entry: Entry, now_s: float, link: str | None) -> dict[str, Any]:
     # Hosts' clocks differ: what starts in the future would not be taken as firing.
     starts = min(alert.began_unix_nano / 1e9, now_s)
     ends = now_s + HOLDS * RESEND_S if entry.ended_s is None else max(entry.ended_s, starts + _EARLIEST_S)
+    annotations = {"summary": alert.summary, "description": alert.description}
+    if entry.why is not None:
+        annotations["resolved_reason"] = entry.why
+    if entry.because:
+        annotations["description"] = f"{entry.because} {alert.description}"
     told = {
         "labels": dict(alert.labels),
-        "annotations": {"summary": alert.summary, "description": alert.description},
+        "annotations": annotations,
         "startsAt": _rfc3339(starts),
         "endsAt": _rfc3339(ends),
     }

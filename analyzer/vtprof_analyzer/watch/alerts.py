@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast, get_args
 
+from vtprof_analyzer.watch.events import Why
 from vtprof_schemas.printable import one_line
 
 Kind = Literal["regression", "slo_burn", "kv_exhaustion", "no_data"]
@@ -66,6 +67,10 @@ class Notification:
     """Time in the data."""
     number: int
     """Of this alert's firings; a firing and its end have the same."""
+    why: Why | None = None
+    """Why it is over; None: it is not."""
+    because: str = ""
+    """In words, where that is not because it recovered."""
 
     @property
     def id(self) -> str:
@@ -84,6 +89,8 @@ class Entry:
     """By the clock on the wall, Unix time [s]."""
     ended_s: float | None = None
     ended_unix_nano: int = 0
+    why: Why | None = None
+    because: str = ""
 
 
 class AlertBook:
@@ -110,14 +117,17 @@ class AlertBook:
         self._entries[alert.fingerprint] = Entry(alert, self._firings, now_s)
         return Notification("firing", alert, alert.time_unix_nano, self._firings)
 
-    def end(self, key: str, time_unix_nano: int, now_s: float) -> Notification | None:
-        """Note that the alert of a fingerprint is over; return what to tell, None where it did not fire."""
+    def end(
+        self, key: str, time_unix_nano: int, now_s: float, why: Why = "recovered", because: str = ""
+    ) -> Notification | None:
+        """Note that the alert of a fingerprint is over, and why; return what to tell, None where it did not fire."""
         known = self._entries.get(key)
         if known is None or known.ended_s is not None:
             return None
         ended = max(time_unix_nano, known.alert.began_unix_nano)
-        self._entries[key] = replace(known, ended_s=now_s, ended_unix_nano=ended)
-        return Notification("resolved", known.alert, ended, known.number)
+        because = clean_text(because)
+        self._entries[key] = replace(known, ended_s=now_s, ended_unix_nano=ended, why=why, because=because)
+        return Notification("resolved", known.alert, ended, known.number, why, because)
 
     def firing(self) -> tuple[Entry, ...]:
         """Return what fires."""
@@ -151,6 +161,8 @@ class AlertBook:
                     "fired_s": entry.fired_s,
                     "ended_s": entry.ended_s,
                     "ended_unix_nano": entry.ended_unix_nano,
+                    "why": entry.why,
+                    "because": entry.because,
                 }
                 for entry in self._entries.values()
             ],
@@ -172,7 +184,13 @@ class AlertBook:
             )
             ended = None if one["ended_s"] is None else float(one["ended_s"])
             number, fired = int(one["number"]), float(one["fired_s"])
-            entries[alert.fingerprint] = Entry(alert, number, fired, ended, int(one["ended_unix_nano"]))
+            why: Why | None = None
+            if ended is not None:
+                # A state of an older version does not tell.
+                why = cast(Why, _one_of(one.get("why", "recovered"), get_args(Why)))
+            because = clean_text(str(one.get("because", "")))
+            ended_ns = int(one["ended_unix_nano"])
+            entries[alert.fingerprint] = Entry(alert, number, fired, ended, ended_ns, why, because)
         self._firings = int(state["firings"])
         self._entries = entries
 

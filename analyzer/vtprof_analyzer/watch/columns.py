@@ -2,7 +2,8 @@
 
 A phase's time is judged by the load that others' times make, so that a column that is not there makes another phase look
 slower. Each request, in order of start, adds a logarithm of likelihood ratios to the evidence that its column has gone
-(or is new): at ``_SURE`` the column is left out, and when that much speaks for it again, it is taken in.
+(or is new): at ``_SURE`` the column is left out, and when that much speaks for it again, it is taken in. So it is with a
+column that is all zero on one side, or in another unit.
 """
 
 import math
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtprof_analyzer.regress.common import PARTS
-from vtprof_analyzer.regress.requests import Flags, Integers, Requests
+from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests, joined
 from vtprof_analyzer.regress.thin import of_model
+from vtprof_analyzer.watch.events import Unlike
 
 _OF_LOAD: Final = (
     *PARTS, "ttft_ms", "tpot_ms", "output_tokens", "text_tokens", "visual_tokens", "images", "cached_tokens",
@@ -26,7 +28,27 @@ _OTHERS: Final = ("unexplained_ms", "kv_bytes", "encoder_hit")
 FLIGHTS: Final = "in_flight"
 """Of a request without it the cost model knows by itself."""
 COLUMNS: Final = (*_OF_LOAD, *_OTHERS, FLIGHTS)
-_NOTHING_IF_ZERO: Final = (*PARTS, "images")
+_NEVER_ZERO: Final = ("preprocess_ms", "encode_ms", "prefill_ms", "ttft_ms", "tpot_ms", "kv_bytes")
+"""Columns that are zero where nobody recorded them; a queue or a transfer may well take no time."""
+_WITH_UNIT: Final = ("preprocess_ms", "encode_ms", "transfer_ms", "prefill_ms", "tpot_ms", "kv_bytes")
+"""Columns of which a thousandfold is another unit, and no engine; a queue, and TTFT with it, grows without bound."""
+_TESTS: Final = (
+    *((name, "absent") for name in COLUMNS),
+    *((name, "zero") for name in _NEVER_ZERO),
+    *((name, "units") for name in _WITH_UNIT),
+)
+"""What evidence is gathered of: a column is left out as long as one of its tests says so."""
+_KINDS_OF_TEST: Final = ("absent", "zero", "units")
+_FACTORS: Final = tuple(10.0**power for power in (-9, -6, -3, 3, 6, 9))
+_WIDER: Final = 1.5
+"""So far beyond nine of ten of BASE's values, in the other unit, one may lie: engines and requests differ as well."""
+_APART: Final = 3.0
+"""What is so many times beyond these is none of them."""
+_OF_FIVE: Final = 0.8
+"""Share of BASE's requests above zero from which on a column is never zero: in a cache that nobody recorded some are."""
+_NEVER: Final = 0.005
+"""Share of requests above zero, where nobody records a column."""
+_NOTHING_IF_ZERO: Final = {*PARTS, *_NEVER_ZERO, "images"}
 """Zero says as much as nothing: text has no encode, whether that is written or not."""
 _MILLI: Final = 1000
 _SURE: Final = 20 * _MILLI
@@ -35,7 +57,8 @@ _NEARLY_ALL: Final = 0.9
 _MOST: Final = 0.98
 """Share of requests with a column that is taken for all: one without it proves nothing."""
 _HARDLY: Final = 0.05
-_LEAST: Final = {FLIGHTS: _NEARLY_ALL, "cached_tokens": 1e-9, "encoder_hit": 1e-9}
+_ONE: Final = 1e-9
+_LEAST: Final = {FLIGHTS: _NEARLY_ALL, "cached_tokens": _ONE, "encoder_hit": _ONE}
 """Share of BASE's requests from which on it has a column, where that is another: the cost model takes requests in flight
 where nearly all tell of them, and where one tells of hits, those that do not are no part of it."""
 _FEWEST: Final = 20
@@ -54,20 +77,21 @@ class _Model:
     unknown: _Numbers
     base_has: frozenset[str]
     foreign: frozenset[str]
-    """Columns that hardly any of BASE's requests carries."""
+    """Columns that hardly any of BASE's requests carries, or of which all are zero."""
+    usual: Floats
+    """Within what most of BASE's values lie: by kind, column with a unit, and end; NaN where that tells no unit."""
     evidence: _Numbers
     out: Flags
 
     @property
-    def gone(self) -> frozenset[str]:
-        """Return the columns that one side alone carries now."""
-        return _named(self.out)
+    def failed(self) -> list[tuple[str, str]]:
+        """Return the columns by which requests cannot be compared now, and why."""
+        return [_TESTS[place] for place in np.flatnonzero(self.out.any(axis=0)).tolist()]
 
-    def walked(self, carried: Flags, kind: Integers, taken: Flags) -> tuple[_Numbers, int | None]:
-        """Return the evidence after requests, and the first of them after which a column goes or comes; it changes nothing.
-
-        ``carried`` and ``taken``, requests by columns: whether one carries a column, and whether that tells anything.
-        """
+    def walked(self, requests: Requests) -> tuple[_Numbers, int | None]:
+        """Return the evidence after requests, and the first after which a column goes or comes; it changes nothing."""
+        kind = _kind(requests)
+        carried, taken = _carried(requests, self.usual[kind]), _taken(requests)
         evidence, first = self.evidence.copy(), None
         for number in range(_KINDS):
             rows = np.flatnonzero(kind == number)
@@ -100,12 +124,22 @@ class Columns:
     def left_out(self, model: str) -> frozenset[str]:
         """Return the columns by which the model's requests cannot be compared now."""
         one = self._models.get(model)
-        return frozenset() if one is None else _with_rest(one.gone)
+        return frozenset() if one is None else _with_rest(frozenset(name for name, _ in one.failed))
 
-    def told(self, model: str, columns: Collection[str]) -> tuple[str, ...]:
-        """Return those of the columns that one side alone carries, in order; not what is left out because of them."""
-        gone = self._models[model].gone
-        return tuple(name for name in COLUMNS if name in columns and name in gone)
+    def unlike(self, model: str, columns: Collection[str]) -> Unlike:
+        """Return why those of the columns cannot be compared that cannot; not what is left out because of them."""
+        one = self._models[model]
+        absent, zero, units = (
+            [name for name, test in one.failed if test == which and name in columns]
+            for which in _KINDS_OF_TEST
+        )
+        return Unlike(
+            base_alone=tuple(name for name in absent if name in one.base_has),
+            requests_alone=tuple(name for name in absent if name not in one.base_has),
+            zero=tuple(name for name in zero if name in one.base_has),
+            zero_in_base=tuple(name for name in zero if name not in one.base_has),
+            units=tuple(units),
+        )
 
     def of_base(self, model: str, columns: Collection[str]) -> frozenset[str]:
         """Return those of the columns that BASE has."""
@@ -119,20 +153,17 @@ class Columns:
 
     def take(self, requests: Requests) -> int:
         """Take requests in order of start, up to the first after which something goes or comes; return how many."""
-        carried, taken, kind = _carried(requests), _taken(requests), _kind(requests)
         places = {
             name: np.flatnonzero(of_model(requests, name))
             for name in dict.fromkeys(requests.models)
             if name in self._models
         }
-        end = len(requests)
+        walked = {name: self._models[name].walked(requests.select(rows)) for name, rows in places.items()}
+        ends = [int(places[name][turned]) + 1 for name, (_, turned) in walked.items() if turned is not None]
+        end = min(ends, default=len(requests))
         for name, rows in places.items():
-            _, turned = self._models[name].walked(carried[rows], kind[rows], taken[rows])
-            if turned is not None:
-                end = min(end, int(rows[turned]) + 1)
-        for name, rows in places.items():
-            one, before = self._models[name], rows[rows < end]
-            evidence, _ = one.walked(carried[before], kind[before], taken[before])
+            one = self._models[name]
+            evidence, _ = one.walked(requests.select(rows[rows < end])) if ends else walked[name]
             one.evidence = np.clip(evidence, 0, _SURE)
             one.out = np.where(one.out, one.evidence > 0, one.evidence >= _SURE)
         return end
@@ -149,14 +180,16 @@ class Columns:
         for name, one in self._models.items():
             evidence = np.array(state[name]["evidence"], dtype=np.int64)
             out = np.array(state[name]["out"], dtype=np.bool_)
-            if evidence.shape != one.evidence.shape or out.shape != one.out.shape:
+            if evidence.shape != out.shape or evidence.shape not in (one.out.shape, (_KINDS, len(COLUMNS))):
                 raise ValueError("columns of another number")
-            one.evidence, one.out = evidence, out
+            # A state of before there were other tests has those of absence, which come first.
+            rest = ((0, 0), (0, len(_TESTS) - evidence.shape[1]))
+            one.evidence, one.out = np.pad(evidence, rest), np.pad(out, rest)
 
 
 def _named(chosen: Flags) -> frozenset[str]:
     """Return the columns that are chosen for requests of either kind."""
-    return frozenset(COLUMNS[place] for place in np.flatnonzero(chosen.sum(axis=0)).tolist())
+    return frozenset(_TESTS[place][0] for place in np.flatnonzero(chosen.any(axis=0)).tolist())
 
 
 def _with_rest(columns: frozenset[str]) -> frozenset[str]:
@@ -164,51 +197,90 @@ def _with_rest(columns: frozenset[str]) -> frozenset[str]:
     return columns | {"unexplained_ms"} if columns & {*PARTS, "ttft_ms"} else columns
 
 
-def _carried(q: Requests) -> Flags:
-    """Say which requests carry which columns."""
-    carried: Flags = np.isfinite(np.column_stack([getattr(q, name) for name in COLUMNS]))
-    return carried
+def _table(q: Requests, names: Sequence[str]) -> Floats:
+    return np.column_stack([getattr(q, name) for name in names])
+
+
+def _carried(q: Requests, usual: Floats) -> Flags:
+    """Say by each test which requests carry its column; ``usual``: of each request's kind."""
+    ratios = _per_work(q)[:, :, np.newaxis] / np.array(_FACTORS)
+    with np.errstate(invalid="ignore"):
+        odd = ((ratios >= usual[:, :, :1]) & (ratios <= usual[:, :, 1:])).any(axis=2)
+        return np.hstack([np.isfinite(_table(q, COLUMNS)), _table(q, _NEVER_ZERO) > 0, ~odd])
 
 
 def _taken(q: Requests) -> Flags:
-    """Say of which requests it tells anything whether they carry a column: the others need not have it."""
-    taken = np.ones((len(q), len(COLUMNS)), np.bool_)
+    """Say by each test of which requests it tells anything whether they carry a column: the others need not have it."""
     with np.errstate(invalid="ignore"):
+        taken = np.hstack(
+            [
+                np.ones((len(q), len(COLUMNS)), np.bool_),
+                _table(q, _NEVER_ZERO) >= 0,
+                _table(q, _WITH_UNIT) > 0,
+            ]
+        )
         # What the encoder's cache held does not encode, and of one token there is no time per further token.
-        taken[:, COLUMNS.index("encode_ms")] = ~(q.encoder_hit > 0)
-        taken[:, COLUMNS.index("tpot_ms")] = ~(q.output_tokens < 2)
+        free = {"encode_ms": q.encoder_hit > 0, "tpot_ms": q.output_tokens < 2}
+    for place, (name, _) in enumerate(_TESTS):
+        if name in free:
+            taken[:, place] &= ~free[name]
     return taken
 
 
 def _model(runs: Sequence[Requests], name: str) -> _Model:
-    tables = [q.select(np.flatnonzero(of_model(q, name))) for q in runs]
-    carried = np.concatenate([_carried(q) for q in tables])
-    taken = np.concatenate([_taken(q) for q in tables])
-    kind = np.concatenate([_kind(q) for q in tables])
-    zero = np.concatenate(
-        [np.column_stack([getattr(q, column) == 0 for column in COLUMNS]) for q in tables]
-    ) & np.array([column in _NOTHING_IF_ZERO for column in COLUMNS])
-    shape = (_KINDS, len(COLUMNS))
+    base = joined(q.select(np.flatnonzero(of_model(q, name))) for q in runs)
+    kind, taken = _kind(base), _taken(base)
+    usual = np.stack([_usual(base.select(kind == number)) for number in range(_KINDS)])
+    carried = _carried(base, usual[kind])
+    zero = (_table(base, COLUMNS) == 0) & np.array([column in _NOTHING_IF_ZERO for column in COLUMNS])
+    shape = (_KINDS, len(_TESTS))
     known, unknown = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     has, foreign = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    for place, column in enumerate(COLUMNS):
-        least = _LEAST.get(column, _HARDLY)
+    for place, (column, test) in enumerate(_TESTS):
+        least = _LEAST.get(column, _HARDLY) if test == "absent" else _ONE
         of_all = carried[:, place][taken[:, place]]
-        nowhere = not len(of_all) or float(of_all.mean()) < least
+        nowhere = test != "units" and (not len(of_all) or float(of_all.mean()) < least)
         for number in range(_KINDS):
             rows = np.flatnonzero((kind == number) & taken[:, place])
             if len(rows) < _FEWEST:
                 continue
             share = float(carried[rows, place].mean())
-            has[number, place] = share >= least and not zero[rows, place].all()
-            if has[number, place] and column != FLIGHTS:
-                known[number, place], unknown[number, place] = _gone(share, nearly_all=column in _OF_LOAD)
-            elif nowhere:
+            ratios = None
+            if test == "absent":
+                has[number, place] = share >= least and not zero[rows, place].all()
+                if has[number, place] and column != FLIGHTS:
+                    ratios = _gone(share, nearly_all=column in _OF_LOAD)
+            elif test == "zero" and share >= _OF_FIVE:
+                ratios = _ratios(_OF_FIVE, _NEVER)
+            elif test == "units" and np.isfinite(usual[number, _WITH_UNIT.index(column)]).all():
+                ratios = _ratios(_NEARLY_ALL, 1 - _NEARLY_ALL)
+            if ratios is None and nowhere and not has[number, place]:
                 foreign[number, place] = True
-                known[number, place], unknown[number, place] = _come()
-    return _Model(
-        known, unknown, _named(has), _named(foreign), np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
-    )
+                ratios = _come()
+            known[number, place], unknown[number, place] = ratios or (0, 0)
+    evidence, out = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+    return _Model(known, unknown, _named(has), _named(foreign) - _named(has), usual, evidence, out)
+
+
+def _per_work(q: Requests) -> Floats:
+    """Return the columns with a unit by what they grow with, so that small requests and large ones are alike."""
+    media = np.nan_to_num(q.visual_tokens) + np.nan_to_num(q.audio_tokens)
+    work = {"encode_ms": media, "prefill_ms": np.nan_to_num(q.text_tokens) + media}
+    columns = [getattr(q, name) / np.maximum(work.get(name, 1.0), 1.0) for name in _WITH_UNIT]
+    return np.column_stack(columns)
+
+
+def _usual(q: Requests) -> Floats:
+    """Return within what nearly all of `_per_work` lie, by column and end; NaN where that may be of two units."""
+    ends = np.full((len(_WITH_UNIT), 2), np.nan)
+    tells, values_of = _taken(q)[:, -len(_WITH_UNIT) :], _per_work(q)
+    for place in range(len(_WITH_UNIT)):
+        values = values_of[tells[:, place], place]
+        if len(values) >= _FEWEST:
+            low, high = np.quantile(values, [_HARDLY, 1 - _HARDLY]).tolist()
+            if _APART * high < 1000 * low / _WIDER**2:
+                ends[place] = low / _WIDER, high * _WIDER
+    return ends
 
 
 def _kind(q: Requests) -> Integers:

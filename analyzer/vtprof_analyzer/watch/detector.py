@@ -6,13 +6,13 @@ that lie far from their block's median, and one of the share of those far beyond
 alarm is that of all phases, kinds and models together, in blocks: each phase and kind has a share of it, and a model
 adds blocks, not alarms a block. Requests are not weighed: BASE is to be sampled as the stream is.
 
-What BASE's requests carry and those of the stream do not (or the other way round) is left out of both (`columns`,
-`yardsticks`); where that changes what a phase is held against, its blocks begin anew, and its alarm is over.
+What BASE's requests carry and those of the stream do not (or the other way round, or in another unit) is left out of both
+(`columns`, `yardsticks`); where that changes what a phase is held against, its blocks begin anew, and its alarm is over.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +22,18 @@ from vtprof_analyzer.regress.common import PARTS, without
 from vtprof_analyzer.regress.requests import Flags, Integers, Requests, joined, no_requests
 from vtprof_analyzer.watch.blocks import expected_times, recorded
 from vtprof_analyzer.watch.columns import FLIGHTS, Columns
-from vtprof_analyzer.watch.events import Alarm, Event, LeftOut, Level, LoadUnknown, Over, Standing
+from vtprof_analyzer.watch.events import (
+    Alarm,
+    Event,
+    Gap,
+    LeftOut,
+    Level,
+    LoadUnknown,
+    Over,
+    Standing,
+    Unlike,
+    Why,
+)
 from vtprof_analyzer.watch.requests_state import packed, unpacked
 from vtprof_analyzer.watch.stream import Stream
 from vtprof_analyzer.watch.two_way import Thresholds
@@ -36,6 +47,7 @@ _LONGEST_S: Final = 60
 """A request is judged so long after its start at the latest: what starts beside a longer one is left out of its load."""
 _MOST_BESIDE: Final = 50_000
 """Requests that are kept because they ran beside those that come."""
+_MOST_GAPS: Final = 1000
 _MOST_UNKNOWN: Final = 20
 """Models that BASE has not, of which it is said."""
 _STATE: Final = 3
@@ -70,6 +82,10 @@ class Detector:
         """Of requests: "judged" (with a phase at least), "late", "not comparable", "unknown model"; and "blocks"."""
         self.unknown_models: Counter[str] = Counter()
         """Requests by model, of the first models that BASE has not."""
+        self.gaps: list[Gap] = []
+        """What was left out for a while since the watch was begun or gone on with, the first of them."""
+        self._since: dict[str, dict[str, tuple[int, str]]] = {}
+        """By model and column that is left out: since when, and the field of `Unlike` that it is in."""
 
     def add(self, requests: Requests, settled_until_ns: int) -> list[Event]:
         """Take new requests and judge those that are settled, in order of start; return what changed, in order of time.
@@ -206,13 +222,34 @@ class Detector:
             if now == columns:
                 continue
             old, new = (self._yardstick(model, one).model for one in (columns, now))
-            kept = [phase for phase in self._phases(model, now) if new.alike(old, phase, model)]
+            judged = self._phases(model, now)
+            kept = [phase for phase in judged if new.alike(old, phase, model)]
+            unlike = self._columns.unlike(model, now - columns)
+            again = [phase for phase in judged if phase not in self._phases(model, columns)]
+            self._note_gap(model, unlike, now, again, time_ns)
             for phase in [phase for name, phase in self._streams if name == model and phase not in kept]:
                 stream = self._streams.pop((model, phase))
+                why: Why = "judged_anew" if phase in judged else "no_longer_judged"
                 events += [
-                    Over(phase, alarm.kind, model, time_ns, time_ns, 0, alarm) for alarm in stream.firing()
+                    Over(phase, alarm.kind, model, time_ns, time_ns, 0, alarm, why, unlike)
+                    for alarm in stream.firing()
                 ]
         return events
+
+    def _note_gap(
+        self, model: str, gone: Unlike, left_out: Collection[str], phases: Sequence[str], time_ns: int
+    ) -> None:
+        """Note since when columns have gone, and the gap of those that are back; ``phases`` are judged again with them."""
+        since = self._since.setdefault(model, {})
+        for why, names in gone._asdict().items():
+            since.update((name, (time_ns, why)) for name in names)
+        back = {name: since.pop(name) for name in [*since] if name not in left_out}
+        if back and len(self.gaps) < _MOST_GAPS:
+            unlike = Unlike(
+                **{why: tuple(name for name in back if back[name][1] == why) for why in Unlike._fields}
+            )
+            begin_ns = min(begin_ns for begin_ns, _ in back.values())
+            self.gaps.append(Gap(model, unlike, tuple(phases), begin_ns, time_ns))
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -221,12 +258,13 @@ class Detector:
         for model in self._base.models:
             columns = self._columns.left_out(model)
             if columns:
-                lost = self._columns.of_base(model, columns)
-                judged = self._phases(model, columns)
-                phases = [phase for phase in self._phases(model, frozenset()) if phase not in judged]
-                sides = (self._columns.told(model, lost), self._columns.told(model, columns - lost))
-                found.append(LeftOut(model, *sides, tuple(phases), tuple(judged)))
+                found.append(self._left_out(model, columns))
         return found
+
+    def _left_out(self, model: str, columns: frozenset[str]) -> LeftOut:
+        judged = self._phases(model, columns)
+        lost = [phase for phase in self._phases(model, frozenset()) if phase not in judged]
+        return LeftOut(model, self._columns.unlike(model, columns), tuple(lost), tuple(judged))
 
     @property
     def load_unknown(self) -> list[LoadUnknown]:
@@ -266,6 +304,10 @@ class Detector:
             "beside": packed(self._beside),
             "waiting": packed(self._waiting),
             "columns": self._columns.state(),
+            "since": {
+                model: {name: list(one) for name, one in names.items()}
+                for model, names in self._since.items()
+            },
             "streams": [
                 {"model": model, "phase": phase, **stream.state()}
                 for (model, phase), stream in self._streams.items()
@@ -283,10 +325,21 @@ class Detector:
         )
         self._beside, self._waiting = unpacked(state["beside"]), unpacked(state["waiting"])
         self._columns.restore(state["columns"])
+        self._since = {
+            str(model): {str(name): (int(begin_ns), _reason(why)) for name, (begin_ns, why) in names.items()}
+            # A state of an older version has none.
+            for model, names in state.get("since", {}).items()
+        }
         self._streams = {}
         for one in state["streams"]:
             model, phase = str(one["model"]), str(one["phase"])
             self._stream(model, phase, self._yardstick(model, self._columns.left_out(model))).restore(one)
+
+
+def _reason(text: Any) -> str:
+    if text not in Unlike._fields:
+        raise ValueError(f"{text!r} is no reason")
+    return str(text)
 
 
 def _ends_ns(requests: Requests) -> Integers:

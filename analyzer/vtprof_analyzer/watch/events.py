@@ -7,6 +7,10 @@ from vtprof_analyzer.regress.requests import Requests
 
 Kind = Literal["shift", "tail"]
 """shift: the whole distribution, given the workload; tail: more requests far beyond what their workload explains."""
+Why = Literal["recovered", "no_longer_judged", "judged_anew", "no_longer_watched"]
+"""Why an alert ended. recovered: what it told of is over. The others say nothing of that. no_longer_judged: what it is
+judged by is recorded no longer. judged_anew: it is held against something else from now on, and may fire again.
+no_longer_watched: the watch was started anew without it, or with another limit."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,27 @@ class Alarm:
     base_share_ratio: float | None = None
 
 
+class Unlike(NamedTuple):
+    """Columns by which requests and BASE cannot be compared, by the reason; columns of `Requests`."""
+
+    base_alone: tuple[str, ...] = ()
+    """BASE has them and the requests that come lack them."""
+    requests_alone: tuple[str, ...] = ()
+    """The other way round."""
+    zero: tuple[str, ...] = ()
+    """All zero in the requests, and hardly ever in BASE."""
+    zero_in_base: tuple[str, ...] = ()
+    """The other way round."""
+    units: tuple[str, ...] = ()
+    """Times that are a thousandfold, or a power of it, of what BASE's are."""
+
+
+NOTHING: Final = Unlike()
+
+
 @dataclass(frozen=True)
 class Over:
-    """What an alarm told of has ended: the phase is back within what BASE's model says."""
+    """What an alarm told of has ended: the phase is back within what BASE's model says, or can be held to it no longer."""
 
     phase: str
     kind: Kind
@@ -58,6 +80,9 @@ class Over:
     """Requests since it ended, those that the phase was judged by."""
     last: Alarm | None = None
     """The alarm with what was known of it in the end."""
+    why: Why = "recovered"
+    unlike: Unlike = NOTHING
+    """By what it can be judged no longer, or is judged no longer in this way; nothing where a column came back."""
 
 
 Event = Alarm | Over
@@ -91,17 +116,26 @@ class Standing(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """What the requests of one model, or those of BASE, do not carry, so that it is left out of both."""
+    """What the requests of one model and BASE do not carry alike, so that it is left out of both."""
 
     model: str
-    base_alone: tuple[str, ...]
-    """Columns of `Requests` that BASE has and the requests that come lack."""
-    requests_alone: tuple[str, ...]
-    """The other way round."""
+    unlike: Unlike
     lost: tuple[str, ...]
     """Phases that are not judged for that reason."""
     judged: tuple[str, ...]
     """Phases that are judged, without these columns."""
+
+
+class Gap(NamedTuple):
+    """What was left out of one model's requests for a while, and is compared again."""
+
+    model: str
+    unlike: Unlike
+    phases: tuple[str, ...]
+    """That are judged again with it."""
+    begin_ns: int
+    """Start of the request by which it was sure, Unix time [ns], and of the one by which it was back."""
+    end_ns: int
 
 
 class KvSample(NamedTuple):

@@ -6,6 +6,7 @@ Nothing here reads a file, a clock or a socket: who calls it says what time it i
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from vtprof_analyzer.regress.requests import Requests
 from vtprof_analyzer.watch import wording
 from vtprof_analyzer.watch.alerts import Alert, AlertBook, Notification, fingerprint
-from vtprof_analyzer.watch.events import Alarm, Batch, Event, LeftOut, Level, LoadUnknown, Standing
+from vtprof_analyzer.watch.events import Alarm, Batch, Event, Gap, LeftOut, Level, LoadUnknown, Standing
 from vtprof_analyzer.watch.figures import Figures
 from vtprof_analyzer.watch.kv_forecast import HORIZON_S, Exhaustion, KvForecast
 from vtprof_analyzer.watch.slo import Burn, Objective
@@ -26,6 +27,10 @@ SETTLES_S: Final = 120.0
 LAST_S: Final = 60
 """A request that was read once counts for objectives until so long after its start."""
 AHEAD: Final = "start lies in the future"
+_MINUTE_NS: Final = 60 * NS_PER_S
+_NOTED_NS: Final = 10 * _MINUTE_NS
+_MANY_TIMES: Final = 100
+"""A silence of so many times the mean time between two requests is noted, from that length on."""
 
 
 class Detector(Protocol):
@@ -48,6 +53,11 @@ class Detector(Protocol):
     @property
     def left_out(self) -> Sequence[LeftOut]:
         """Return what requests or BASE do not carry, and what is not judged for that reason."""
+        ...
+
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """Return what was left out for a while, and is compared again."""
         ...
 
     @property
@@ -113,6 +123,8 @@ class Judge:
         }
         self.kv = KvForecast(limits.kv_horizon_s)
         self._arrived_s = self.begun_s
+        self._minutes: dict[int, tuple[int, int]] = {}
+        """Of what is read once: start of the first and of the last request of each minute that has any."""
         self._fired: Counter[str] = Counter()
 
     def take(self, batch: Batch, now_s: float, *, follows: bool) -> list[Notification]:
@@ -129,11 +141,12 @@ class Judge:
         if not follows:
             # What is read once ends with its newest request, however long ago that was.
             settled_ns = min(settled_ns, self.newest_ns + LAST_S * NS_PER_S)
+            self._note_minutes(requests)
         told = [
             *self._regressions(requests, min(batch.settled_until_ns, latest_ns + LAST_S * NS_PER_S), now_s),
             *self._objectives(requests, settled_ns, now_s),
             *self._caches(batch, settled_ns, latest_ns, now_s),
-            *self._silence(bool(len(requests)), now_s, follows),
+            *(self._silence(bool(len(requests)), now_s) if follows else []),
         ]
         self._fired.update(one.alert.kind for one in told if one.status == "firing")
         return told
@@ -143,6 +156,7 @@ class Judge:
         return [
             *(wording.unknown_model(model) for model in self.detector.unknown_models),
             *(wording.left_out(one) for one in self.detector.left_out),
+            *(wording.gap(one) for one in self.detector.gaps),
             *(wording.load_unknown(one) for one in self.detector.load_unknown),
         ]
 
@@ -201,6 +215,8 @@ class Judge:
         self.kv.restore(state["kv"])
         self.book.restore(state["book"])
         self.newest_ns = int(state["newest_ns"])
+        if self.newest_ns:
+            self._minutes[self.newest_ns // _MINUTE_NS] = (self.newest_ns, self.newest_ns)
 
     def end_orphans(self, now_s: float) -> list[Notification]:
         """End alerts of objectives that are watched no longer, or with another limit: nothing else would."""
@@ -214,7 +230,12 @@ class Judge:
             if (entry.alert.kind == "slo_burn" and entry.alert.fingerprint not in held)
             or (entry.alert.kind == "no_data" and self.limits.no_data_s is None)
         ]
-        ended = (self.book.end(alert.fingerprint, alert.time_unix_nano, now_s) for alert in orphans)
+        ended = (
+            self.book.end(
+                alert.fingerprint, alert.time_unix_nano, now_s, "no_longer_watched", wording.NO_LONGER_WATCHED
+            )
+            for alert in orphans
+        )
         return [told for told in ended if told is not None]
 
     def _sound(self, requests: Requests, latest_ns: int) -> Requests:
@@ -234,7 +255,8 @@ class Judge:
                 key = fingerprint(dict(self.labels.regression(event.phase, event.kind, event.model)))
                 if event.last is not None:
                     self._update(event.last, now_s)
-                told.append(self.book.end(key, event.ended_unix_nano, now_s))
+                because = wording.because(event)
+                told.append(self.book.end(key, event.ended_unix_nano, now_s, event.why, because))
         for alarm in self.detector.firing():
             self._update(alarm, now_s)
         return [one for one in told if one is not None]
@@ -265,22 +287,57 @@ class Judge:
                 told.append(self.book.fire(wording.kv_exhaustion(self.labels, event), now_s))
             else:
                 key = fingerprint(dict(self.labels.kv_exhaustion(event.instance)))
-                told.append(self.book.end(key, event.time_unix_nano, now_s))
+                because = wording.INSTANCE_SILENT if event.why == "no_longer_judged" else ""
+                told.append(self.book.end(key, event.time_unix_nano, now_s, event.why, because))
         return [one for one in told if one is not None]
 
-    def _silence(self, arrived: bool, now_s: float, follows: bool) -> list[Notification]:
+    def silences(self, now_s: float) -> list[Notification]:
+        """Return what to tell of silence once all is read: of each that was too long, and of the one until now.
+
+        There is no arrival to see: the requests' own times stand for it.
+        """
+        limit = self.limits.no_data_s
+        told: list[Notification | None] = []
+        for last_ns, first_ns in self._gaps():
+            if limit is not None and first_ns - last_ns >= limit * NS_PER_S:
+                alert = wording.no_data(self.labels, last_ns, last_ns + int(limit * NS_PER_S), limit)
+                told.append(self.book.fire(alert, now_s))
+                told.append(self.book.end(alert.fingerprint, first_ns, now_s))
+        return [*(one for one in told if one is not None), *self._silent(now_s, self.newest_ns / 1e9)]
+
+    def silence_notes(self) -> list[str]:
+        """Return what to say of the longest silence in what was read, where nobody said how long is too long."""
+        last_ns, first_ns = max(self._gaps(), key=lambda gap: gap[1] - gap[0], default=(0, 0))
+        usual_ns = (self.newest_ns - min(self._minutes.values(), default=(0, 0))[0]) / max(self.seen, 1)
+        noted = first_ns - last_ns >= max(_NOTED_NS, _MANY_TIMES * usual_ns)
+        return [wording.silence(last_ns, first_ns)] if noted and self.limits.no_data_s is None else []
+
+    def _note_minutes(self, requests: Requests) -> None:
+        minutes, begin = np.unique(requests.start_ns // _MINUTE_NS, return_index=True)
+        firsts, lasts = requests.start_ns[begin], requests.start_ns[[*(begin[1:] - 1), -1][: len(begin)]]
+        for minute, first, last in zip(minutes.tolist(), firsts.tolist(), lasts.tolist(), strict=True):
+            known = self._minutes.get(minute, (first, last))
+            self._minutes[minute] = (min(first, known[0]), max(last, known[1]))
+
+    def _gaps(self) -> list[tuple[int, int]]:
+        """Return the start of the last request of each minute with one, and of the first one after it."""
+        spells = sorted(self._minutes.values())
+        return [(last, first) for (_, last), (first, _) in pairwise(spells)]
+
+    def _silence(self, arrived: bool, now_s: float) -> list[Notification]:
+        if arrived:
+            self._arrived_s = now_s
+        return self._silent(now_s, self._arrived_s)
+
+    def _silent(self, now_s: float, since_s: float) -> list[Notification]:
         limit = self.limits.no_data_s
         if limit is None:
             return []
         now_ns = int(now_s * 1e9)
-        if arrived and follows:
-            self._arrived_s = now_s
-        # Without following there is no arrival to see: the requests' own times stand for it.
-        silent_s = now_s - (self._arrived_s if follows else self.newest_ns / 1e9)
         alert: Alert = wording.no_data(self.labels, self.newest_ns, now_ns, limit)
         told = (
             self.book.fire(alert, now_s)
-            if silent_s >= limit
+            if now_s - since_s >= limit
             else self.book.end(alert.fingerprint, now_ns, now_s)
         )
         return [] if told is None else [told]

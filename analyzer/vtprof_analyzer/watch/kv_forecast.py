@@ -18,7 +18,7 @@ import numpy as np
 
 from vtprof_analyzer.regress.noise import critical
 from vtprof_analyzer.regress.requests import Floats, Integers
-from vtprof_analyzer.watch.events import KvSample
+from vtprof_analyzer.watch.events import KvSample, Why
 
 HORIZON_S: Final = 30 * 60.0
 LEAST_USED: Final = 0.5
@@ -86,10 +86,11 @@ class Exhaustion:
 
 @dataclass(frozen=True)
 class ExhaustionOver:
-    """It will not."""
+    """It will not, or that is not known any more."""
 
     instance: str
     time_unix_nano: int
+    why: Why = "recovered"
 
 
 class Instance:
@@ -300,7 +301,8 @@ class KvForecast:
         return self._forget(min(self._instances.values(), key=lambda one: one.newest).name, now_ns)
 
     def _forget(self, name: str, now_ns: int) -> list[ExhaustionOver]:
-        return [ExhaustionOver(name, now_ns)] if self._instances.pop(name).fires else []
+        fired = self._instances.pop(name).fires
+        return [ExhaustionOver(name, now_ns, "no_longer_judged")] if fired else []
 
 
 def trend(buckets: Integers, used: Floats) -> Trend | None:

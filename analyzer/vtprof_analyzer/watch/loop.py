@@ -94,6 +94,9 @@ class Watch:
             while not self.poll(follows=False):
                 pass
             self._take(self.follower.finish(), follows=False)
+            for note in self.judge.silence_notes():
+                self._note(note)
+            self._tell(self.judge.silences(self.now()))
         finally:
             self._stop()
         self._save()

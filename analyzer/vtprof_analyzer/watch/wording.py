@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vtprof_analyzer.watch.alerts import NAMES, Alert, Kind, Notification, Severity, clean_labels, clean_text
-from vtprof_analyzer.watch.events import Alarm, LeftOut, LoadUnknown, Standing
+from vtprof_analyzer.watch.events import Alarm, Gap, LeftOut, LoadUnknown, Over, Standing, Unlike
 from vtprof_analyzer.watch.kv_forecast import Exhaustion
 from vtprof_analyzer.watch.slo import BUDGET_DAYS, Burn, Metric
 from vtprof_schemas.printable import one_line
 
 SCHEMA_VERSION: Final = 1
+NO_LONGER_WATCHED: Final = "Not known to be better: it is watched no longer, or with another limit."
+INSTANCE_SILENT: Final = "Not known to be better: the instance has told nothing for as long as a trend takes."
 _MOST_EVIDENCE: Final = 20
 _LONGEST_ID: Final = 128
 _SHOWN_IDS: Final = 3
@@ -210,9 +212,21 @@ def no_data(labels: Labels, last_unix_nano: int, now_unix_nano: int, limit_s: fl
     )
 
 
+def because(over: Over) -> str:
+    """Return why a regression's alert ended, where it did not recover: what nobody may take for "it got better"."""
+    if over.why == "recovered":
+        return ""
+    told = "; ".join(_unlike(over.unlike))
+    if over.why == "no_longer_judged":
+        return f"Not known to be better: {over.phase} is judged no longer{f', {told}' if told else ''}."
+    what = f"from here on {told}" if told else "its columns are back"
+    return f"Not known to be better: {over.phase} is judged anew, as {what}; it fires again if it is still slower."
+
+
 def document(told: Notification) -> dict[str, Any]:
     """Return a notification as the JSON document that stdout and webhooks get."""
     alert, ended = told.alert, told.status == "resolved"
+    ends = f"resolved: {_first_lower(told.because)} It was: " if told.because else "resolved: "
     return {
         "schema_version": SCHEMA_VERSION,
         "status": told.status,
@@ -222,7 +236,8 @@ def document(told: Notification) -> dict[str, Any]:
         "time_unix_nano": told.time_unix_nano,
         "began_unix_nano": alert.began_unix_nano,
         "resolved_unix_nano": told.time_unix_nano if ended else None,
-        "summary": f"resolved: {alert.summary}" if ended else alert.summary,
+        "resolved_reason": told.why,
+        "summary": clean_text(f"{ends}{alert.summary}") if ended else alert.summary,
         "description": alert.description,
         "labels": dict(alert.labels),
         **alert.detail,
@@ -242,17 +257,28 @@ def unknown_model(model: str) -> str:
 
 def left_out(one: LeftOut) -> str:
     """Return what is said of a model whose requests carry other columns than the base's."""
-    shown = _model(one.model)
-    sides = (
-        ("the base has {}, its requests do not", one.base_alone),
-        ("its requests have {}, the base does not", one.requests_alone),
-    )
-    told = [sentence.format(_columns(names)) for sentence, names in sides if names]
+    shown, told = _model(one.model), _unlike(one.unlike)
     if not one.judged:
         return f"{shown}: {'; '.join(told)}; nothing of it is watched"
     if one.lost:
         told.append(f"not watched: {', '.join(one.lost)}")
     return f"{shown}: {'; '.join(told)}; watched without: {', '.join(one.judged)}"
+
+
+def gap(one: Gap) -> str:
+    """Return what is said of what was left out for a while."""
+    lost = f"; not watched then: {', '.join(one.phases)}" if one.phases else ""
+    told = "; ".join(_unlike(one.unlike))
+    return f"{_model(one.model)}, from {_time(one.begin_ns)} to {_time(one.end_ns)}: {told}{lost}"
+
+
+def silence(last_ns: int, first_ns: int) -> str:
+    """Return what is said of a long time without requests in what was read."""
+    length = _minutes((first_ns - last_ns) / 1e9)
+    return (
+        f"no request from {_time(last_ns)} to {_time(first_ns)} ({length}): nothing is known of that time;"
+        " --no-data-minutes makes it an alert"
+    )
 
 
 def load_unknown(one: LoadUnknown) -> str:
@@ -263,12 +289,30 @@ def load_unknown(one: LoadUnknown) -> str:
     )
 
 
+def _unlike(one: Unlike) -> list[str]:
+    sides = (
+        ("the base has {}, its requests do not", one.base_alone),
+        ("its requests have {}, the base does not", one.requests_alone),
+        ("{} of its requests are all zero, the base's are not: were they recorded?", one.zero),
+        ("{} of the base are all zero, its requests' are not: were they recorded?", one.zero_in_base),
+        (
+            "{} are in other units than the base's, 1,000 times or a power of that apart: record both alike",
+            one.units,
+        ),
+    )
+    return [sentence.format(_columns(names)) for sentence, names in sides if names]
+
+
 def _model(name: str) -> str:
     return f"model {one_line(name, 80)!r}" if name else "requests without a model's name"
 
 
 def _columns(names: Iterable[str]) -> str:
     return ", ".join(_COLUMNS.get(name, name) for name in names)
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _known(value: float) -> float | None:
