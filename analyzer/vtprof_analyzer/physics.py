@@ -12,7 +12,6 @@ import duckdb
 
 from vtprof_analyzer import counterfactuals, model_sizes
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
-from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
 from vtprof_analyzer.devices.catalogue import find_device
 from vtprof_analyzer.devices.measured import Calibrations, read_calibrations
@@ -25,9 +24,10 @@ from vtprof_analyzer.models.registry import is_known, load_spec, model_type, par
 from vtprof_analyzer.models.spec import ModelSpec
 from vtprof_analyzer.physics_groups import Groups, find_groups, ranked
 from vtprof_analyzer.pipeline import Settings, Stage
+from vtprof_analyzer.recorded_parallel import recorded_parallel
 from vtprof_analyzer.report import model as shown
 from vtprof_analyzer.report.build_deployment import Physics, recorded
-from vtprof_analyzer.report.build_rows import Row, one
+from vtprof_analyzer.report.build_rows import Row, one, rows
 from vtprof_analyzer.step_cost import CostInputs, fill_table
 from vtprof_schemas import names
 from vtprof_schemas.errors import DataError
@@ -52,7 +52,9 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     resource = recorded(connection)
     notes: list[str] = []
     has_steps = _has_steps(connection)
-    config = _typed_config(model, resource, notes) if model else _recorded_config(resource, has_steps, notes)
+    config = (
+        _typed_config(connection, model, notes) if model else _recorded_config(resource, has_steps, notes)
+    )
     spec, no_cost = _spec(config, model is not None)
     notes.extend(spec.notes if spec else ())
     dtype = resource.get("weights_dtype") or (spec.dtype if spec else None)
@@ -73,7 +75,11 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     elif device is not None:
         notes.append(f"--device {device}: {_NO_STEPS}, so that its roof has nothing to judge")
     known = spec if precision else None
-    inputs = CostInputs(known, precision, roof, Parallel(tensor=ranks)) if known and precision else None
+    inputs = (
+        CostInputs(known, precision, roof, recorded_parallel(resource, known))
+        if known and precision
+        else None
+    )
     notes.extend(_without_tower(connection, spec, model, resource))
     groups = find_groups(connection, config if model else None, named, stored)
     if groups is not None:
@@ -96,7 +102,7 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
         settings,
         lambda db: fill_table(db, costed),
         {
-            model_sizes.STAGE: lambda db: model_sizes.fill_table(db, costed),
+            model_sizes.STAGE: lambda db: model_sizes.fill_table(db, costed, named.device if named else None),
             counterfactuals.STAGE: lambda db: counterfactuals.fill_table(db, costed),
         },
         Physics(
@@ -138,21 +144,34 @@ def _has_steps(connection: duckdb.DuckDBPyConnection) -> bool:
     return bool(one(connection, query)["n"])
 
 
-def _typed_config(model: Path, resource: Row, notes: list[str]) -> dict[str, Any]:
-    """Return the config that the user named, and note when it takes the place of another that was recorded."""
+def _typed_config(connection: duckdb.DuckDBPyConnection, model: Path, notes: list[str]) -> dict[str, Any]:
+    """Return the config that the user named, and note when it takes the place of others that were recorded."""
     config = _read_config(model)
-    text = resource.get("model_config")
-    if text:
-        try:
-            before = parse_config(text)
-        except DataError:
-            return config
-        if before != config:
-            notes.append(
-                f"--model replaces the recorded config: {model_type(config)} in place of"
-                f" {model_type(before) or 'a model without type'}, not the same settings"
-            )
+    others = [before for before in _recorded_configs(connection) if before != config]
+    if others:
+        whose = "the recorded config" if len(others) == 1 else f"{len(others)} recorded configs"
+        types = sorted({model_type(before) or "a model without type" for before in others})
+        notes.append(
+            f"--model replaces {whose}: {model_type(config)} in place of {', '.join(types)}, not the same settings"
+        )
     return config
+
+
+def _recorded_configs(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """Return the configs that processes of these traces recorded, each once, without those that cannot be read."""
+    configs: list[dict[str, Any]] = []
+    query = """
+    SELECT DISTINCT model_config FROM resources
+    WHERE model_config IS NOT NULL AND resource_id IN (SELECT resource_id FROM spans WHERE dialect IS NOT NULL)
+    """
+    for row in rows(connection, query):
+        try:
+            config = parse_config(row["model_config"])
+        except DataError:
+            continue
+        if config not in configs:
+            configs.append(config)
+    return configs
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 import duckdb
 
 from vtprof_analyzer.cost.kv import kv_bytes_per_token, kv_fixed_bytes
-from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.cost.work import Precision
 from vtprof_analyzer.devices.measured import Calibrations
 from vtprof_analyzer.devices.roofs import choose_roof
 from vtprof_analyzer.devices.typed import Typed
 from vtprof_analyzer.models.registry import load_spec, model_type, parse_config
 from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_analyzer.recorded_parallel import recorded_parallel
 from vtprof_analyzer.report.build_rows import Row, rows
 from vtprof_analyzer.step_cost import CostInputs
 from vtprof_schemas.errors import DataError
@@ -32,7 +32,9 @@ WITH used AS (
 -- A resource that was exported before the model was loaded lacks what later ones of its process say.
 SELECT list(r.resource_id) AS resource_ids, sum(u.steps)::BIGINT AS steps, sum(u.requests)::BIGINT AS requests,
        any_value(u.model) AS model, max(r.model_config) AS model_config, max(r.weights_dtype) AS weights_dtype,
-       max(r.kv_dtype) AS kv_dtype, max(r.parallel_tp) AS parallel_tp, max(r.hw_name) AS hw_name,
+       max(r.kv_dtype) AS kv_dtype, max(r.parallel_tp) AS parallel_tp, max(r.parallel_pp) AS parallel_pp,
+       max(r.parallel_dp) AS parallel_dp, max(r.parallel_ep) AS parallel_ep, max(r.engine_config) AS engine_config,
+       max(r.hw_name) AS hw_name,
        max(r.device_peak_flops_per_s) AS peak, max(r.device_bandwidth_bytes_per_s) AS bandwidth,
        max(r.device_peak_source) AS peak_source, max(r.device_kind) AS device_kind,
        -- Cores are those of the device only where the device is the CPU.
@@ -43,7 +45,8 @@ HAVING sum(u.spans) > 0
 ORDER BY steps DESC, requests DESC, min(r.resource_id)
 """
 _MODEL = ("model_config",)
-_DTYPES = ("weights_dtype", "kv_dtype", "parallel_tp")
+_SIZES = ("weights_dtype", "kv_dtype", "parallel_tp", "parallel_pp", "parallel_dp", "parallel_ep")
+_ENGINE = ("engine_config",)
 _DEVICE = ("hw_name", "peak", "bandwidth", "peak_source", "device_kind", "cores")
 
 
@@ -72,7 +75,7 @@ def find_groups(
     """
     processes = [_Process(row, typed_config) for row in rows(connection, _PROCESSES)]
     # What only one process recorded, as an engine's worker beside its server, holds for all.
-    for fields in (_MODEL, _DTYPES, _DEVICE):
+    for fields in (_MODEL, _SIZES, _DEVICE, _ENGINE):
         known = {_values(process.row, fields) for process in processes} - {(None,) * len(fields)}
         if len(known) == 1:
             for process in processes:
@@ -93,13 +96,14 @@ def find_groups(
         ids = frozenset(id_ for member in members for id_ in member.row["resource_ids"])
         dtype = row["weights_dtype"] or (first.spec.dtype if first.spec else None)
         precision = Precision.of(dtype, row["kv_dtype"], first.spec.quantization if first.spec else None)
-        ranks = max(1, row["parallel_tp"] or 1)
         if first.spec is None or precision is None:
             count = sum(member.row["steps"] for member in members)
             reason = first.fault or f"the data type {dtype or 'of its weights'} is not known"
             if count:
                 notes.append(f"{first.label()}: {count:,} steps without cost: {reason}")
             continue
+        parallel = recorded_parallel(row, first.spec)
+        ranks = parallel.tensor
         choice = (
             typed_device.roofs(dtype, ranks, stored)
             if typed_device
@@ -116,7 +120,7 @@ def find_groups(
             )
         )
         notes += [note for note in choice.notes if note not in notes]
-        inputs.append(CostInputs(first.spec, precision, choice.roof, Parallel(tensor=ranks), ids))
+        inputs.append(CostInputs(first.spec, precision, choice.roof, parallel, ids))
         devices.append(ranked(typed_device.device.name if typed_device else row["hw_name"], ranks))
         language = first.spec.language
         sizes = (
@@ -156,7 +160,8 @@ class _Process:
     def key(self, is_device_typed: bool) -> tuple[Any, ...]:
         device = None if is_device_typed else _values(self.row, _DEVICE)
         # The text of a config may differ where its sizes do not.
-        return (self.spec or self.row["model_config"], _values(self.row, _DTYPES), device)
+        parallel = recorded_parallel(self.row, self.spec) if self.spec else None
+        return (self.spec or self.row["model_config"], _values(self.row, _SIZES), parallel, device)
 
     def label(self) -> str:
         named = (self.config or {}).get("_name_or_path")

@@ -15,7 +15,7 @@ from vtprof_rules.fact_rows import FactRow
 from vtprof_rules.faults import Fault, sorted_lines
 from vtprof_rules.judge import Bench, Verdict, columns_of
 from vtprof_rules.load import CASES_SUFFIX, exists, read_pack, read_toml
-from vtprof_rules.rule import Rule
+from vtprof_rules.rule import Recommendation, Rule
 from vtprof_rules.sandbox import Sandbox
 from vtprof_rules.vocabulary import EVIDENCE_COLUMNS, FACTS, Column, ColumnType
 from vtprof_schemas.errors import RuleError
@@ -77,6 +77,12 @@ def read_cases(rule: Rule) -> tuple[list[Case], list[Fault]]:
         facts = {**base, **entry.get("facts", {})}
         for name in entry.get("unset", []):
             facts.pop(name, None)
+        for name in ("advised", "not_advised"):
+            faults += [
+                Fault(path, f"{key}.expect.{name}", f"no advice of the rule begins with {text!r}")
+                for text in entry["expect"].get(name, [])
+                if not _begins(rule.recommend, text)
+            ]
         cases.append(Case(entry["name"], facts, entry.get("rows", []), entry["expect"]))
     return ([] if faults else cases), faults
 
@@ -114,12 +120,19 @@ def _failures(rule: Rule, case: Case, verdict: Verdict) -> list[str]:
     }
     if "evidence" in case.expect:
         found["evidence"] = _evidence(rule, case) if verdict.status == "fired" else []
+    for name, given in (("advised", True), ("not_advised", False)):
+        texts = case.expect.get(name, [])
+        found[name] = [text for text in texts if _begins(verdict.advice, text) is given]
     return [
         f"expected {name} {wanted!r}, got {found[name]!r}"
         + (f" ({verdict.reason})" if verdict.reason else "")
         for name, wanted in case.expect.items()
         if not _same(wanted, found[name])
     ]
+
+
+def _begins(advice: Sequence[Recommendation], text: str) -> bool:
+    return any(one.action.startswith(text) for one in advice)
 
 
 def _evidence(rule: Rule, case: Case) -> list[Any]:

@@ -125,7 +125,7 @@ class Rule:
     """Patterns (as in a shell) of facts that no other rule may rely on once this one fired."""
     supersedes: tuple[str, ...]
     group: str | None
-    """Findings of one group act on the same milliseconds or bytes: the best is shown, the others are listed under it."""
+    """Findings of one group act on the same milliseconds, bytes or requests: the best is shown, the others under it."""
     accuracy: bool
     """Whether its advice may change what the model answers."""
     shows: tuple[str, ...]

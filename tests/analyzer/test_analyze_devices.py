@@ -54,6 +54,17 @@ def test_a_device_that_was_named_is_not_asked_for_again(run: Run, tmp_path: Path
     assert "--device" not in alone
 
 
+def test_a_device_that_only_the_user_names_says_what_it_computes_in(run: Run, tmp_path: Path) -> None:
+    import duckdb
+
+    unnamed = {key: value for key, value in RESOURCE.items() if key != names.HW_NAME}
+    path = write(tmp_path / "unnamed.jsonl", document(*one_request(1), resource=unnamed))
+    report(run, path, "--device", "L20", "--db", tmp_path / "run.duckdb")
+    with duckdb.connect(str(tmp_path / "run.duckdb"), read_only=True) as db:
+        # 239 over 119.5 TFLOP/s
+        assert db.execute("SELECT fp8_peak_ratio FROM deployment_facts").fetchall() == [(2.0,)]
+
+
 def test_the_roof_of_another_device_is_said_and_no_verdict_is_sure(run: Run, traces: Path) -> None:
     found = report(run, traces, "--device", "H100 PCIe")
     assert (

@@ -1,5 +1,8 @@
 """The device table: golden peaks, names as drivers report them and as people type them, and no guesses."""
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from vtprof_analyzer.devices.catalogue import catalogue, find_device, suggest
@@ -23,6 +26,45 @@ def test_golden_a100_g001_to_g005() -> None:
     eight = roof.times(8)
     assert eight.bandwidth_bytes_per_s == 16_312e9
     assert eight.ridge == roof.ridge
+
+
+WITHOUT_FP8 = [
+    "A100", "A800", "A30", "A40", "A10", "A10G", "Orin",  # Ampere
+    "T4", "V100", "V100S", "MI250X",  # Turing, Volta, CDNA 2
+    "v5e", "v5p", "Grace", "EPYC",
+]  # fmt: skip
+"""Arithmetic in FP8 begins with Ada, Hopper, CDNA 3, Gaudi 2 and TPU v6e."""
+WITH_FP4 = ["B100", "B200", "GB200", "B300", "GB300", "Blackwell", "5090", "Thor", "GB10", "MI355X"]
+
+
+def test_the_table_has_no_peak_only_of_types_that_a_device_does_not_compute_in() -> None:
+    for device in catalogue():
+        words = set(re.findall(r"\w+", device.name))
+        assert (device.peak_ratio("float8") == 0) == bool(words & set(WITHOUT_FP8)), device.name
+        assert (device.peak_ratio("float4") == 0) == (not words & set(WITH_FP4)), device.name
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (0.0, 624 / 312, 0.0)),
+        ("NVIDIA H100 80GB HBM3", (1979 / 989, 1979 / 989, 0.0)),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", (0.0, 2.0, 0.0)),
+        ("NVIDIA B200 SXM", (2.0, 2.0, 4.0)),
+        ("Tesla V100-SXM2-32GB", (0.0, None, 0.0)),  # 16 bits are float16 alone
+        ("Intel Gaudi 3 OAM", (1.0, None, 0.0)),  # of integers nothing is known
+    ],
+)
+def test_narrow_peaks_are_over_that_of_16_bits(
+    reported: str, expected: tuple[float | None, float | None, float | None]
+) -> None:
+    device = find_device(reported)
+    assert device is not None
+    assert tuple(device.peak_ratio(dtype) for dtype in ("float8", "int8", "float4")) == pytest.approx(
+        expected
+    )
+    nothing_known = replace(device, peak_flops_per_s={})
+    assert nothing_known.peak_ratio("float8") is nothing_known.peak_ratio("int8") is None
 
 
 @pytest.mark.parametrize(

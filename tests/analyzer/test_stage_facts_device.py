@@ -13,6 +13,8 @@ from stage_fixture import staged
 from store_fixture import fetch, loaded
 
 from vtprof_analyzer import model_sizes, pipeline, step_cost
+from vtprof_analyzer.devices.catalogue import find_device
+from vtprof_analyzer.devices.device import Device
 from vtprof_analyzer.pipeline import Settings
 from vtprof_schemas import names
 
@@ -40,11 +42,12 @@ def _watched(
     spans: Sequence[dict[str, Any]],
     *readings: dict[str, Any],
     server: Mapping[str, Any] | None = None,
+    named: Device | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     path = write(folder / "t.jsonl", document(*spans, resource=server or SERVER), *readings)
     stages: dict[str, pipeline.Stage] = {
         step_cost.STAGE: step_cost.create_table,
-        model_sizes.STAGE: lambda db: model_sizes.fill_table(db, []),
+        model_sizes.STAGE: lambda db: model_sizes.fill_table(db, [], named),
     }
     with loaded(path) as db:
         pipeline.run(db, Settings(), stages)
@@ -61,6 +64,59 @@ def test_cores_that_the_model_itself_keeps_busy_are_no_api_servers(tmp_path: Pat
         server = {**SERVER, names.DEVICE_KIND: kind}
         with _watched(folder, spans, reading, server=server) as db:
             assert facts(db)["api_cpu_share"] == expected
+
+
+@pytest.mark.parametrize(
+    ("names_device", "named", "expected"),
+    [
+        ("NVIDIA A100-SXM4-80GB", None, (0.0, 2.0, 0.0)),  # 624 over 312 TFLOP/s
+        ("NVIDIA H100 80GB HBM3", None, (1979 / 989, 1979 / 989, 0.0)),
+        ("Some new GPU", None, (None, None, None)),
+        (None, None, (None, None, None)),
+        (None, "NVIDIA A100 SXM 80GB", (0.0, 2.0, 0.0)),
+        (
+            "NVIDIA H100 80GB HBM3",
+            "NVIDIA A100 SXM 80GB",
+            (1979 / 989, 1979 / 989, 0.0),
+        ),  # what ran has the word
+    ],
+)
+def test_what_a_device_computes_in_is_by_the_one_that_ran(
+    tmp_path: Path, names_device: str | None, named: str | None, expected: tuple[float | None, ...]
+) -> None:
+    spans = request(0, 4 * S, {names.TTFT_NS: MS}, trace=1)
+    server = {key: value for key, value in {**SERVER, names.HW_NAME: names_device}.items() if value}
+    typed = find_device(named) if named else None
+    with _watched(tmp_path, spans, server=server, named=typed) as db:
+        found = facts(db)
+    ratios = (found["fp8_peak_ratio"], found["int8_peak_ratio"], found["fp4_peak_ratio"])
+    assert ratios == pytest.approx(expected)
+
+
+def test_a_server_on_an_a100_is_not_told_to_compute_in_fp8(tmp_path: Path) -> None:
+    # Beside it another on an H100, with less work; a frontend names no device and takes nothing from either.
+    h100, a100 = SERVER, {**SERVER, names.SERVICE_INSTANCE_ID: "b", names.HW_NAME: "NVIDIA A100-SXM4-80GB"}
+    path = write(
+        tmp_path / "t.jsonl",
+        document(*request(0, S, {names.TTFT_NS: MS}, trace=1), resource=h100),
+        document(
+            *request(0, S, {names.TTFT_NS: MS}, trace=2),
+            *request(0, S, {names.TTFT_NS: MS}, trace=3),
+            resource=a100,
+        ),
+        document(
+            *request(0, S, {names.TTFT_NS: MS}, trace=4), resource={names.SERVICE_INSTANCE_ID: "frontend"}
+        ),
+    )
+    stages: dict[str, pipeline.Stage] = {
+        step_cost.STAGE: step_cost.create_table,
+        model_sizes.STAGE: lambda db: model_sizes.fill_table(db, []),
+    }
+    with loaded(path) as db:
+        pipeline.run(db, Settings(), stages)
+        found = dict(fetch(db, "SELECT subject, fp8_peak_ratio FROM instance_facts"))
+        assert found == {"a": pytest.approx(1979 / 989), "b": 0.0, "frontend": None}
+        assert facts(db)["fp8_peak_ratio"] == 0.0
 
 
 def test_counters_count_while_requests_are_served(tmp_path: Path) -> None:

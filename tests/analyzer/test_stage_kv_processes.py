@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from facts_fixture import facts
 from kv_fixture import staged_in_processes
 from otlp_builder import request
+from store_fixture import fetch
 
 from vtprof_analyzer.report.build_kv import build_kv
 from vtprof_schemas import names
@@ -53,11 +55,47 @@ def test_parts_whole_and_capacity_are_of_processes_that_held_at_one_moment(
     tmp_path: Path, begin: int, parts: dict[str, int], whole: int, capacity: int
 ) -> None:
     with staged_in_processes(tmp_path, (FIRST, serving(0, 1)), (SECOND, serving(begin, 2))) as db:
-        kv = build_kv(db)
+        kv, fact = build_kv(db), facts(db)["kv_capacity_bytes"]
     assert {row.modality: row.peak_bytes for row in kv.over_time} == parts
     assert all(part <= whole for part in parts.values())
-    assert (kv.peak_held_bytes, kv.capacity_bytes) == (whole, capacity)
+    assert (kv.peak_held_bytes, kv.capacity_bytes, fact) == (whole, capacity, capacity)
     assert kv.peak_usage_ratio == pytest.approx(whole / capacity)
+
+
+def test_a_model_has_the_caches_of_one_moment_of_its_own(tmp_path: Path) -> None:
+    """A server of one model that was started again with a smaller cache, the second time beside that of another model."""
+    third = process("third", 2, 700)
+    parts = (
+        (FIRST, serving(0, 1, **{names.REQUEST_MODEL: "again"})),
+        (SECOND, serving(200, 2, **{names.REQUEST_MODEL: "again"})),
+        (third, serving(200, 3, **{names.REQUEST_MODEL: "other"})),
+    )
+    with staged_in_processes(tmp_path, *parts) as db:
+        found = {
+            view: dict(fetch(db, f"SELECT subject, kv_capacity_bytes FROM {view}"))
+            for view in ("deployment_facts", "model_facts", "instance_facts")
+        }
+    assert found == {
+        "deployment_facts": {None: 1200 + 1400},
+        "model_facts": {"again": 1200, "other": 1400},
+        "instance_facts": {"first": 2000, "second": 1200, "third": 1400},
+    }
+
+
+def test_where_a_model_held_most_before_it_was_started_again_its_first_cache_counts(tmp_path: Path) -> None:
+    small = process("small", 1, 500)
+    parts = (
+        (FIRST, serving(0, 1, **{names.REQUEST_MODEL: "again"})),  # 28 bytes of 2,000
+        (small, serving(200, 2, **{names.REQUEST_MODEL: "again"})),  # 14 of 500
+        (
+            SECOND,
+            serving(200, 3, **{names.REQUEST_MODEL: "other"}),
+        ),  # 56 of 1,200: with the 14 the most of the run
+    )
+    with staged_in_processes(tmp_path, *parts) as db:
+        found = dict(fetch(db, "SELECT subject, kv_capacity_bytes FROM model_facts"))
+        assert found == {"again": 2000, "other": 1200}
+        assert (build_kv(db).capacity_bytes, facts(db)["kv_capacity_bytes"]) == (1700, 1700)
 
 
 def test_the_first_of_equal_peaks_says_which_processes_were_alive(tmp_path: Path) -> None:
@@ -79,5 +117,7 @@ def test_where_nothing_tells_what_was_held_the_capacity_is_the_most_at_one_time(
     ]
     with staged_in_processes(tmp_path, *zip((FIRST, SECOND, third), untold, strict=True)) as db:
         kv = build_kv(db)
+        fact = facts(db)["kv_capacity_bytes"]
     # 2,000 bytes first, then 1,200 and 1,400 side by side.
+    assert fact == 2600
     assert (kv.peak_held_bytes, kv.capacity_bytes, kv.peak_usage_ratio) == (None, 2600, None)

@@ -230,6 +230,14 @@ def test_faulty_and_missing_cases_are_faults(tmp_path: Path) -> None:
         read_checked(tmp_path)
     assert ":base: unknown name 'encode'" in str(raised.value)
     assert ":rule: names XAB002" in str(raised.value)
+    write(tmp_path, 'rule = "XAB001"\n[[case]]\nname = "a case"\n'
+          'expect = { status = "passed", advised = ["Do some"], not_advised = ["Do nothing"] }',
+          "XAB001_mine.cases.toml")  # fmt: skip
+    with pytest.raises(RuleError) as raised:
+        read_checked(tmp_path)
+    assert str(raised.value).split(":", 1)[1] == (
+        "case[0].expect.not_advised: no advice of the rule begins with 'Do nothing'"
+    )
 
 
 def test_text_of_a_foreign_pack_cannot_steer_the_terminal() -> None:

@@ -56,7 +56,7 @@ def test_show_of_an_unknown_rule_names_the_known_ones() -> None:
 
 def test_check_of_a_good_pack_says_so(pack: Path) -> None:
     result = invoke("check", str(pack))
-    assert (result.exit_code, result.stdout) == (0, "no faults: rules 1, cases 16\n")
+    assert (result.exit_code, result.stdout) == (0, "no faults: rules 1, cases 19\n")
 
 
 def test_check_reports_every_fault_with_file_and_key(pack: Path) -> None:
@@ -78,7 +78,7 @@ def test_check_reports_every_fault_with_file_and_key(pack: Path) -> None:
 def test_test_runs_the_shipped_cases() -> None:
     result = invoke("test")
     assert result.exit_code == 0
-    assert "ENC001   16 of 16 cases hold" in result.stdout
+    assert "ENC001   19 of 19 cases hold" in result.stdout
 
 
 def test_test_says_which_case_fails_and_how(pack: Path) -> None:
@@ -88,7 +88,7 @@ def test_test_says_which_case_fails_and_how(pack: Path) -> None:
     )
     result = invoke("test", str(pack))
     assert result.exit_code == 1
-    assert "XAB001   13 of 16 cases hold" in result.stdout
+    assert "XAB001   16 of 19 cases hold" in result.stdout
     assert "fires at the threshold of the share: expected status 'fired', got 'passed'" in result.stdout
 
 

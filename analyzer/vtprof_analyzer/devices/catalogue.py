@@ -4,8 +4,9 @@
 ``fp32`` (the ordinary units) and ``tf32`` (float32 on tensor cores, where the program allows it).
 ``bandwidth_gb_per_s`` is that of the memory, ``link_gb_per_s`` what one device sends to others of its kind in one
 direction over all its links, described in ``link_source`` (NVLink, Infinity Fabric, ICI; PCIe where a card has no
-more for certain). Empty cells are unknown, never zero. ``source`` and ``confidence`` are those of the peaks and the
-memory; links and ``fp32``/``tf32`` are from vendors' sheets and filled in only where these are unambiguous.
+more for certain). Empty cells are unknown, never zero; those of ``fp8`` and ``fp4`` alone say that the device has no
+units for them. ``source`` and ``confidence`` are those of the peaks and the memory; links and ``fp32``/``tf32`` are
+from vendors' sheets and filled in only where these are unambiguous.
 """
 
 import csv

@@ -32,6 +32,19 @@ class Device:
     link_source: str | None = None
     """What the links are, in words."""
 
+    def peak_ratio(self, dtype: str) -> float | None:
+        """Return the peak in a data type over that in 16 bits; None where either is not known.
+
+        0 where the device does not compute in it: the table has float8 and float4 of every device that does.
+        """
+        peaks = self.peak_flops_per_s
+        wide = max(peaks.get("bfloat16", 0.0), peaks.get("float16", 0.0))
+        narrow = peaks.get(dtype, 0.0 if dtype in _WHERE_NOT_TOLD_NOT_THERE else None)
+        return narrow / wide if wide and narrow is not None else None
+
+
+_WHERE_NOT_TOLD_NOT_THERE = frozenset({"float8", "float4"})
+
 
 def scaled(
     device: Device,

@@ -50,39 +50,10 @@ _MODALITIES = ("text", "image", "video", "audio", "output")
 _PEAK = """
 SELECT max(held_bytes) AS bytes, arg_max(has_max, held_bytes) AS has_max, any_value(source) AS source FROM kv_held
 """
-# What caches could hold at the moment of the peak, or where nothing tells that, at the moment when they could hold most: a
-# process lives from its first to its last span, and caches that follow each other are never one.
 _CAPACITY = """
-WITH caches_of AS (
-    SELECT k.instance, r.rank, max(k.capacity_tokens) * max(k.token_bytes) AS bytes, any_value(r.kv_dtype) AS kv_dtype
-    FROM resources AS r JOIN kv_sizes AS k USING (resource_id)
-    WHERE resource_id IN (SELECT resource_id FROM spans WHERE dialect IS NOT NULL)
-      AND resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted)
-    GROUP BY k.instance, r.rank
-), times AS (
-    SELECT k.instance, s.first_ns, s.last_ns
-    FROM kv_sizes AS k
-    JOIN (SELECT resource_id, min(start_ns) AS first_ns, max(coalesce(end_ns, start_ns)) AS last_ns
-          FROM spans GROUP BY resource_id) AS s USING (resource_id)
-    UNION ALL
-    -- What others tell of its requests may be older: their clocks are put right.
-    SELECT instance, min(start_ns), max(end_ns) FROM kv_segments GROUP BY instance
-), lives AS (
-    SELECT instance, min(first_ns) AS first_ns, greatest(max(last_ns), min(first_ns) + 1) AS last_ns
-    FROM times GROUP BY instance
-), peak AS (
-    SELECT arg_max(held_from_ns, (held_bytes, -held_from_ns)) AS ns FROM kv_held
-), moments AS (
-    SELECT ns FROM peak WHERE ns IS NOT NULL
-    UNION
-    SELECT first_ns FROM lives WHERE (SELECT ns IS NULL FROM peak)
-), alive AS (
-    SELECT sum(bytes)::HUGEINT AS bytes
-    FROM moments JOIN lives ON first_ns <= ns AND ns < last_ns JOIN caches_of USING (instance)
-    GROUP BY ns
-)
-SELECT (SELECT max(bytes) FROM alive) AS bytes, CASE WHEN count(DISTINCT kv_dtype) = 1 THEN max(kv_dtype) END AS dtype
-FROM caches_of
+SELECT (SELECT kv_capacity_bytes FROM facts_memory WHERE scope = 0) AS bytes,
+       CASE WHEN count(DISTINCT kv_dtype) = 1 THEN max(kv_dtype) END AS dtype
+FROM kv_caches
 """
 _FULLEST = """
 WITH caches_of AS (
@@ -128,7 +99,7 @@ def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
         visual_bytes_total=row["visual_bytes"],
         bytes_per_request=row_percentiles(row, "kv"),
         peak_held_bytes=peak["bytes"],
-        capacity_bytes=capacity["bytes"],
+        capacity_bytes=whole(capacity["bytes"]),
         peak_usage_ratio=peak["bytes"] / capacity["bytes"]
         if peak["bytes"] is not None and capacity["bytes"]
         else None,

@@ -7,5 +7,8 @@ CREATE TABLE model_sizes (
     encoder_weight_bytes DOUBLE,    -- of which vision and audio towers with adapters, once [B]; 0: there is no tower
     weight_value_bytes DOUBLE,      -- of one weight of the language model's layers [B]
     kv_value_bytes DOUBLE,          -- of one value of the KV cache [B]
-    power_limit_mw DOUBLE           -- power limit of one device as shipped [mW]; NULL where the device is not in the table
+    power_limit_mw DOUBLE,          -- power limit of one device as shipped [mW]; NULL where the device is not in the table
+    fp8_peak_ratio DOUBLE,          -- its dense peak in FP8 over that in 16 bits; 0 where it has none, NULL where not known
+    int8_peak_ratio DOUBLE,         -- likewise in INT8; NULL where it has none, too
+    fp4_peak_ratio DOUBLE           -- likewise in 4-bit floats; 0 where it has none
 );

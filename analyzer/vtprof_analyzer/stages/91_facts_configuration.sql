@@ -3,7 +3,9 @@
 -- where these agree on it: an engine's worker says what holds for its server.
 CREATE TABLE facts_configuration AS
 WITH widths AS (
-    SELECT k.instance, max(m.weight_dtype) AS weight_dtype FROM model_sizes AS m JOIN kv_sizes AS k USING (resource_id)
+    SELECT k.instance, max(m.weight_dtype) AS weight_dtype, max(m.fp8_peak_ratio) AS fp8_peak_ratio,
+           max(m.int8_peak_ratio) AS int8_peak_ratio, max(m.fp4_peak_ratio) AS fp4_peak_ratio
+    FROM model_sizes AS m JOIN kv_sizes AS k USING (resource_id)
     GROUP BY k.instance
 ), told AS (
     -- By the model's config, else by what the engine calls its quantisation; of other methods the width is not known.
@@ -11,7 +13,7 @@ WITH widths AS (
            coalesce(w.weight_dtype, CASE WHEN s.quantization IS NULL THEN s.weights_dtype
                                          WHEN contains(s.quantization, 'fp8') THEN 'fp8'
                                          WHEN starts_with(s.quantization, 'awq') OR starts_with(s.quantization, 'gptq') THEN 'int4' END)
-               AS weight_dtype
+               AS weight_dtype, w.fp8_peak_ratio, w.int8_peak_ratio, w.fp4_peak_ratio
     FROM process_settings AS s LEFT JOIN widths AS w USING (instance)
 ), common AS (
     SELECT CASE WHEN min(COLUMNS(* EXCLUDE (instance, work))) = max(COLUMNS(* EXCLUDE (instance, work)))

@@ -8,11 +8,6 @@ WITH processes AS (
            max(m.encoder_weight_bytes) AS encoder_weight_bytes
     FROM kv_sizes AS k JOIN resources AS r USING (resource_id) LEFT JOIN model_sizes AS m USING (resource_id)
     GROUP BY k.instance
-), serving AS (
-    SELECT subject AS instance FROM fact_scopes WHERE view = 'instance_facts'
-), capacities AS (
-    SELECT p.scope, sum(z.capacity_tokens * z.token_bytes) AS kv_capacity_bytes
-    FROM processes AS p JOIN sizes AS z USING (instance) SEMI JOIN serving USING (instance) GROUP BY p.scope
 ), models AS (
     SELECT p.scope, arg_max(z.token_bytes, (s.work, p.instance)) AS kv_bytes_per_token,
            arg_max(z.weight_bytes, (s.work, p.instance)) AS weight_bytes,
@@ -25,8 +20,7 @@ WITH processes AS (
     FROM kv_segments
 ), held AS (
     -- First by process: a stretch belongs to up to three scopes, and sums add up.
-    SELECT p.scope, sum(byte_ns) AS byte_ns, sum(token_ns) AS token_ns, sum(visual_ns) AS visual_ns, max(peak_bytes) AS peak_bytes,
-           count(*) AS instances
+    SELECT p.scope, sum(byte_ns) AS byte_ns, sum(token_ns) AS token_ns, sum(visual_ns) AS visual_ns, max(peak_bytes) AS peak_bytes
     FROM (SELECT instance, sum(held_bytes * ns) AS byte_ns, sum(held_tokens * ns) AS token_ns, sum(visual_tokens * ns) AS visual_ns,
                  max(peak_bytes) AS peak_bytes
           FROM segments GROUP BY instance) JOIN processes AS p USING (instance) GROUP BY p.scope
@@ -34,16 +28,30 @@ WITH processes AS (
     -- Of several processes of one model, what each holds comes and goes with its stretches.
     SELECT p.scope, unnest([s.start_ns, s.end_ns]) AS ts, unnest([1, -1]) * s.peak_bytes::DOUBLE AS change
     FROM segments AS s JOIN processes AS p USING (instance)
-    WHERE p.scope IN (SELECT scope FROM held WHERE scope > 0 AND instances > 1) AND s.peak_bytes IS NOT NULL
+    WHERE p.scope IN (SELECT scope FROM processes WHERE scope > 0 GROUP BY scope HAVING count(*) > 1) AND s.peak_bytes IS NOT NULL
 ), peaks AS (
-    SELECT scope, max(held) AS peak_bytes
+    SELECT scope, max(held) AS peak_bytes, arg_max(ts, (held, -ts)) AS peak_ns
     -- Sorted first and then added up: a window that sorts does so at several times the cost. All that a scope held goes, so
     -- that the next one begins at zero.
-    FROM (SELECT scope, sum(change) OVER (ROWS UNBOUNDED PRECEDING) AS held FROM (FROM changes ORDER BY scope, ts, change))
+    FROM (SELECT scope, ts, sum(change) OVER (ROWS UNBOUNDED PRECEDING) AS held FROM (FROM changes ORDER BY scope, ts, change))
     GROUP BY scope
     UNION ALL
     -- The whole run is drawn anyway, all processes together.
-    SELECT 0, max(held_bytes) FROM kv_held
+    SELECT 0, max(held_bytes), arg_max(held_from_ns, (held_bytes, -held_from_ns)) FROM kv_held
+), moments AS (
+    -- What caches could hold is that of the moment of the peak: those that follow each other are never one. Where nothing tells
+    -- the peak, it is the most at one moment.
+    SELECT scope, peak_ns AS ns FROM peaks WHERE peak_ns IS NOT NULL
+    UNION
+    SELECT p.scope, c.first_ns FROM processes AS p JOIN kv_caches AS c USING (instance)
+    WHERE p.scope NOT IN (SELECT scope FROM peaks WHERE peak_ns IS NOT NULL)
+), alive AS (
+    SELECT m.scope, sum(c.capacity_bytes)::DOUBLE AS bytes
+    FROM moments AS m JOIN processes AS p USING (scope)
+    JOIN kv_caches AS c ON c.instance = p.instance AND c.first_ns <= m.ns AND m.ns < c.last_ns
+    GROUP BY m.scope, m.ns
+), capacities AS (
+    SELECT scope, max(bytes) AS kv_capacity_bytes FROM alive GROUP BY scope
 ), run AS (
     SELECT scope, max(end_ns) - min(arrival_ns) AS length_ns FROM scoped_requests GROUP BY scope
 ), used AS (
