@@ -1,16 +1,18 @@
 """One analysis from end to end: files to tables, stages, rules, report. What `vtprof analyze` calls."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
 
 from vtprof_analyzer import interference_stage, pipeline, step_cost
+from vtprof_analyzer.describe import describe_tables
 from vtprof_analyzer.facts import read_facts
 from vtprof_analyzer.ingest.cache import through_cache
 from vtprof_analyzer.ingest.cache_key import key_of
+from vtprof_analyzer.ingest.formats import is_database
 from vtprof_analyzer.ingest.instead import read_instead
 from vtprof_analyzer.ingest.load import create_tables, load
 from vtprof_analyzer.ingest.prepare import shown_name
@@ -91,7 +93,7 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
         }
         pipeline.run(connection, settings, python_stages)
         if keep:
-            pipeline.describe_tables(connection)
+            describe_tables(connection)
         judgement = _judge(connection, packs, off)
         reading = Reading(
             [shown_name(path) for path in options.paths], sources.skipped, _duplicates(connection)
@@ -111,17 +113,47 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
     instead = read_instead(connection)
     if instead is None:
         return
-    (files,) = connection.execute(
-        "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines)::BIGINT, sum(ignored_signals)::BIGINT"
-        " FROM ingest_files"
+    with suppress(OSError):
+        if all(is_database(path) for path in sources.files):
+            raise NoData(f"{named}: {_of_database(sources.files[0])}")
+    ((lines, unread, signals, dropped),) = connection.execute(
+        "SELECT sum(lines)::BIGINT, sum(malformed_lines + truncated_lines + coalesce(dropped_messages, 0))::BIGINT,"
+        " sum(ignored_signals)::BIGINT, sum(dropped_spans)::BIGINT FROM ingest_files"
     ).fetchall()
-    if instead.notes and not files[0]:
+    files = counted(len(sources.files), "file")
+    unusable = f", {counted(dropped, 'span')} without a valid id, name or time" if dropped else ""
+    if instead.metrics and not instead.other_spans:
+        lost = f", {counted(unread, 'line or message', 'lines or messages')} unreadable" if unread else ""
+        raise NoData(
+            f"{named}: metrics without spans ({instead.metrics} in {files}{lost}{unusable}): a report needs the spans"
+            " that were recorded with them; give the folder with the agent's *.traces.jsonl"
+        )
+    if instead.notes and not lines:
         others = ", and others like it" if len(instead.notes) > 1 else ""
         raise NoData(f"{named}: no spans: {instead.notes[0]}{others}; point to OTLP traces")
-    lines = f"{counted(files[0], 'line')} in {counted(len(sources.files), 'file')}, {files[1]} unreadable"
-    others = f"{counted(instead.other_spans, 'other span')}, {counted(files[2], 'other signal')}"
+    if signals and not instead.other_spans and not unread and not dropped:
+        raise NoData(
+            f"{named}: no spans, only metrics or logs that vtprof does not read ({signals} in {files});"
+            " record with vtprof-agent first"
+        )
+    others = f"{counted(instead.other_spans, 'other span')}, {counted(signals, 'other signal')}{unusable}"
     raise NoData(
-        f"{named}: no spans of vtprof, vLLM or SGLang ({lines}, {others}); record with vtprof-agent first"
+        f"{named}: no spans of vtprof, vLLM or SGLang ({counted(lines, 'line')} in {files}, {unread} unreadable, {others});"
+        " record with vtprof-agent first"
+    )
+
+
+def _of_database(path: Path) -> str:
+    """Return what a database is, and what to give in its place."""
+    from vtprof_analyzer.runs.saved import made_of
+
+    files = made_of(path)
+    if not files:
+        return "a DuckDB database, no traces; point to OTLP traces"
+    others = f" and {counted(len(files) - 1, 'other')}" if len(files) > 1 else ""
+    return (
+        "a database that `vtprof analyze --db` wrote, no traces; give what it was made of"
+        f" ({safe(files[0])}{others}), or have `vtprof compare` read it"
     )
 
 

@@ -225,4 +225,4 @@ def _count(value: float) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return _UNKNOWN if value is None else _scaled(value * 1e6, ("µs", "ms", "s"))
+    return _UNKNOWN if value is None else _scaled(value * 1e9, ("ns", "µs", "ms", "s"))

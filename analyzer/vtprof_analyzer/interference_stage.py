@@ -11,7 +11,7 @@ from vtprof_analyzer.interference import BLOCKS, Estimate, Floats, Integers, Req
 STAGE: Final = "91_interference.py"
 """Its place among the SQL stages."""
 
-_TABLE: Final = """
+TABLE: Final = """
 -- One row: what image work cost text-only requests in the steps that they shared, of one of their times.
 CREATE TABLE interference (
     what VARCHAR,                   -- ttft_ms or tpot_ms
@@ -37,7 +37,7 @@ Columns = dict[str, Any]
 
 def fill_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the table and its two rows."""
-    connection.execute(_TABLE)
+    connection.execute(TABLE)
     for what in ("ttft_ms", "tpot_ms"):
         found = estimate(read_steps(connection, what), read_requests(connection, what))
         connection.execute(f"INSERT INTO interference VALUES ({', '.join('?' * 14)})", _row(what, found))

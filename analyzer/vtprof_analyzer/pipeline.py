@@ -3,10 +3,10 @@
 Tables in, one table out, each; parameters are tables too (``settings``, ``visual_strata``).
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
+from typing import Final
 
 import duckdb
 
@@ -15,7 +15,27 @@ from vtprof_analyzer.verdict import Thresholds
 from vtprof_schemas import names
 
 _LARGEST = 2**63 - 1
-_HEADER = re.compile(r"((?:^--.*\n)+)CREATE TABLE (\w+) AS$", re.M)
+PARAMETERS: Final = """
+-- One row: every parameter that a stage reads; NULL where the user gave none.
+CREATE TABLE settings (
+    {columns}
+);
+
+-- One row: one resource whose model's config is known, where processes differ in model; else `settings` has it for all.
+CREATE TABLE resource_kv (
+    resource_id UBIGINT,            -- row of `resources`
+    token_bytes DOUBLE,             -- KV bytes of one token, derived from the config [B/token]
+    fixed_bytes DOUBLE,             -- likewise, of one sequence [B]
+    context_tokens BIGINT           -- the longest sequence that the config allows; NULL where it does not say
+);
+
+-- One row: one stratum of requests by their visual tokens.
+CREATE TABLE visual_strata (
+    label VARCHAR,                  -- as in `requests.visual_stratum`
+    upper_tokens BIGINT,            -- the most visual tokens of it
+    position BIGINT                 -- its place, from 0 on
+);
+"""
 
 
 @dataclass(frozen=True)
@@ -86,26 +106,11 @@ def run_sql_stage(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     with_room(connection, lambda: connection.execute(text))
 
 
-def describe_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Put each stage's header on its table, for whoever opens the database: ``SELECT comment FROM duckdb_tables()``."""
-    made = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    for name in stage_names():
-        text = resources.files("vtprof_analyzer.stages").joinpath(name).read_text("utf-8")
-        for header, table in _HEADER.findall(text):
-            if table in made:
-                told = "\n".join(line.removeprefix("--").strip() for line in header.splitlines())
-                connection.execute(f"COMMENT ON TABLE {table} IS '{told.replace(chr(39), chr(39) * 2)}'")
-
-
 def create_parameters(connection: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     """Create the parameter tables ``settings``, ``resource_kv`` and ``visual_strata``."""
     values = asdict(settings)
     values |= {f"verdict_{name}": value for name, value in values.pop("limits").items()}
-    connection.execute(
-        "CREATE TABLE resource_kv (resource_id UBIGINT, token_bytes DOUBLE, fixed_bytes DOUBLE, context_tokens BIGINT)"
-    )
-    for resource_id, sizes in values.pop("resource_kv").items():
-        connection.execute("INSERT INTO resource_kv VALUES (?, ?, ?, ?)", [resource_id, *sizes])
+    resource_kv = values.pop("resource_kv")
     integers = {
         "slow_requests",
         "clock_slack_ns",
@@ -116,11 +121,12 @@ def create_parameters(connection: duckdb.DuckDBPyConnection, settings: Settings)
         "roof_rows",
     }
     columns = ", ".join(f"{name} {'BIGINT' if name in integers else 'DOUBLE'}" for name in values)
-    connection.execute(f"CREATE TABLE settings ({columns})")
+    connection.execute(PARAMETERS.format(columns=columns))
+    for resource_id, sizes in resource_kv.items():
+        connection.execute("INSERT INTO resource_kv VALUES (?, ?, ?, ?)", [resource_id, *sizes])
     connection.execute(
         f"INSERT INTO settings VALUES ({', '.join('?' for _ in values)})", list(values.values())
     )
-    connection.execute("CREATE TABLE visual_strata (label VARCHAR, upper_tokens BIGINT, position BIGINT)")
     strata = [*names.VISUAL_STRATA, (names.VISUAL_STRATUM_MORE, _LARGEST)]
     for position, (label, upper) in enumerate(strata):
         connection.execute("INSERT INTO visual_strata VALUES (?, ?, ?)", [label, upper, position])

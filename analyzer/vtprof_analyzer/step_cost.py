@@ -20,7 +20,7 @@ from vtprof_schemas import names
 STAGE: Final = "55_step_cost.py"
 """Its place among the SQL stages."""
 
-_TABLE: Final = """
+TABLE: Final = """
 -- One row: one phase's part of one step, by the cost model. No rows when the model is not known, and none for windows of
 -- folded iterations that mix phases (`steps.folded`).
 CREATE TABLE step_cost (
@@ -85,7 +85,7 @@ class CostInputs:
 
 def create_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the empty table: what a run has whose model is not known."""
-    connection.execute(_TABLE)
+    connection.execute(TABLE)
 
 
 def fill_table(

@@ -99,6 +99,8 @@ def _connected(
     """Open a new database in ``folder``; what does not fit into memory goes to its file and to files beside it."""
     try:
         connection = duckdb.connect(str(folder / _TABLES), config=_CONFIG)
+    except duckdb.OutOfMemoryException as error:
+        raise _lacking(_MEMORY) from error
     except (duckdb.Error, OSError) as error:
         raise _cannot(shown, "cannot be written", error) if shown else _no_room(error) from error
     try:
@@ -115,10 +117,14 @@ def _connected(
     except (duckdb.Error, MemoryError) as error:
         if (lack := lack_of(error)) is None:
             raise
-        raise BackendError(f"not enough {lack}; {_MORE[lack]}") from error
+        raise _lacking(lack) from error
     finally:
         with suppress(duckdb.Error):  # on a full disk it cannot put its log away
             connection.close()
+
+
+def _lacking(lack: str) -> BackendError:
+    return BackendError(f"not enough {lack}; {_MORE[lack]}")
 
 
 def lack_of(error: BaseException) -> str | None:

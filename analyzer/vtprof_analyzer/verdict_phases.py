@@ -123,7 +123,9 @@ def _neither(sums: PhaseSums, counters: Counters, limits: Thresholds) -> tuple[s
 
 def _short_time(value: float) -> str:
     """Format a short time for a sentence."""
-    return f"{v.number(value * 1e3)} ms" if value >= 1e-3 else f"{v.number(value * 1e6)} µs"
+    if value >= 1e-3:
+        return f"{v.number(value * 1e3)} ms"
+    return f"{v.number(value * 1e6)} µs" if value >= 1e-6 else f"{v.number(value * 1e9)} ns"
 
 
 def _lead(sums: PhaseSums, bound: str) -> str:

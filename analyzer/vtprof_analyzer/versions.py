@@ -10,6 +10,8 @@ from vtprof_schemas.errors import DataError
 
 _NEWER: Final = f"resource_id IN (SELECT resource_id FROM resources WHERE schema_version > {SCHEMA_VERSION})"
 _READ: Final = ("spans", "metric_samples")
+ALL_VERSIONS: Final = "_of_all_versions"
+"""Behind the name of what they were before."""
 
 
 def leave_newer_out(connection: duckdb.DuckDBPyConnection) -> None:
@@ -49,7 +51,7 @@ def _filter(connection: duckdb.DuckDBPyConnection, table: str) -> None:
     ((views,),) = connection.execute(
         "SELECT count(*) FROM duckdb_views() WHERE view_name = ? AND NOT internal", [table]
     ).fetchall()
-    connection.execute(f"ALTER {'VIEW' if views else 'TABLE'} {table} RENAME TO {table}_of_all_versions")
+    connection.execute(f"ALTER {'VIEW' if views else 'TABLE'} {table} RENAME TO {table}{ALL_VERSIONS}")
     connection.execute(
-        f"CREATE VIEW {table} AS FROM {table}_of_all_versions WHERE NOT coalesce({_NEWER}, false)"
+        f"CREATE VIEW {table} AS FROM {table}{ALL_VERSIONS} WHERE NOT coalesce({_NEWER}, false)"
     )

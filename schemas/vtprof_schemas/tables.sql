@@ -151,7 +151,8 @@ CREATE TABLE resources (
     info_truncated BIGINT,           -- values left out of the ring's header: it was full [values]
     hw_id VARCHAR,                   -- UUID of the GPU
     hw_name VARCHAR,                 -- name of the device that runs the model
-    extra VARCHAR                    -- attributes that have no column here, by key, a JSON object; long values are cut
+    extra VARCHAR,                   -- attributes that have no column here, by key, a JSON object; long values are cut
+    mistyped_keys VARCHAR[]          -- attributes with a value of another type, taken as unknown; NULL without any
 );
 
 -- One row: one point of a metric of the vocabulary (GPU and host counters, the agent's own counts).
@@ -180,7 +181,7 @@ CREATE TABLE ingest_files (
     values_out_of_range BIGINT,      -- values that nothing real has, or of another type, taken as unknown
     format VARCHAR,                  -- json, protobuf or parquet
     messages BIGINT,                 -- protobuf: messages in the file; NULL for other formats
-    dropped_messages BIGINT          -- protobuf: messages that are none of OTLP; left out
+    dropped_messages BIGINT          -- protobuf: messages, and stretches between them, that are none of OTLP; left out
 );
 
 -- One row for the whole input: what was met that belongs to no file alone.

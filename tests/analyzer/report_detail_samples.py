@@ -71,9 +71,9 @@ def with_details(report: Report, text: str | None = None) -> Report:
         ),
         interference=[
             Interference("ttft_ms", 395, 228.0, 68.5, 387.0, 0.08, "matched_steps", 224, 0.9,
-                         190.0, 20.0, 360.0, True, None),
+                         190.0, 20.0, 360.0, True, None, "growth of the queue" + foreign),
             Interference("tpot_ms", 12, None, None, None, None, None, 0, None, None, None, None, None,
-                         text or "fewer than 20 text-only requests"),
+                         text or "fewer than 20 text-only requests", None),
         ],
         anomalies=Anomalies(713, 191, 2.0, 20, [
             SlowRequest(rank, names["request"], "0" * 32, "1" * 16, "1k", 7_900.0, 9_000.0, 6_930.0 - rank, "queue",

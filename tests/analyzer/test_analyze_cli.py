@@ -129,6 +129,33 @@ def test_a_config_without_model_type_is_one_line_and_one_that_replaces_another_i
     assert not any("replaces" in note for note in notes)
 
 
+def test_the_model_that_the_user_names_is_that_of_every_process_and_the_help_says_so(
+    run: Run, tmp_path: Path
+) -> None:
+    named, other = CONFIG | {"num_hidden_layers": 3}, CONFIG | {"intermediate_size": 256}
+    configs = {"recorded": (CONFIG, other), "as_named": (named, named)}
+    paths = {}
+    for name, pair in configs.items():
+        lines = [
+            document(
+                *one_request(number),
+                resource=RESOURCE
+                | {names.SERVICE_INSTANCE_ID: f"p{number}", names.MODEL_CONFIG: json.dumps(config)},
+            )
+            for number, config in enumerate(pair, start=1)
+        ]
+        paths[name] = write(tmp_path / f"{name}.jsonl", *lines)
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    found, wanted = report(run, paths["recorded"], "--model", tmp_path), report(run, paths["as_named"])
+    assert found["phases"] == wanted["phases"] != report(run, paths["recorded"])["phases"]
+    assert (
+        "--model replaces 2 recorded configs: qwen2_5_vl in place of qwen2_5_vl, not the same settings"
+        in (found["deployment"]["notes"])
+    )
+    text = " ".join(run("analyze", "--help")[1].replace("│", " ").split())
+    assert "in place of configs that the traces hold" in text
+
+
 def test_rules_that_did_not_fire_are_in_the_document_with_their_reason(run: Run, traces: Path) -> None:
     found = report(run, traces)
     silent = {rule["rule"]: rule["status"] for rule in found["not_fired"]}
@@ -285,6 +312,20 @@ def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(
             "SELECT comment FROM duckdb_tables() WHERE table_name = 'queue_blame'"
         ).fetchall()
         assert comment.startswith("One row: ") and "capacity" in comment
+    # Its tables are a run's, no traces: the line says what is.
+    code, out, err = run("analyze", tmp_path / "run.db")
+    assert (code, out) == (2, "") and err == (
+        f"vtprof: {tmp_path / 'run.db'}: a database that `vtprof analyze --db` wrote, no traces; give what it was made of"
+        f" ({traces / '1.jsonl'} and 2 others), or have `vtprof compare` read it\n"
+    )
+    # Beside traces it is left out.
+    found = report(run, traces, tmp_path / "run.db")
+    assert found["summary"]["requests"] == 3
+    assert [note["what"] for note in found["integrity"]["notes"]] == ["a DuckDB database; left out"]
+    with duckdb.connect(str(tmp_path / "other.db")) as db:
+        db.execute("CREATE VIEW ingest_files AS SELECT 'x' AS file")
+    code, _, err = run("analyze", tmp_path / "other.db")
+    assert code == 2 and err.endswith("other.db: a DuckDB database, no traces; point to OTLP traces\n")
     (tmp_path / "mine.txt").write_text("precious")
     code, _, err = run("analyze", traces, "--format", "json", "--db", tmp_path / "mine.txt")
     assert code == 2 and "mine.txt" in err

@@ -47,3 +47,8 @@ def test_without_images_no_cost_is_found(tmp_path_factory: pytest.TempPathFactor
     )
     for effect, low, high, why_not in found.iter_rows():
         assert (effect is None and why_not) or effect == 0 or low <= 0 <= high
+
+
+def test_only_the_first_token_can_wait_in_a_queue_whose_growth_is_not_counted(day: Analyzed) -> None:
+    left_out = {row.what: row.excludes for row in day.report.interference}
+    assert left_out == {"ttft_ms": "growth of the queue", "tpot_ms": None}

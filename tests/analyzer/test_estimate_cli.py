@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,18 @@ def test_at_best_the_first_token_takes_encode_and_prefill(small: Path) -> None:
     )
     assert found["ttft_floor_seconds"] == pytest.approx(encode + prefill)
     assert found["tpot_floor_seconds"] == decode
+
+
+def test_a_time_below_a_microsecond_is_told_in_nanoseconds(tmp_path: Path) -> None:
+    tiny = {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 100, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(tiny))
+    told = vtprof("estimate", str(tmp_path), "--text-only", "--text", "10", "--device", "h200").stdout
+    # 17,000 weights of two bytes at 4.8 TB/s: some seven nanoseconds.
+    assert re.search(r"TPOT \d\.\d+ ns", told)
+    assert " 0.00" not in told
 
 
 def test_an_encoder_that_is_not_quantised_computes_at_its_own_peak(tmp_path: Path) -> None:

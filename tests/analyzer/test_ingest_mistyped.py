@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from otlp_builder import document, request, span, write
+from otlp_builder import document, metric_document, request, span, write
+from otlp_messages import length32, message
 from store_fixture import fetch, loaded
 
 from vtprof_analyzer.ingest import dialects, load, pieces
@@ -83,3 +84,94 @@ def test_pieces_that_are_tried_again_count_once(tmp_path: Path, monkeypatch: pyt
     for at in (0, 1, 200, 399):
         lines[at] = with_values(names.SPAN_REQUEST, at + 1, (names.TTFT_NS, WORD))
     assert counted(write(tmp_path / "t.jsonl", *lines)) == [(4, 0)]
+
+
+def of_process(*values: tuple[str, Any], trace: int = 1) -> dict[str, Any]:
+    """Return a document of one request of a process with these attributes, as they are."""
+    made = document(*request(0, 9, trace=trace))
+    made["resourceSpans"][0]["resource"]["attributes"] = [
+        {"key": key, "value": value} for key, value in values
+    ]
+    return made
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+@pytest.mark.parametrize(
+    ("key", "value", "known", "unknown"),
+    [
+        (names.PROCESS_PID, {"intValue": "7"}, 7, 0),
+        # What can be converted is no fault.
+        (names.PROCESS_PID, {"stringValue": " 7 "}, 7, 0),
+        (names.PROCESS_PID, {"doubleValue": 7.0}, 7, 0),
+        (names.HOST_NAME, {"intValue": "7"}, "7", 0),
+        (names.DEVICE_PEAK_FLOPS, {"stringValue": "1e9"}, 1e9, 0),
+        (names.PROCESS_PID, WORD, None, 1),
+        (names.PROCESS_PID, {"doubleValue": 7.5}, None, 1),
+        (names.PROCESS_PID, {}, None, 1),
+        (names.HOST_NAME, {"boolValue": True}, None, 1),
+        (names.DEVICE_PEAK_FLOPS, WORD, None, 1),
+        ("my.own", {"boolValue": True}, None, 0),
+    ],
+)
+def test_values_of_a_process_are_converted_or_counted_once_by_both_readers(
+    tmp_path: Path, key: str, value: Any, known: Any, unknown: int, faulty: bool
+) -> None:
+    told = [
+        of_process((names.SERVICE_INSTANCE_ID, {"stringValue": "i"}), (key, value), trace=n) for n in (1, 2)
+    ]
+    # A span without ids sends the file to the careful reader.
+    bad = document(span(names.SPAN_REQUEST, 0, 9) | {"spanId": ""})
+    column = names.column_name(key) if key in names.ATTRIBUTES else "process_pid"
+    with loaded(write(tmp_path / "t.jsonl", *told, *([bad] if faulty else []))) as db:
+        found = fetch(db, f"SELECT DISTINCT {column} FROM spans JOIN resources USING (resource_id)")
+        assert found == [(known,)]
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files") == [(unknown,)]
+        notes = [what for (what,) in fetch(db, "SELECT what FROM ingest_notes WHERE what LIKE 'resource%'")]
+        assert len(notes) == unknown
+        assert all(key in note for note in notes)
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+@pytest.mark.parametrize(
+    ("change", "values", "unknown"),
+    [
+        ({"asDouble": 5.0}, [(5.0, "7")], 0),
+        ({"asInt": "5"}, [(5.0, "7")], 0),
+        ({}, [], 1),
+        ({"asDouble": 5.0, "timeUnixNano": None}, [], 1),
+        ({"asInt": "five"}, [], 1),
+    ],
+)
+def test_points_without_a_time_or_number_are_counted(
+    tmp_path: Path, change: dict[str, Any], values: list[Any], unknown: int, faulty: bool
+) -> None:
+    made = metric_document(names.GPU_POWER_MW, [(1, 0.0)])
+    (point,) = made["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["gauge"]["dataPoints"]
+    del point["asDouble"]
+    point |= {"attributes": [{"key": names.HW_ID, "value": {"intValue": "7"}}]} | change
+    bad = document(span(names.SPAN_REQUEST, 0, 9) | {"spanId": ""})
+    with loaded(write(tmp_path / "t.jsonl", made, *([bad] if faulty else []))) as db:
+        assert fetch(db, "SELECT value, hw_id FROM metric_samples") == values
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files") == [(unknown,)]
+
+
+@pytest.mark.parametrize("form", ["json", "careful", "protobuf"])
+def test_a_metric_of_another_kind_is_counted(tmp_path: Path, form: str) -> None:
+    made = metric_document(names.GPU_POWER_MW, [(1, 5.0)])
+    histogram = {
+        "name": names.GPU_SM_CLOCK_MHZ,
+        "histogram": {"dataPoints": [{"timeUnixNano": "5", "count": "1"}]},
+    }
+    made["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].append(histogram)
+    path = tmp_path / "t"
+    if form == "protobuf":
+        path.write_bytes(length32(message(made)))
+    else:
+        bad = document(span(names.SPAN_REQUEST, 0, 9) | {"spanId": ""})
+        write(path, made, *([bad] if form == "careful" else []))
+    with loaded(path) as db:
+        assert fetch(db, "SELECT name FROM metric_samples") == [(names.GPU_POWER_MW,)]
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files") == [(1,)]
+        assert fetch(db, "SELECT what FROM ingest_notes WHERE what LIKE '%point%'") == [
+            ("a metric point without a time or a number; left out (1)",)
+        ]

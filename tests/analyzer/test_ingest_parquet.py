@@ -249,3 +249,44 @@ def test_a_kept_database_does_not_need_the_files(tmp_path: Path) -> None:
     path.unlink()
     with duckdb.connect(str(tmp_path / "kept.db"), read_only=True) as db:
         assert db.execute("SELECT count(*) FROM spans").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kept", "unknown"),
+    [
+        # Of the rows one says nothing, one something else.
+        ("unnest([7.0, 7.5, 'nan'::DOUBLE, NULL]::DOUBLE[]) AS input_tokens", [7, None, None, None], 1),
+        ("unnest([7, 18446744073709551615, NULL]::UBIGINT[]) AS input_tokens", [7, None, None], 1),
+        ("unnest(['a', NULL, 'b']) AS input_tokens", [None, None, None], 2),
+        ("unnest([7, 8]::INTEGER[]) AS input_tokens", [7, 8], 0),
+    ],
+)
+def test_values_of_another_type_are_counted(
+    tmp_path: Path, columns: str, kept: list[int | None], unknown: int
+) -> None:
+    rows = (
+        f"SELECT * REPLACE (lpad(row_number() OVER ()::VARCHAR, 16, '0') AS span_id) FROM ({BASE}, {columns})"
+    )
+    with loaded(parquet(tmp_path / "t.parquet", rows)) as db:
+        assert [value for (value,) in fetch(db, "SELECT input_tokens FROM spans ORDER BY span_id")] == kept
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files") == [(unknown,)]
+        assert fetch(db, "SELECT count(*) FROM ingest_notes") == [(min(unknown, 1),)]
+
+
+def test_values_of_another_type_are_counted_beside_a_damaged_file(tmp_path: Path) -> None:
+    made = parquet(tmp_path / "a.parquet", BASE + ", 7.5::DOUBLE AS input_tokens", ", COMPRESSION zstd")
+    data = made.read_bytes()
+    # The footer, its length, four letters: what stands before is the columns.
+    columns = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    (tmp_path / "b.parquet").write_bytes(data[:4] + b"\xff" * (columns - 4) + data[columns:])
+    with loaded(tmp_path) as db:
+        assert fetch(db, "SELECT file FROM spans") == [(str(made),)]
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files ORDER BY file") == [(1,), (0,)]
+
+
+def test_what_each_row_repeats_of_its_process_is_counted_once(tmp_path: Path) -> None:
+    made = f"{BASE}, 'i' AS service_instance_id, 'seven' AS process_pid"
+    path = parquet(tmp_path / "t.parquet", f"{made} UNION ALL {made.replace(f'{1:016x}', f'{2:016x}')}")
+    with loaded(path) as db:
+        assert fetch(db, "SELECT count(*) FROM spans") == [(2,)]
+        assert fetch(db, "SELECT values_out_of_range FROM ingest_files") == [(1,)]

@@ -24,6 +24,7 @@ from store_fixture import fetch, loaded
 
 from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.ingest import framing, lines, protobuf
+from vtprof_analyzer.report.trust_phrases import trust
 from vtprof_schemas import names
 from vtprof_schemas.errors import NoData
 
@@ -185,6 +186,22 @@ def test_junk_between_messages_costs_itself(tmp_path: Path, framed: str, packing
     _, messages, dropped, _, _, notes = counts_of(path)
     assert (messages, dropped) == (5, 2)
     assert all("8 bytes" in note for note in notes)
+
+
+def test_what_was_lost_of_a_file_is_counted_in_the_report(tmp_path: Path) -> None:
+    parts = [length32(message(good(n))) for n in (1, 2, 3)]
+    path = tmp_path / "t.pb"
+    path.write_bytes(parts[0] + b"junkjunk" + parts[1] + parts[2][:-9])
+    found = analyze(Options([path]))
+    # The junk, and the message that is cut off; of the other two each span is whole.
+    assert (found.integrity.dropped_messages, found.integrity.complete_spans_share) == (2, 1.0)
+    words = trust(found)
+    assert "100 % of the spans read are complete, beside input that could not be read" in words
+    assert "messages that could not be read: 2, left out, with the spans in them" in words
+    path.write_bytes(parts[0] + parts[1])
+    words = trust(analyze(Options([path])))
+    assert "100 % of the spans read are complete ·" in words
+    assert "could not be read" not in words
 
 
 @pytest.mark.parametrize("framed", ["length32", "varint"])

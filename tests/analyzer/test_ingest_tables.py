@@ -43,7 +43,7 @@ def test_every_resource_attribute_has_its_column() -> None:
     for attribute in names.ATTRIBUTES.values():
         if attribute.where == "resource":
             assert found.pop(attribute.column) == SQL_TYPES[attribute.type]
-    assert set(found) == {"resource_id", "vllm_process_kind", "extra"}
+    assert set(found) == {"resource_id", "vllm_process_kind", "extra", "mistyped_keys"}
 
 
 def test_every_metric_of_the_vocabulary_is_read() -> None:

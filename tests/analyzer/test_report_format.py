@@ -22,6 +22,11 @@ from vtprof_analyzer.report.format import (
     ("ms", "text"),
     [
         (0, "0 ms"),
+        (2e-6, "2.00 ns"),
+        (0.00099949, "999 ns"),
+        (0.0010004, "1.00 µs"),
+        (-0.00025, "-250 ns"),
+        (0.9994e-6, "about 0 ns"),
         (0.85, "850 µs"),
         (14.2, "14.2 ms"),
         (612, "612 ms"),
@@ -32,6 +37,12 @@ from vtprof_analyzer.report.format import (
 )
 def test_durations_take_the_unit_that_fits(ms: float, text: str) -> None:
     assert duration(ms) == text
+
+
+@given(st.floats(1e-30, 1e12))
+def test_no_duration_has_a_tiny_number_before_its_unit(ms: float) -> None:
+    words = duration(ms).split(" ")
+    assert words[:2] == ["about", "0"] or float(words[0].replace(",", "")) >= 0.9
 
 
 @pytest.mark.parametrize(

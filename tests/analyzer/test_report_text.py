@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from vtprof_analyzer.report import html, json_text, markdown, phrases, terminal
 from vtprof_analyzer.report.advice_phrases import command, saving_line
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.formats import REPORT_FORMATS
-from vtprof_analyzer.report.model import Advice, BudgetRow, Saving
+from vtprof_analyzer.report.model import Advice, BudgetRow, Dominance, Report, Saving
 from vtprof_analyzer.report.model_kv import KvFullest
+from vtprof_analyzer.report.model_slo import SloRow
 
 GOLD = Path(__file__).parents[1] / "gold"
 
@@ -277,6 +279,112 @@ def test_the_headline_says_that_kv_is_held_over_time() -> None:
     assert "88 % of KV held over time" in build_headline(
         gpu_run().summary, gpu_run().dominance, gpu_run().ttft_budget
     )
+
+
+def test_the_headline_claims_dominance_only_for_the_shares_that_dominate() -> None:
+    run = gpu_run()
+    low = {"share": 0.23, "threshold": 0.5, "dominant": False}
+    some = replace(run.dominance, decode_bytes=Dominance(**low), ttft=Dominance(0.04, 0.5, False))
+    text = build_headline(run.summary, some, run.ttft_budget)
+    claimed, effect, rest = text.split(". ")
+    assert (
+        claimed
+        == "Visual tokens dominate: 91 % of prompt tokens, 88 % of KV held over time, 79 % of prefill FLOPs"
+    )
+    assert effect.startswith("Without them TTFT p95")
+    assert rest == "Not dominant: 23 % of bytes read in decode, 4 % of TTFT."
+    measures = ("prompt_tokens", "kv_token_seconds", "prefill_flops", "decode_bytes")
+    none = replace(run.dominance, ttft=None, **dict.fromkeys(measures, Dominance(**low)))
+    text = build_headline(run.summary, none, run.ttft_budget)
+    assert text.startswith("Visual tokens do not dominate: 23 % of prompt tokens, 23 % of KV held over time,")
+    assert "Not dominant" not in text
+    assert "ot dominant" not in build_headline(run.summary, run.dominance, run.ttft_budget)
+
+
+@pytest.mark.parametrize("render", [terminal.render, markdown.render, html.render, json_text.render])
+def test_the_cost_to_text_requests_says_what_it_does_not_count(render: Callable[[Report], str]) -> None:
+    told = SAMPLES["details"]()
+    assert "growth of the queue" in " ".join(render(told).split())
+    without = [replace(row, excludes=None) for row in told.interference]
+    assert "growth of the queue" not in " ".join(render(replace(told, interference=without)).split())
+
+
+_GROUPS = [
+    SloRow("all", None, "ttft", 90.0, 0.5, 0.5, 1.0, 0.02, None),
+    SloRow("model", "a", "ttft", 40.0, 0.5, 0.5, 0.5, 0.03, None),
+    SloRow("model", "b", "ttft", 50.0, 0.5, 0.5, 0.5, 0.01, None),
+]
+_NODES = [replace(row, scope="node") for row in _GROUPS[1:]]
+
+
+@pytest.mark.parametrize("render", [terminal.render, markdown.render, html.render])
+def test_objectives_say_what_a_price_divides_and_who_missed_them_without_a_whole_answer(
+    render: Callable[[Report], str],
+) -> None:
+    def said(rows: list[SloRow], **counts: int) -> str:
+        run = gpu_run()
+        text = render(replace(run, slo_rows=rows, summary=replace(run.summary, **counts)))
+        return " ".join(text.replace("\u00a0", " ").split())
+
+    whole = "Price: of all, the cost of all nodes / all good requests"
+    node = "; of a node, its own cost / the good requests that it took in"
+    model = "; of other groups, the cost of all nodes × their share of GPU time / their good requests"
+    missed = "counted as missing each, however quick, as nobody got a whole answer: 12 aborted, 2 failed"
+    text = said([*_GROUPS, *_NODES])
+    assert whole + node + model in text
+    assert missed in text
+    assert whole + model in said(_GROUPS)
+    assert whole + node in said([_GROUPS[0], *_NODES]) and model not in said([_GROUPS[0], *_NODES])
+    assert "counted as missing" not in said(_GROUPS, requests_aborted=0, requests_error=0)
+    free = [replace(row, usd_per_ok_request=None) for row in _GROUPS]
+    assert "Price: of all" not in said(free)
+
+
+def test_models_of_one_family_are_told_apart_in_80_columns_and_owners_where_names_are_alike() -> None:
+    def models(*named: str) -> str:
+        rows = [SloRow("model", name, "ttft", 40.0, 0.5, 0.5, 0.5, 0.000347, 1.0) for name in named]
+        rows += [replace(row, objective=other) for row in rows for other in ("tpot", "completed")]
+        return terminal.render(replace(gpu_run(), slo_rows=rows))
+
+    text = models("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct")
+    assert "model Qwen2.5-VL-7" in text and "model Qwen2.5-VL-3" in text
+    assert "model a/m " in models("a/m", "b/m")
+
+
+def test_nothing_is_said_of_what_visual_tokens_do_where_there_are_none() -> None:
+    told = SAMPLES["details"]()
+    none = replace(told, summary=replace(told.summary, visual_tokens=0))
+    for render in (terminal.render, markdown.render):
+        assert "of the context window" in render(told)
+        assert "of the context window" not in render(none)
+
+
+def test_the_verdict_of_mixed_steps_is_said_once_and_an_effect_of_nothing_has_no_sign() -> None:
+    told = SAMPLES["details"]()
+    assert told.step_verdicts is not None and told.step_verdicts.mixed is not None
+    mixed = replace(
+        told.step_verdicts.mixed, explanation="mixed is hybrid: 201 FLOP/B against a ridge of 184"
+    )
+    nothing = [replace(row, effect_ms=1e-7, low_ms=-2e-6, high_ms=3e-6) for row in told.interference[:1]]
+    run = replace(told, step_verdicts=replace(told.step_verdicts, mixed=mixed), interference=nothing)
+    text = " ".join(terminal.render(run).split())
+    assert "of steps: hybrid ●●○; 201 FLOP/B against a ridge of 184" in text
+    assert "395 text-only requests: about 0 ns (-2.00 ns to +3.00 ns, 95 %)" in text
+
+
+_NUMBER = re.compile(
+    r"[$+−-]?\d[\d,.]*(e[+-]\d+)?(/s| .*)?|[<>] \d.*|–|not recorded|not determined|about 0 ns"
+)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_words_stand_on_the_left_and_numbers_on_the_right_in_markdown(name: str) -> None:
+    for table in re.findall(r"^((?:\|.*\n?)+)", markdown.render(SAMPLES[name]()), re.M):
+        lines = [line[2:-2].split(" | ") for line in table.splitlines()]
+        for head, side, *cells in zip(*lines, strict=True):
+            # Names may be made of digits, and a label may begin with a share.
+            numbers = head not in ("request", "label") and all(_NUMBER.fullmatch(cell) for cell in cells)
+            assert side == ("---:" if numbers else "---"), (head, cells)
 
 
 @pytest.mark.parametrize("name", REPORT_FORMATS)

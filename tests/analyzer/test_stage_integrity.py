@@ -11,6 +11,7 @@ from store_fixture import fetch, loaded
 
 from vtprof_analyzer import pipeline, step_cost
 from vtprof_analyzer.analyze import Options, analyze
+from vtprof_analyzer.report import trust_phrases
 from vtprof_schemas import SCHEMA_VERSION, names
 from vtprof_schemas.errors import DataError
 
@@ -284,3 +285,30 @@ def test_what_a_newer_version_recorded_is_left_out_and_counted_and_the_rest_is_u
     assert report.summary.requests == 2
     left_out = "2 spans recorded in version 99 of the vocabulary left out: this vtprof reads up to"
     assert [note.what for note in report.integrity.notes] == [f"{left_out} {SCHEMA_VERSION}; upgrade it"]
+
+
+def test_phases_without_their_request_are_not_complete_and_each_span_counts_once(tmp_path: Path) -> None:
+    orphan = span(names.PHASE_SPANS[names.QUEUE], 0, 5, trace=2, span_id=2, parent=1)
+    endless_orphan = span(names.PHASE_SPANS[names.PREFILL], 5, None, trace=2, span_id=3, parent=1)
+    early_token = request(0, 9, {names.TTFT_NS: 20}, trace=3)
+    endless = request(0, None, trace=4)
+    spans = [*request(0, 10, queue=(0, 5)), orphan, endless_orphan, *early_token, *endless]
+    with staged(tmp_path, spans) as db:
+        counted = (
+            "SELECT used_spans, orphans, end_missing, negative_duration, incomplete_spans FROM integrity"
+        )
+        assert fetch(db, counted) == [(6, 2, 2, 1, 4)]
+    found = analyze(Options([tmp_path])).integrity
+    assert (found.orphans, found.complete_spans_share) == (2, 2 / 6)
+
+
+def test_ids_that_different_spans_share_are_told_in_the_report(tmp_path: Path) -> None:
+    others = [s for trace in range(2, 42) for s in request(0, 10, trace=trace, queue=(0, 10))]
+    write(
+        tmp_path / "t.jsonl", document(*request(0, 10), span(names.PHASE_SPANS[names.QUEUE], 0, 10), *others)
+    )
+    found = analyze(Options([tmp_path]))
+    # One in 82 spans: too few to doubt the area.
+    assert {row.state for row in found.trust if row.area == "phases"} == {"ok"}
+    assert found.integrity.conflicting_ids == 1
+    assert "ids that different spans share: 1, all of them kept" in trust_phrases.trust(found)

@@ -176,3 +176,12 @@ def test_what_the_machine_lacks_is_one_line_and_no_fault_of_the_input(
 def test_any_other_error_of_the_database_stays_what_it_is() -> None:
     with pytest.raises(duckdb.CatalogException), open_store() as connection:
         connection.execute("FROM nothing")
+
+
+def test_a_database_that_memory_does_not_do_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise duckdb.OutOfMemoryException("Out of Memory Error: Allocation failure")
+
+    monkeypatch.setattr(duckdb, "connect", fail)
+    with pytest.raises(BackendError, match="not enough memory; free some"), open_store():
+        pass

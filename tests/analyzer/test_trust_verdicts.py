@@ -102,6 +102,19 @@ def test_hook_errors_and_dropped_spans_are_told(tmp_path: Path) -> None:
     assert steps == ("weak", "spans that a destination did not take: 2", 0.5)
 
 
+def test_spans_left_out_weaken_phases_by_their_part(tmp_path: Path) -> None:
+    # Of ten spans one has no id.
+    spans = [
+        s
+        for trace in range(1, 6)
+        for s in request(0, 10, {names.INPUT_TOKENS: 1}, trace=trace, queue=(0, 10))
+    ]
+    spans[9]["spanId"] = ""
+    assert areas(tmp_path, spans, "phases")[1:] == [
+        ("weak", "spans left out, without a valid id, name or time, or of a newer version: 1 of 10", 0.9)
+    ]
+
+
 @pytest.mark.parametrize(("ratio", "state"), [(0.1, "ok"), (1.0, "refused")])
 def test_weights_must_stand_for_what_the_agents_left_out(tmp_path: Path, ratio: float, state: str) -> None:
     kept = [

@@ -208,3 +208,9 @@ def test_a_roof_of_another_device_is_said_and_lowers_confidence() -> None:
 def test_thresholds_are_parameters() -> None:
     assert like(2.0, 0.1).bound == v.LATENCY_BOUND
     assert like(2.0, 0.1, limits=Thresholds(attainable_floor_ratio=0.05)).bound == v.MEMORY_BOUND
+
+
+@pytest.mark.parametrize(("floor", "told"), [(2e-3, "2 ms"), (4e-4, "400 µs"), (2e-8, "20 ns")])
+def test_the_work_of_an_iteration_is_told_in_the_unit_that_fits(floor: float, told: str) -> None:
+    # Twenty like steps far from the roof, whose kind of bound is told by how little work each is.
+    assert f", {told} of work an iteration" in like(1.0, 0.01, floor=floor, wall=None).explanation

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from otlp_builder import BASE_NS, document, request, span, write
+from otlp_messages import length32, message
 from store_fixture import loaded
 from synthetic.day import make_day
 from synthetic.scenarios import CACHES, TWO_ENGINES
@@ -190,6 +191,9 @@ def test_stages_can_be_run_over_base_tables_that_another_filled(tmp_path: Path) 
 def test_faults_beside_traces_are_told(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", document(*request(0, 200 * MS, TOLD, **PHASES)), "{broken")
     assert read(tmp_path).notes[0] == "1 unreadable line and 0 unusable spans left out"
+    told = message(document(*request(0, 200 * MS, TOLD, trace=2, **PHASES)))
+    (tmp_path / "b.pb").write_bytes(length32(told) + b"junkjunk" + length32(told))
+    assert read(tmp_path).notes[0] == "1 unreadable line, 1 unreadable message and 0 unusable spans left out"
 
 
 def test_traces_of_a_newer_version_alone_are_refused(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def command(
         typer.Option(
             parser=given.path,
             metavar="MODEL",
-            help="Folder with config.json, the file, or a bundled name, where the traces do not carry it.",
+            help="Folder with config.json, the file, or a bundled name: the model of every process, in place of"
+            " configs that the traces hold; default: the ones recorded.",
         ),
     ] = None,
     device: Annotated[

@@ -34,7 +34,7 @@ def command(
 
     run.check_packages()
     run.prepare_folder(out)
-    with counted("requests") as progress:
+    with counted("requests answered", _say) as progress:
         run.record(out, report, _say, progress)
     _say(f"analyzing: vtprof analyze {out}")
     with progress_bar("reading", lambda: size_of([out])) as reading:

@@ -1,4 +1,4 @@
-"""Progress bars on stderr for work that takes longer than a second; none where nobody watches."""
+"""Progress on stderr for work that takes longer than a second: bars for those who watch, and for others lines or nothing."""
 
 import sys
 import time
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 _SHOW_AFTER_S = 1.0
+_LINE_EVERY_S = 15.0
+"""Between lines where there is no bar: few enough for a log, enough to tell a slow machine from one that hangs."""
 
 
 def _bar(label: str, *columns: "ProgressColumn") -> "Progress":
@@ -45,10 +47,15 @@ def progress_bar(label: str, total_bytes: Callable[[], int]) -> Iterator[Callabl
 
 
 @contextmanager
-def counted(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes how many are done and how many there are."""
+def counted(
+    label: str, say: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes how many are done and how many there are.
+
+    Where stderr is no terminal ``say`` gets a line now and then: ``12 of 40 requests``.
+    """
     if not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield _lines(label, say, clock) if say else lambda _done, _total: None
         return
     from rich.progress import MofNCompleteColumn
 
@@ -65,6 +72,20 @@ def counted(label: str) -> Iterator[Callable[[int, int], None]]:
         yield advance
     finally:
         bar.stop()
+
+
+def _lines(label: str, say: Callable[[str], None], clock: Callable[[], float]) -> Callable[[int, int], None]:
+    said_s = clock()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal said_s
+        if done == 0:
+            said_s = clock()  # what came before the first one is no part of the work
+        elif done < total and clock() - said_s >= _LINE_EVERY_S:
+            said_s = clock()
+            say(f"{done} of {total} {label}")
+
+    return advance
 
 
 def size_of(paths: list[Path]) -> int:

@@ -58,7 +58,7 @@ def _spans_column(attributes: str) -> str:
 
 _POINT = (
     'STRUCT("startTimeUnixNano" BIGINT, "timeUnixNano" BIGINT, "asInt" BIGINT, "asDouble" DOUBLE, '
-    '"attributes" STRUCT("key" VARCHAR, "value" STRUCT("stringValue" VARCHAR))[])'
+    f'"attributes" {_LEAN_ATTRIBUTES})'
 )
 _METRIC = (
     f'STRUCT("name" VARCHAR, gauge STRUCT("dataPoints" {_POINT}[]), sum STRUCT("dataPoints" {_POINT}[]))'
@@ -119,6 +119,25 @@ def _value(attributes: str, keys: str, key: str, type_: str) -> str:
     return _slot(f"list_extract({attributes}, list_position({keys}, {_text(key)})).value", type_)
 
 
+def _lenient(value: str, type_: str) -> str:
+    """Return a value that the careful reader would convert too, where another type says the same."""
+    number, text = f'{value}."doubleValue"', f'{value}."stringValue"'
+    if type_ == names.INT:
+        whole = f"CASE WHEN {number} = trunc({number}) THEN try_cast({number} AS BIGINT) END"
+        digits = (
+            rf"CASE WHEN regexp_full_match({text}, '\s*[+-]?[0-9]+\s*') THEN try_cast({text} AS BIGINT) END"
+        )
+        return f'coalesce({value}."intValue", {whole}, {digits})'
+    if type_ == names.STRING:
+        return f'coalesce({text}, {value}."intValue"::VARCHAR, {number}::VARCHAR)'
+    finite = f"CASE WHEN isfinite(try_cast({text} AS DOUBLE)) THEN try_cast({text} AS DOUBLE) END"
+    return f'coalesce({number}, {value}."intValue"::DOUBLE, {finite})'
+
+
+def _lenient_value(attributes: str, keys: str, key: str, type_: str) -> str:
+    return _lenient(f"list_extract({attributes}, list_position({keys}, {_text(key)})).value", type_)
+
+
 def _sglang(name: str) -> str:
     """Return a condition: a span may be of SGLang's request tracing; ``forget_lookalikes`` judges by its trace."""
     slices = f"{name} IN ({_texts(tuple(dialects.SGLANG_PHASES))})"
@@ -157,6 +176,7 @@ def create_scratch() -> str:
     Its ids are not compressed: that took a quarter of the time of writing, for half of what they take.
     """
     return f"""
+-- One row: one span as it was read, with the columns that some span has; `spans` shows all columns.
 CREATE TABLE span_rows (
     file VARCHAR, {", ".join(f"{column} VARCHAR USING COMPRESSION uncompressed" for column in _IDS)}, name VARCHAR,
     dialect VARCHAR, resource_id UBIGINT, start_ns BIGINT, end_ns BIGINT, kind UTINYINT, status_code UTINYINT,
@@ -307,7 +327,11 @@ def _cut_values(attributes: str, places: str) -> str:
 def insert_resources() -> str:
     """Return the statement that reads the resources of files into ``resources``, those not there yet."""
     columns = ",\n       ".join(
-        f"{_value('attributes', 'keys', a.key, a.type)} AS {a.column}" for a in RESOURCE_ATTRIBUTES
+        f"{_lenient_value('attributes', 'keys', a.key, a.type)} AS {a.column}" for a in RESOURCE_ATTRIBUTES
+    )
+    mistyped = ", ".join(
+        f"CASE WHEN {a.column} IS NULL AND list_contains(keys, {_text(a.key)}) THEN {_text(a.key)} END"
+        for a in RESOURCE_ATTRIBUTES
     )
     read = (dialects.VLLM_PROCESS_KIND, *(a.key for a in RESOURCE_ATTRIBUTES))
     return f"""
@@ -325,16 +349,22 @@ WITH found AS (
     SELECT *, list_filter(range(1, len(keys) + 1), lambda i: list_extract(keys, i) NOT IN ({_texts(read)})
                                                    OR list_position(keys, list_extract(keys, i)) < i) AS rest
     FROM keyed
-)
-SELECT resource_id, {_extra("attributes", "rest")} AS extra,
+), valued AS (
+SELECT resource_id, keys, {_extra("attributes", "rest")} AS extra,
        {_value("attributes", "keys", dialects.VLLM_PROCESS_KIND, names.STRING)} AS vllm_process_kind,
        {columns}
 FROM split
+)
+SELECT * EXCLUDE (keys), nullif(list_filter([{mistyped}], lambda key: key IS NOT NULL), []) AS mistyped_keys FROM valued
 """
 
 
 def insert_metrics() -> str:
-    """Return the statement that reads metrics into ``metric_samples``: foreign ones as a row without a value."""
+    """Return the statement that reads metrics into ``metric_samples``.
+
+    Foreign ones come as a row without a value, and so do those that are neither gauge nor sum.
+    """
+    keys = 'list_transform(point."attributes", lambda a: a.key)'
     return f"""
 INSERT INTO metric_samples BY NAME
 WITH documents AS (
@@ -345,17 +375,15 @@ WITH documents AS (
     SELECT file, resource_id, unnest(scope.metrics) AS m FROM scopes
 ), points AS (
     SELECT file, resource_id, m.name AS name,
-           unnest(CASE WHEN m.name IN ({_texts(METRIC_NAMES)})
+           unnest(CASE WHEN m.name IN ({_texts(METRIC_NAMES)}) AND (m.gauge IS NOT NULL OR m.sum IS NOT NULL)
                        THEN coalesce(m.gauge."dataPoints", m.sum."dataPoints", [])
                        ELSE [NULL] END) AS point
     FROM metrics
 )
 SELECT file, name, resource_id, nullif(point."startTimeUnixNano", 0) AS start_ns, point."timeUnixNano" AS ts_ns,
        coalesce(point."asInt"::DOUBLE, point."asDouble") AS value,
-       {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.HW_ID, names.STRING)}
-           AS hw_id,
-       {_value('point."attributes"', 'list_transform(point."attributes", lambda a: a.key)', names.PHASE, names.STRING)}
-           AS phase,
+       {_lenient_value('point."attributes"', keys, names.HW_ID, names.STRING)} AS hw_id,
+       {_lenient_value('point."attributes"', keys, names.PHASE, names.STRING)} AS phase,
        name IN ({_texts(METRIC_NAMES)}) AS known
 FROM points
 """

@@ -9,6 +9,7 @@ import duckdb
 from vtprof_analyzer.ingest.duplicates import remove_duplicates
 from vtprof_analyzer.ingest.ledger import Ledger
 from vtprof_analyzer.ingest.ranges import remove_implausible
+from vtprof_schemas import names
 
 
 def finish(connection: duckdb.DuckDBPyConnection, ledger: Ledger, relations: Sequence[str]) -> None:
@@ -17,7 +18,8 @@ def finish(connection: duckdb.DuckDBPyConnection, ledger: Ledger, relations: Seq
     ``relations`` are queries of further spans, with any of the columns of ``spans``.
     """
     _forget_lookalikes(connection)
-    _remove_foreign_metrics(connection, ledger)
+    _remove_points(connection, ledger)
+    _count_mistyped(connection, ledger)
     remove_implausible(connection, ledger)
     removed = remove_duplicates(connection)
     ledger.write(connection)
@@ -47,14 +49,43 @@ def _forget_lookalikes(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _remove_foreign_metrics(connection: duckdb.DuckDBPyConnection, ledger: Ledger) -> None:
+def _remove_points(connection: duckdb.DuckDBPyConnection, ledger: Ledger) -> None:
+    """Delete the points of foreign metrics, and those without a time or number, counted by file."""
     foreign = connection.execute(
         # The agent's own series, as Prometheus has them, say nothing that its spans and points do not.
         "SELECT file, count(*) FROM metric_samples WHERE NOT known AND NOT starts_with(name, 'vtprof.') GROUP BY file"
     ).fetchall()
     for file, points in foreign:
         ledger.files[file].ignored_signals += points
+    unusable = connection.execute(
+        "SELECT file, count(*) FROM metric_samples WHERE known AND (ts_ns IS NULL OR value IS NULL) GROUP BY file"
+    ).fetchall()
+    for file, points in unusable:
+        ledger.files[file].values_out_of_range += points
+        ledger.note(file, None, f"a metric point without a time or a number; left out ({points})")
     connection.execute("DELETE FROM metric_samples WHERE NOT known OR ts_ns IS NULL OR value IS NULL")
+
+
+def _count_mistyped(connection: duckdb.DuckDBPyConnection, ledger: Ledger) -> None:
+    """Count the values of resources that have another type than their attribute, once for each resource."""
+    if not connection.execute("SELECT 1 FROM resources WHERE mistyped_keys IS NOT NULL LIMIT 1").fetchall():
+        return
+    found = connection.execute(
+        """
+        WITH bad AS (
+            SELECT resource_id, unnest(mistyped_keys) AS key FROM resources
+        ), places AS (
+            SELECT resource_id, min(file) AS file
+            FROM (SELECT resource_id, file FROM span_rows UNION ALL SELECT resource_id, file FROM metric_samples)
+            SEMI JOIN bad USING (resource_id) GROUP BY resource_id
+        )
+        SELECT file, key, count(*) FROM bad JOIN places USING (resource_id) GROUP BY ALL ORDER BY ALL
+        """
+    ).fetchall()
+    for file, key, values in found:
+        ledger.files[file].values_out_of_range += values
+        what = f"resource attribute {key} of another type than {names.ATTRIBUTES[key].type}; taken as unknown ({values})"
+        ledger.note(file, None, what)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:

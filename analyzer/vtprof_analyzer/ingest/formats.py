@@ -11,6 +11,9 @@ from vtprof_analyzer.ingest.framing import CERTAIN, FRAMINGS, Framing, Kind, Mes
 _HEAD_BYTES: Final = 64 << 10
 _PARQUET: Final = (b"PAR1", b"PARE")
 """The second one is encrypted."""
+_DATABASE_AT: Final = 8
+_DATABASE: Final = b"DUCK"
+"""What every DuckDB file has there."""
 _JSON: Final = re.compile(rb'[\xef\xbb\xbf\s\x00]*(?:\{\s*"|\[\s*\{\s*")')
 """A document's begin, after a byte order mark, blanks and padding; no OTLP message begins so."""
 _RESOURCE: Final = b'"resource'
@@ -42,6 +45,8 @@ def detect(path: Path, *, framed: bool = False) -> Format:
         head = stream.read(_HEAD_BYTES)
         if head.startswith(_PARQUET):
             return Format("parquet")
+        if begins_database(head):
+            return Format(None)
         if _JSON.match(head):
             return Format("json")
         size = os.fstat(stream.fileno()).st_size
@@ -63,6 +68,17 @@ def detect(path: Path, *, framed: bool = False) -> Format:
             if start is not None and (kind := messages.kind(start)):
                 return _messages(kind, framing)
     return Format("json" if framed else None)
+
+
+def begins_database(head: bytes) -> bool:
+    """Say whether a file that begins so is a DuckDB database."""
+    return head[_DATABASE_AT:].startswith(_DATABASE)
+
+
+def is_database(path: Path) -> bool:
+    """Say whether a file is a DuckDB database. Raises OSError."""
+    with path.open("rb") as stream:
+        return begins_database(stream.read(_DATABASE_AT + len(_DATABASE)))
 
 
 def _follow(stream: BinaryIO, size: int, framings: Iterable[Framing], *, passing: bool) -> Format | None:

@@ -17,6 +17,7 @@ import duckdb
 from vtprof_analyzer.ingest import columns
 from vtprof_analyzer.ingest.careful import CarefulCounts, write_plain_copy
 from vtprof_analyzer.ingest.finish import finish
+from vtprof_analyzer.ingest.formats import is_database
 from vtprof_analyzer.ingest.ledger import Ledger
 from vtprof_analyzer.ingest.parquet import materialise, read_parquet
 from vtprof_analyzer.ingest.pieces import LARGE_BYTES, SMALL_BYTES, Piece, bundle, cut, is_spread, sample
@@ -110,7 +111,12 @@ def _prepared(sources: Sources, reader: "JsonReader") -> Iterator[TraceFile]:
         if file.fault:
             reader.ledger.note(file.name, None, f"{file.fault}; read up to there")
         if file.format is None:
-            reader.ledger.note(file.name, None, "neither OTLP (JSON or protobuf) nor Parquet; left out")
+            what = (
+                "a DuckDB database"
+                if is_database(file.plain)
+                else "neither OTLP (JSON or protobuf) nor Parquet"
+            )
+            reader.ledger.note(file.name, None, f"{what}; left out")
         if file.counts:
             entry.messages, entry.dropped_messages = file.counts.messages, file.counts.dropped_messages
             entry.dropped_spans, entry.ignored_signals = (

@@ -7,7 +7,7 @@ are in order are not copied: they are read from the files by whoever asks table 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
 import duckdb
@@ -44,6 +44,8 @@ class Rows:
     """Expression by column of the table."""
     grouped: bool = False
     """One row for each resource, from files that repeat it."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """By column of the files that can hold values of another type: the condition that a row does."""
 
     def select(self) -> str:
         """Return the query of the rows, with the types of the table."""
@@ -119,13 +121,15 @@ def _rows(
     want = wanted[table]
     found = matched(schema, want)
     columns = {"file": _file(files)} if "file" in want else {}
-    columns |= _converted(table, schema, want, found, files, note)
+    lost: dict[str, str] = {}
+    columns |= _converted(table, schema, want, found, files, note, lost)
     resource: dict[str, str] = {}
+    resource_lost: dict[str, str] = {}
     if table != "resources":
         given = matched(
             schema, {c: t for c, t in wanted["resources"].items() if c in _RESOURCE_COLUMNS and c not in want}
         )
-        resource = _converted("resources", schema, wanted["resources"], given, files, note)
+        resource = _converted("resources", schema, wanted["resources"], given, files, note, resource_lost)
         taken = {*found.values(), *given.values()}
         if "resource_id" not in columns:
             values = ", ".join(resource.values())
@@ -145,9 +149,10 @@ def _rows(
         columns = always | columns
     if "known" in want:
         columns["known"] = f"coalesce({columns['name']} IN ({', '.join(map(text, METRIC_NAMES))}), false)"
-    yield Rows(table, files, columns)
+    yield Rows(table, files, columns, lost=lost)
     if table != "resources":
-        yield Rows("resources", files, {"resource_id": columns["resource_id"], **resource}, grouped=True)
+        told = {"resource_id": columns["resource_id"], **resource}
+        yield Rows("resources", files, told, grouped=True, lost=resource_lost)
 
 
 def _table_of(schema: Schema) -> Table:
@@ -172,11 +177,17 @@ def _converted(
     found: Mapping[str, str],
     files: Sequence[TraceFile],
     note: Note,
+    lost: dict[str, str],
 ) -> dict[str, str]:
-    """Return the expressions of the columns that are there; one of another type is unknown, or stops it all."""
+    """Return the expressions of the columns that are there; one of another type is unknown, or stops it all.
+
+    What a column can lose goes to ``lost``, by its name in the files.
+    """
     columns = {}
     for column, source in found.items():
         expression = sql.converted(column, source, schema[source], want[column])
+        if condition := sql.lost(column, source, schema[source], expression):
+            lost[source] = condition
         if expression is not None:
             columns[column] = expression
             continue
@@ -201,10 +212,41 @@ def read_parquet(
         note(name, f"a span without a valid id, name or start; left out ({spans})")
 
     rows = look(connection, files, note)
+    _count_lost(connection, rows, ledger)
     # What was unpacked, or goes by another name, is gone when the stages run.
     if in_place and all(file.plain == file.path for file in files) and attach(connection, rows):
         rows = [part for part in rows if part.table != "spans"]
     add(connection, rows, note, dropped)
+
+
+def _count_lost(connection: duckdb.DuckDBPyConnection, rows: Sequence[Rows], ledger: Ledger) -> None:
+    """Count the values of another type than their column's by file; those that rows repeat of a resource once each."""
+    for part in (part for part in rows if part.lost):
+        repeated = part.table == "resources" and part.grouped
+        counted = ", ".join(
+            f"count(DISTINCT {sql.quote(source)}) FILTER ({condition})"
+            if repeated
+            else f"count(*) FILTER ({condition})"
+            for source, condition in part.lost.items()
+        )
+        try:
+            found = connection.execute(
+                f"SELECT {_file(part.files)} AS where_from, {counted} FROM {_read(part.files)} GROUP BY where_from"
+            ).fetchall()
+        except duckdb.Error as error:
+            if lack_of(error):
+                raise
+            # Damaged: told when it is copied.
+            if len(part.files) > 1:
+                _count_lost(connection, list(part.by_file()), ledger)
+            continue
+        for name, *counts in found:
+            for source, values in zip(part.lost, counts, strict=True):
+                ledger.files[name].values_out_of_range += values
+                # A whole column of another type is told already.
+                if values and part.lost[source] != sql.has_value(source):
+                    what = f"column {source}: values of another type taken as unknown ({values})"
+                    ledger.note(name, None, what)
 
 
 def materialise(connection: duckdb.DuckDBPyConnection) -> bool:

@@ -24,7 +24,7 @@ NEEDED: Final[dict[Table, tuple[str, ...]]] = {
     "metric_samples": ("name", "ts_ns", "value"),
     "resources": ("resource_id",),
 }
-_OWN: Final = frozenset({"file", "dialect", "odd_attributes", "mistyped", "known"})
+_OWN: Final = frozenset({"file", "dialect", "odd_attributes", "mistyped", "mistyped_keys", "known"})
 """Columns that the reader fills by itself, whatever a file says."""
 _ID_DIGITS: Final = {"trace_id": 32, "span_id": 16, "parent_span_id": 16}
 _TIMES: Final = ("start_ns", "end_ns", "ts_ns")
@@ -32,6 +32,8 @@ _INTEGERS: Final = (
     "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
 )  # fmt: skip
 _FLOATS: Final = ("FLOAT", "DOUBLE")
+_LOSSY: Final = ("HUGEINT", "UBIGINT", "UHUGEINT", "BLOB", *_FLOATS)
+"""Types of which not every value can be converted."""
 _COLUMN_OF_KEY: Final = {a.key: a.column for a in names.ATTRIBUTES.values()}
 
 
@@ -86,6 +88,28 @@ def converted(column: str, source: str, have: str, want: str) -> str | None:
             else None
         )
     return f"{given}::{want}" if have.replace('"', "").upper() == want.replace('"', "").upper() else None
+
+
+def has_value(source: str) -> str:
+    """Return the condition that a row has a value in a column."""
+    return f"{quote(source)} IS NOT NULL"
+
+
+def lost(column: str, source: str, have: str, expression: str | None) -> str | None:
+    """Return the condition on a row that its value of a column becomes unknown; None where none can.
+
+    ``expression`` is what ``converted`` returned. Gaps that a writer filled with NaN are no values, nor are empty ids.
+    """
+    if expression is None:
+        return has_value(source)
+    if (
+        column in (*_ID_DIGITS, "kind", "status_code")
+        or have not in _LOSSY
+        or not expression.startswith(("CASE", "try"))
+    ):
+        return None
+    gaps = f" AND NOT isnan({quote(source)})" if have in _FLOATS else ""
+    return f"{has_value(source)}{gaps} AND {expression} IS NULL"
 
 
 def _id(given: str, have: str, column: str) -> str | None:

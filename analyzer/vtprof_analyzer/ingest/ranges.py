@@ -166,7 +166,7 @@ def _metric_ranges() -> dict[str, Range]:
 def _remove(
     connection: duckdb.DuckDBPyConnection, ledger: Ledger, table: str, condition: str, what: str
 ) -> None:
-    """Delete rows, counted by file."""
+    """Delete rows, counted by file: spans as left out, points as values."""
     found = connection.execute(
         f"SELECT file, count(*) FROM {table} WHERE {condition} GROUP BY file"
     ).fetchall()
@@ -174,9 +174,11 @@ def _remove(
         return
     connection.execute(f"DELETE FROM {table} WHERE {condition}")
     for file, rows in found:
-        _count(ledger, file, rows, f"{what}; left out ({rows})")
         if table == "span_rows":
             ledger.files[file].dropped_spans += rows
+            ledger.note(file, None, f"{what}; left out ({rows})")
+        else:
+            _count(ledger, file, rows, f"{what}; left out ({rows})")
 
 
 def _forget(

@@ -214,25 +214,23 @@ def _span(source: Json, outcome: Repaired) -> Json | None:
 
 
 def _metric(source: Json) -> Json | None:
+    """Return a metric in plain form; a point without a time or number stays, so that it is counted."""
     name = source.get("name")
     if not isinstance(name, str):
         return None
-    points = []
-    for kind in ("gauge", "sum"):
-        holder = source.get(kind)
-        for point in _dicts(holder, "dataPoints") if isinstance(holder, dict) else []:
-            time = to_int(_get(point, "timeUnixNano"))
-            value = to_float(point.get("asInt", point.get("as_int", _get(point, "asDouble"))))
-            if time is not None and value is not None:
-                start = to_int(_get(point, "startTimeUnixNano"))
-                points.append(
-                    {
-                        "startTimeUnixNano": start,
-                        "timeUnixNano": time,
-                        "asDouble": value,
-                        "attributes": _attributes(point),
-                    }
-                )
+    holders = [holder for kind in ("gauge", "sum") if isinstance(holder := source.get(kind), dict)]
+    if not holders:
+        return {"name": name}
+    points = [
+        {
+            "startTimeUnixNano": to_int(_get(point, "startTimeUnixNano")),
+            "timeUnixNano": to_int(_get(point, "timeUnixNano")),
+            "asDouble": to_float(point.get("asInt", point.get("as_int", _get(point, "asDouble")))),
+            "attributes": _attributes(point),
+        }
+        for holder in holders
+        for point in _dicts(holder, "dataPoints")
+    ]
     return {"name": name, "gauge": {"dataPoints": points}}
 
 

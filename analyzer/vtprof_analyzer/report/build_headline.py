@@ -1,6 +1,6 @@
 """The verdict in one or two sentences: do visual tokens dominate, and what would the run be without them."""
 
-from vtprof_analyzer.report.format import percent, whole_percent, whole_percents
+from vtprof_analyzer.report.format import duration, percent, whole_percent, whole_percents
 from vtprof_analyzer.report.model import Summary, TtftBudget, VisualDominance
 
 _MEASURES = {
@@ -19,9 +19,11 @@ def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBud
         there = [f"{others:,} spans of engine steps"] if others > 0 else []
         there += [f"{orphans:,} phases whose request is absent"] if orphans else []
         return f"No requests in these traces: there are only {' and '.join(there) or 'other spans'}."
-    known = {name: found for name in _MEASURES if (found := getattr(dominance, name)) is not None}
-    shares = [f"{percent(d.share)} {_MEASURES[name]}" for name, d in known.items() if d.share is not None]
-    dominated = [name for name, d in known.items() if d.dominant]
+    known = [(getattr(dominance, name), of) for name, of in _MEASURES.items()]
+    shares = [(d.dominant, f"{percent(d.share)} {of}") for d, of in known if d and d.share is not None]
+    dominant, lesser = (
+        [text for is_dominant, text in shares if bool(is_dominant) == side] for side in (True, False)
+    )
     if not shares:
         why = "the traces do not record them" + (
             "" if summary.visual_tokens is None else " for most requests"
@@ -29,9 +31,13 @@ def build_headline(summary: Summary, dominance: VisualDominance, budget: TtftBud
         return f"What visual tokens cost is not known: {why}. {_largest_part(budget)}".strip()
     if summary.visual_tokens == 0:
         return f"No visual tokens in these requests. {_largest_part(budget)}".strip()
-    listed = ", ".join(shares)
-    verb = "dominate" if dominated else "do not dominate"
-    return f"Visual tokens {verb}: {listed}. {_without(summary, dominance) or _largest_part(budget)}".strip()
+    effect = _without(summary, dominance) or _largest_part(budget)
+    if not dominant:
+        return f"Visual tokens do not dominate: {', '.join(lesser)}. {effect}".strip()
+    rest = f"Not dominant: {', '.join(lesser)}." if lesser else ""
+    return " ".join(
+        part for part in (f"Visual tokens dominate: {', '.join(dominant)}.", effect, rest) if part
+    )
 
 
 def _without(summary: Summary, dominance: VisualDominance) -> str:
@@ -39,7 +45,7 @@ def _without(summary: Summary, dominance: VisualDominance) -> str:
         now = getattr(summary.ttft_ms, quantile)
         then = getattr(dominance.ttft_without_visual_ms, quantile)
         if now and then is not None:
-            change = f"{_time(then)} instead of {_time(now)} ({_change(now, then)})"
+            change = f"{duration(then)} instead of {duration(now)} ({_change(now, then)})"
             return f"Without them TTFT {quantile} would be about {change}."
     return ""
 
@@ -61,7 +67,3 @@ def _largest_part(budget: TtftBudget) -> str:
 def _change(now: float, then: float) -> str:
     percent = round(100 * (then - now) / now)
     return "unchanged" if percent == 0 else f"{percent:+d} %".replace("-", "−")
-
-
-def _time(milliseconds: float) -> str:
-    return f"{milliseconds / 1000:.2f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"

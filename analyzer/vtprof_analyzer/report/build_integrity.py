@@ -21,13 +21,14 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         SELECT count(*) AS files, coalesce(sum(malformed_lines), 0)::BIGINT AS malformed,
                coalesce(sum(truncated_lines), 0)::BIGINT AS truncated,
                coalesce(sum(ignored_signals), 0)::BIGINT AS ignored, coalesce(sum(dropped_spans), 0)::BIGINT AS dropped,
+               coalesce(sum(dropped_messages), 0)::BIGINT AS dropped_messages,
                count(*) FILTER (damaged) AS damaged, coalesce(sum(values_out_of_range), 0)::BIGINT AS out_of_range
         FROM ingest_files
         """,
     )
     spans = one(connection, "FROM integrity")
     clocks = one(connection, "SELECT max(abs(offset_ns)) / 1e6 AS largest_ms FROM clock_offsets")
-    broken = spans["end_missing"] + spans["negative_duration"]
+    ids = one(connection, "SELECT conflicting_ids FROM ingest_counts")
     total = spans["used_spans"] + files["dropped"]
     return Integrity(
         files_read=files["files"],
@@ -46,7 +47,7 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         records_lost=spans["records_lost"],
         # One machine's clock cannot show an offset; between machines it can.
         clock_offset_ms=clocks["largest_ms"],
-        complete_spans_share=(spans["used_spans"] - broken) / total if total else None,
+        complete_spans_share=(spans["used_spans"] - spans["incomplete_spans"]) / total if total else None,
         notes=_notes(connection),
         damaged_files=files["damaged"],
         values_out_of_range=files["out_of_range"],
@@ -55,6 +56,8 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
         sampled_requests=spans["sampled_requests"],
         estimated_requests=spans["estimated_requests"],
         dropped_spans=files["dropped"],
+        dropped_messages=files["dropped_messages"],
+        conflicting_ids=ids["conflicting_ids"],
     )
 
 

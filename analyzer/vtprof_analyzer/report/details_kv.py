@@ -81,6 +81,8 @@ def more_dominance(report: Report, how: bool = False) -> list[str]:
 
     ``how``: with how what is not measured was got.
     """
+    if report.summary.visual_tokens == 0:
+        return []
     dominance, lines = report.dominance, []
     tpot = dominance.tpot_without_visual_ms
     if tpot is not None and tpot.p50 is not None and tpot.recorded_p50 is not None:

@@ -111,14 +111,16 @@ def _cost(row: Interference) -> str:
         "matched_steps": f"{counted(row.n_matched, 'step')} with image work against like steps without",
         "request_regression": f"a regression over {counted(row.n_matched, 'request')} on the work beside them",
     }.get(row.method or "", "")
-    text = f"{name} of {who}: {_signed(row.effect_ms)}{ends}{of}; {how}"
+    without = "" if row.excludes is None else f", {safe(row.excludes, 40)} not counted"
+    text = f"{name} of {who}: {_signed(row.effect_ms)}{ends}{of}{without}; {how}"
     if row.agrees is False:
         text += "; a regression disagrees, and the interval holds both"
     return text
 
 
 def _signed(ms: float) -> str:
-    return f"+{duration(ms)}" if ms > 0 else duration(ms)
+    shown = duration(ms)
+    return f"+{shown}" if shown[0].isdigit() and ms > 0 else shown
 
 
 def slow_requests(report: Report) -> Detail | None:
@@ -140,8 +142,8 @@ def slow_requests(report: Report) -> Detail | None:
     return Detail(
         "slow", f"Slow requests explained ({count(told.slow)} of {count(told.judged)} took {plain(told.times_normal)}"
         " times what is normal)",
-        heads=("", "request", "over normal", "phase", "cause", "evidence"), rows=rows, words=2,
-        more_words=frozenset({3, 4, 5}), brief_rows=_SLOWEST,
+        heads=("", "request", "over normal", "phase", "cause", "evidence"), rows=rows, words=0,
+        more_words=frozenset({1, 3, 4, 5}), brief_rows=_SLOWEST,
         caption="Normal is the median of the requests with as many visual tokens; of decode, the median TPOT of all"
         " requests × the tokens after the first", brief_columns=5,
         brief_lines=[f"The first: {safe(told.requests[0].evidence, _LONG)}"],

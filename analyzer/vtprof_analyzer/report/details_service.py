@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+from vtprof_analyzer.report import phrases
 from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import DASH, count, duration, known, percent, plain, safe
 from vtprof_analyzer.report.model import Report
-from vtprof_analyzer.report.phrases import stratum
+from vtprof_analyzer.report.model_slo import SloRow
 
 _GROUPS = 8
 _OBJECTIVES = (("ttft", "TTFT met"), ("tpot", "TPOT met"))
@@ -30,7 +31,7 @@ def groups(report: Report) -> Detail | None:
         return [known(reached.get((row.scope, row.name, objective)), percent, DASH) for row in shown]
 
     columns = [
-        ("requests", [_group(row.scope, row.name) for row in shown]),
+        ("requests", _groups(shown)),
         *((name, met(objective)) for objective, name in _OBJECTIVES if objective in objectives),
         ("good", [known(row.goodput_share, percent, DASH) for row in shown]),
         ("price", [known(row.usd_per_ok_request, lambda usd: f"${plain(usd)}", DASH) for row in shown]),
@@ -41,18 +42,45 @@ def groups(report: Report) -> Detail | None:
     columns = [column for column in columns if set(column[1]) != {DASH}]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
     heads = tuple(name for name, _ in columns)
+    lines = []
+    if asked:
+        bad = phrases.unfinished(report)
+        missed = (
+            f"; counted as missing each, however quick, as nobody got a whole answer: {bad}" if bad else ""
+        )
+        lines.append(f"Good: met every objective{missed}")
+    if priced:
+        lines.append(_price("good" if asked else "completed", {row.scope for row in shown}))
     return Detail(
-        "objectives", "Objectives by group", heads=heads, rows=rows, brief_rows=_GROUPS,
-        caption="Good: met every objective, which aborted and rejected requests did not; price and energy are for each"
-        " such request, those of all others included",
+        "objectives", "Objectives by group", lines, heads, rows, brief_rows=_GROUPS,
+        caption="Price and energy are of one request that was good (completed, without objectives), those of all others"
+        " included",
     )  # fmt: skip
+
+
+def _price(good: str, scopes: set[str]) -> str:
+    """Return what the prices of the groups that are shown divide by what."""
+    parts = [f"Price: of all, the cost of all nodes / all {good} requests"]
+    if "node" in scopes:
+        parts.append(f"of a node, its own cost / the {good} requests that it took in")
+    if scopes & {"model", "visual_stratum"}:
+        parts.append(
+            f"of other groups, the cost of all nodes × their share of GPU time / their {good} requests"
+        )
+    return "; ".join(parts)
+
+
+def _groups(shown: list[SloRow]) -> list[str]:
+    """Return the groups' names; of models without the owner, unless that makes two alike."""
+    short = [_group(row.scope, row.name and row.name.rpartition("/")[2]) for row in shown]
+    return short if len(set(short)) == len(short) else [_group(row.scope, row.name) for row in shown]
 
 
 def _group(scope: str, name: str | None) -> str:
     if name is None:
         return "all"
     if scope == "visual_stratum":
-        return f"visual: {stratum(name)}"
+        return f"visual: {phrases.stratum(name)}"
     return f"{safe(scope, 16)} {safe(name, 32)}"
 
 
@@ -73,7 +101,7 @@ def scaling(report: Report) -> Detail | None:
     ]
     heads = ("nodes", "for", "arrived", "met", "goodput", "efficiency")
     caption = "Efficiency: goodput of a node over that of a node at the smallest number; 100 % is linear"
-    return Detail("scaling", "What more nodes brought", heads=heads, rows=rows, caption=caption)
+    return Detail("scaling", "What more nodes brought", heads=heads, rows=rows, words=0, caption=caption)
 
 
 def faults(report: Report) -> Detail | None:

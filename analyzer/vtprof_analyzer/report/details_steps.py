@@ -22,7 +22,7 @@ def mixed(report: Report) -> Detail | None:
         sure = "" if one.bound == NOT_JUDGED else f" {dots(one.confidence)}"
         lines.append(
             f"{counted(one.steps, 'step')} with prefill and decode{_of_time(one.time_share)}: {verdict(one.bound)}{sure};"
-            f" {safe(one.explanation)}"
+            f" {safe(one.explanation.removeprefix(f'mixed is {verdict(one.bound)}: '))}"
         )
     if told.split is not None:
         split = told.split

@@ -102,10 +102,14 @@ def whole_percent(number: int) -> str:
 
 
 def duration(ms: float) -> str:
-    """Show milliseconds in the unit that fits: 850 µs, 14.2 ms, 2.31 s, 12.4 min, 3.20 h."""
+    """Show milliseconds in the unit that fits: 2.00 ns, 850 µs, 14.2 ms, 2.31 s, 12.4 min, 3.20 h."""
     size_ms = abs(ms)
     if size_ms == 0:
         return "0 ms"
+    if size_ms < 0.9995e-6:  # no clock tells so little; only means and fits hold it
+        return "about 0 ns"
+    if size_ms < 0.9995e-3:
+        return f"{significant(ms * 1_000_000)} ns"
     if size_ms < 0.9995:
         return f"{significant(ms * 1_000)} µs"
     if size_ms < 999.5:

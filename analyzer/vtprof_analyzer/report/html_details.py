@@ -25,7 +25,8 @@ def inner(report: Report, parts: Sequence[Part]) -> list[str]:
 def _content(detail: Detail, caption: str | None = None) -> list[str]:
     content = [note(line if line.endswith((".", "…")) else f"{line}.") for line in detail.lines]
     if detail.rows:
-        heads = [(head, "" if detail.is_word(n) else "n") for n, head in enumerate(detail.heads)]
+        # A row's own head stands on the left, be it a number.
+        heads = [(head, "" if n == 0 or detail.is_word(n) else "n") for n, head in enumerate(detail.heads)]
         rows = [
             row_head(row[0])
             + "".join(cell(words, _kind(detail, n)) for n, words in enumerate(row[1:], start=1))

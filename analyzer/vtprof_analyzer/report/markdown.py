@@ -4,7 +4,7 @@ Foreign text is escaped so that it can be neither HTML, a link, a mention nor a 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from vtprof_analyzer.report import (
     absent_phrases,
@@ -90,8 +90,9 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text).replace("://", ":\u200b//")
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric_from: int = 1) -> str:
-    rule = ["---" if index < numeric_from else "---:" for index in range(len(heads))]
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Container[int] = (0,)) -> str:
+    """Return a table whose columns are numbers, on the right, but those of ``words``."""
+    rule = ["---" if column in words else "---:" for column in range(len(heads))]
     lines = [heads, rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -144,7 +145,8 @@ def _more(report: Report, parts: Sequence[Part]) -> list[str]:
         shown.append(f"#### {escape(detail.title)}")
         if detail.rows:
             rows = [[escape(words) for words in row] for row in detail.rows]
-            shown.append(_table(detail.heads, rows, numeric_from=detail.words))
+            words = [column for column in range(len(detail.heads)) if detail.is_word(column)]
+            shown.append(_table(detail.heads, rows, words))
         shown.append("\n".join(f"- {escape(line)}" for line in detail.lines))
     return shown
 
@@ -165,7 +167,7 @@ def _phases(report: Report) -> str:
     ]
     columns = [(name, cells) for name, cells in columns if set(cells) != {DASH}]
     rows = list(zip(*(cells for _, cells in columns), strict=True))
-    table = _table([name for name, _ in columns], rows, numeric_from=2)
+    table = _table([name for name, _ in columns], rows, words=(0, 1))
     table += f"\n\n<sub>{escape('; '.join(phrases.footnotes(report)))}</sub>"
     if all(row.intensity is None for row in report.phases):
         return f"{table}\n\n{escape(absent_phrases.no_roofline(report))}"
@@ -179,7 +181,7 @@ def _energy(report: Report) -> list[str]:
     rows = [[escape(words) for words in energy_phrases.cells(row, told)] for row in told.phases]
     return [
         f"#### {escape(energy_phrases.title(told))}",
-        _table(energy_phrases.HEADS, rows) if rows else "",
+        _table(energy_phrases.HEADS, rows, words=(0, len(energy_phrases.HEADS) - 1)) if rows else "",
         "\n".join(f"- {escape(line)}" for line in energy_phrases.lines(told, report.counters)),
     ]
 

@@ -344,6 +344,8 @@ class Integrity:
     sampled_requests: int = 0  # kept ones that stand for others too: a sampling ratio below 1
     estimated_requests: int | None = None  # how many the kept ones stand for: the sum of 1 / ratio, rounded
     dropped_spans: int = 0  # without a valid id, name or time, or of a newer version of the vocabulary
+    dropped_messages: int = 0  # protobuf: messages, and stretches between them, that could not be read
+    conflicting_ids: int = 0  # under which spans of different name or times came: all of them are kept
 
 
 @dataclass(frozen=True)

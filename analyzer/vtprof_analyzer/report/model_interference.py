@@ -28,3 +28,4 @@ class Interference:
     regression_high_ms: float | None
     agrees: bool | None  # whether the two intervals overlap; where not, low_ms and high_ms hold both
     why_not: str | None  # why there is no estimate; None where there is one
+    excludes: str | None  # what the effect does not count; None where it counts all, or there is none

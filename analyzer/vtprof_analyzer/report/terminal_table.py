@@ -11,6 +11,8 @@ from vtprof_analyzer.report.details_parts import Detail
 
 _LEAST_WORDS: Final = 14
 """Cells that a column of words keeps where there is little room."""
+_LEAST_HEAD: Final = 20
+"""Those of the first column, which tells the rows apart."""
 
 
 def detail_table(detail: Detail, width: int) -> list[RenderableType]:
@@ -19,7 +21,8 @@ def detail_table(detail: Detail, width: int) -> list[RenderableType]:
         max(cell_len(words) for words in (head, *(row[column] for row in detail.rows)))
         for column, head in enumerate(detail.heads)
     ]
-    least = [min(need, _LEAST_WORDS) if detail.is_word(column) else need for column, need in enumerate(needs)]
+    kept = [_LEAST_HEAD, *[_LEAST_WORDS] * (len(needs) - 1)]
+    least = [min(need, kept[column]) if detail.is_word(column) else need for column, need in enumerate(needs)]
     fit = len(least)
     while fit > 1 and sum(least[:fit]) + 2 * (fit - 1) > width:
         fit -= 1

@@ -14,9 +14,11 @@ REPAIRS: tuple[tuple[str, str, str], ...] = (
     ("hook_errors", "Faults of the probe's hooks", "a request may be missing for each"),
     ("malformed_lines", "Malformed lines", "left out"),
     ("truncated_lines", "Truncated lines", "left out: the writer ended in the middle"),
+    ("dropped_messages", "Messages that could not be read", "left out, with the spans in them"),
     ("dropped_spans", "Spans left out", "no valid id, name or time, or of a newer version"),
     ("duplicates", "Duplicate spans", "counted once"),
     ("orphans", "Phases whose request is absent", "in no request"),
+    ("conflicting_ids", "Ids that different spans share", "all of them kept"),
     ("end_missing", "Spans without an end", "repaired"),
     ("negative_duration", "Spans that end before they start", "repaired"),
     ("values_out_of_range", "Values nothing real has", "taken as unknown: out of range, or of another type"),
@@ -50,10 +52,14 @@ def trust(report: Report) -> str:
     lost = {None: f"records lost {NOT_RECORDED}", 0: "no record lost"}.get(
         integrity.records_lost, f"{counted(integrity.records_lost or 0, 'record')} lost (counted)"
     )
+    unread = "malformed_lines", "truncated_lines", "damaged_files", "dropped_messages"
+    beside = (
+        ", beside input that could not be read" if any(vars(integrity)[field] for field in unread) else ""
+    )
     parts = [
         known(
             integrity.complete_spans_share,
-            lambda share: f"{percent(share)} of the spans read are complete",
+            lambda share: f"{percent(share)} of the spans read are complete{beside}",
             f"complete spans {NOT_RECORDED}",
         ),
         lost,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal
 
+from vtprof_analyzer.ingest.formats import begins_database
 from vtprof_analyzer.ingest.lines import is_packed, unpack_message
 from vtprof_analyzer.runs.table_csv import header_of
 from vtprof_analyzer.runs.tables import is_request_parquet
@@ -10,9 +11,6 @@ from vtprof_analyzer.runs.tables import is_request_parquet
 Kind = Literal["table", "database", "traces"]
 _HEAD_BYTES: Final = 16 << 10
 _UNPACKED_BYTES: Final = 16 << 20
-_DATABASE_AT: Final = 8
-_DATABASE: Final = b"DUCK"
-"""What every DuckDB file has there."""
 _PARQUET: Final = (b"PAR1", b"PARE")
 _TABLE_SUFFIXES: Final = (".csv", ".tsv")
 _PACKED_SUFFIXES: Final = (".gz", ".zst")
@@ -22,7 +20,7 @@ def kind_of(path: Path) -> Kind:
     """Return what a file is; what nothing is known of counts as traces, whose readers look closer. Raises OSError."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
-    if head[_DATABASE_AT : _DATABASE_AT + len(_DATABASE)] == _DATABASE:
+    if begins_database(head):
         return "database"
     if head.startswith(_PARQUET):
         return "table" if is_request_parquet(path) else "traces"

@@ -48,6 +48,23 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
 """What `trace_requests` and `deployment` read. A column of spans that no span had is not there."""
 
 
+def made_of(path: Path) -> list[str] | None:
+    """Return the files that a database was made of, as they were given; None for one that is not ours, or damaged."""
+    try:
+        with duckdb.connect(
+            str(path.resolve()), read_only=True, config={"enable_external_access": False}
+        ) as given:
+            tables = given.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
+            ).fetchall()
+            if (_MARK,) not in tables:
+                return None
+            rows = given.execute(f"SELECT file::VARCHAR FROM main.{_MARK} ORDER BY 1").fetchall()
+            return [file for (file,) in rows if file is not None]
+    except duckdb.Error:
+        return None
+
+
 def read_database(path: Path, shown: str) -> Run:
     """Return the run of a database; raise DataError for one that is not ours, or of another version."""
     with open_store() as connection:

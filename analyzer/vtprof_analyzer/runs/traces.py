@@ -81,6 +81,8 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, shown: str) -> None:
     if instead is None:
         return
     there = f" ({counted(instead.other_spans, 'span')} of other programs)" if instead.other_spans else ""
+    if instead.metrics and not instead.other_spans:
+        there = f" (metrics without spans: {instead.metrics})"
     told = f"; {instead.notes[0]}" if instead.notes else ""
     raise NoData(
         f"{shown}: neither traces nor a request table{there}{told};"
@@ -90,12 +92,16 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, shown: str) -> None:
 
 def _load_notes(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     """Return a line on what could not be read."""
-    ((lines, spans),) = connection.execute(
-        "SELECT coalesce(sum(malformed_lines + truncated_lines), 0)::BIGINT, coalesce(sum(dropped_spans), 0)::BIGINT"
-        " FROM ingest_files"
+    ((lines, messages, spans),) = connection.execute(
+        "SELECT coalesce(sum(malformed_lines + truncated_lines), 0)::BIGINT,"
+        " coalesce(sum(dropped_messages), 0)::BIGINT, coalesce(sum(dropped_spans), 0)::BIGINT FROM ingest_files"
     ).fetchall()
     notes = connection.execute("SELECT file, what FROM ingest_notes ORDER BY file, what LIMIT 2").fetchall()
     told = [f"{safe(file)}: {safe(what)}" for file, what in notes]
-    if lines or spans:
-        told.insert(0, f"{counted(lines, 'unreadable line')} and {counted(spans, 'unusable span')} left out")
+    if lines or messages or spans:
+        unread = [
+            counted(lines, "unreadable line"),
+            *([counted(messages, "unreadable message")] if messages else []),
+        ]
+        told.insert(0, f"{', '.join(unread)} and {counted(spans, 'unusable span')} left out")
     return tuple(told)

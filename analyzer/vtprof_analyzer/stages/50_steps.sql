@@ -54,5 +54,6 @@ FROM (
     WHERE name IN ('vtprof.step', 'vtprof.window') AND step_count IS DISTINCT FROM 0
       AND resource_id NOT IN (SELECT resource_id FROM counted_ranks WHERE NOT counted)
     -- Sorted first and then numbered: a window that sorts does so at more than twice the cost.
-    ORDER BY start_ns, trace_id, span_id
+    -- Spans with conflicting ids differ in one of the last two.
+    ORDER BY start_ns, trace_id, span_id, end_ns, name
 );

@@ -38,6 +38,8 @@ WITH processes AS (
     SELECT series, ts_ns, coalesce(length_ns, 0) AS length_ns,
            CASE WHEN length_ns <= gap_ns THEN round(least(greatest(value, 0), 1e6) * 1e9)::BIGINT END AS rate
     FROM paired
+    -- Of several readings at one moment the last one goes on.
+    WHERE length_ns IS DISTINCT FROM 0
 ), totals AS (
     SELECT series, ts_ns, ts_ns + length_ns AS until_ns, rate,
            sum(rate::HUGEINT * length_ns) OVER time AS total, sum(CASE WHEN rate IS NOT NULL THEN length_ns END) OVER time AS covered

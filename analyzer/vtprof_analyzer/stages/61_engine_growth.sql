@@ -3,7 +3,7 @@
 -- growth             from first to last reading, all engines together; an engine that was started again counts from zero
 CREATE TABLE engine_growth AS
 WITH ordered AS (
-    SELECT name, value, lag(value) OVER (PARTITION BY instance, name ORDER BY ts_ns) AS before
+    SELECT name, value, lag(value) OVER (PARTITION BY instance, name ORDER BY ts_ns, value) AS before
     FROM engine_samples
     WHERE name NOT IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')
 )

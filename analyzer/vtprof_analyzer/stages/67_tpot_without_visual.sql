@@ -30,18 +30,21 @@ WITH costs AS (
     ORDER BY p.process, s.start_ns, s.step_id
 ), summed AS (
     SELECT *, lag(process) OVER () IS DISTINCT FROM process AS first,
+           lead(process) OVER () = process AND lead(start_ns) OVER () = start_ns AS again,
            sum(duration_ns::DOUBLE) OVER until - duration_ns AS known, sum(work_ns) OVER until - work_ns AS work,
            sum(kv_ns) OVER until - kv_ns AS kv
     FROM ordered
     WINDOW until AS (ROWS UNBOUNDED PRECEDING)
 ), totals AS (
-    -- Less what other processes had done where this one begins.
+    -- Less what other processes had done where this one begins. Of steps that begin at once the last one stands: a moment
+    -- finds a single one.
     SELECT process, start_ns, duration_ns, work_ns, kv_ns,
            known - last_value(CASE WHEN first THEN known END IGNORE NULLS) OVER until AS known_before,
            work - last_value(CASE WHEN first THEN work END IGNORE NULLS) OVER until AS work_before,
            kv - last_value(CASE WHEN first THEN kv END IGNORE NULLS) OVER until AS kv_before
     FROM summed
     WINDOW until AS (ROWS UNBOUNDED PRECEDING)
+    QUALIFY again IS NOT TRUE
 ), asked AS (
     SELECT q.request_number, p.process, q.tpot_ns, q.arrival_ns + q.ttft_ns AS begin_ns, q.end_ns,
            q.end_ns - q.arrival_ns - q.ttft_ns AS length_ns

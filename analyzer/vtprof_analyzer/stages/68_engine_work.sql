@@ -2,7 +2,8 @@
 -- a difference of two look-ups (ASOF, macro `work_between`); joining steps to requests by range would not end.
 -- instance           the process, as in `kv_sizes`
 -- start_ns, end_ns   Unix time; cut where the next step of the process begins, so that no time counts twice; of two that
---                    begin at once the longer one stands
+--                    begin at once the longer one stands,
+--                    of two that end at once too the later one in `steps`
 -- folded             as in `steps`
 -- encoded_ns         when the encoder was done: it runs first
 -- rest_ns            from when on the rest ran, evenly: encoded_ns, or start_ns where the encoder fills the step
@@ -52,7 +53,7 @@ WITH limits AS (
     LEFT JOIN prefill AS p USING (step_id)
     LEFT JOIN mixed_decode AS d USING (step_id)
     WHERE s.duration_ns > 0
-    ORDER BY k.instance, s.start_ns, s.end_ns
+    ORDER BY k.instance, s.start_ns, s.end_ns, s.step_id
 ), placed AS (
     SELECT *, greatest(start_ns, CASE WHEN lead(instance) OVER () = instance THEN least(end_ns, lead(start_ns) OVER ())
                                       ELSE end_ns END) AS until_ns

@@ -25,7 +25,7 @@ WITH readings AS (
 ), ordered AS (
     -- A phase that is met later than the agent's first reading began at zero, too.
     SELECT *,
-           coalesce(lag(value) OVER (PARTITION BY agent, hw_id, phase ORDER BY ts_ns),
+           coalesce(lag(value) OVER (PARTITION BY agent, hw_id, phase ORDER BY ts_ns, value),
                     CASE WHEN begun_ns IS NOT NULL OR ts_ns > min(ts_ns) OVER (PARTITION BY agent, hw_id) THEN 0 END)
                AS before
     FROM beginnings

@@ -22,8 +22,11 @@ WITH used AS (
            max(r.device_kind) AS device_kind, max(r.device_cores) AS cpu_cores, max(r.parallel_tp) AS tp,
            max(r.parallel_dp) AS dp, max(r.parallel_ep) AS ep, max(r.kv_dtype) AS kv_cache_dtype,
            max(r.weights_dtype) AS weights_dtype, max(k.context_tokens) AS context_tokens,
-           arg_max(CASE WHEN json_valid(r.engine_config) THEN r.engine_config::JSON END, r.ring_created_ns IS NOT NULL) AS c,
-           arg_max(CASE WHEN json_valid(r.model_config) THEN r.model_config::JSON END, r.ring_created_ns IS NOT NULL) AS m
+           -- The latest ring tells; what has none comes before all.
+           arg_max(CASE WHEN json_valid(r.engine_config) THEN r.engine_config::JSON END,
+                   (coalesce(r.ring_created_ns, -1), r.resource_id)) AS c,
+           arg_max(CASE WHEN json_valid(r.model_config) THEN r.model_config::JSON END,
+                   (coalesce(r.ring_created_ns, -1), r.resource_id)) AS m
     FROM resources AS r JOIN kv_sizes AS k USING (resource_id)
     GROUP BY k.instance
 ), named AS (

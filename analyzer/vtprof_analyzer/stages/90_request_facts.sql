@@ -99,5 +99,6 @@ FROM (SELECT f.* REPLACE (false AS recorded), c.copies, unnest(range(c.copies - 
       FROM request_facts AS f JOIN request_copies AS c USING (request_number) WHERE c.copies > 1);
 DROP TABLE request_copies;
 
+-- One row: one request in one scope (`fact_scopes`), as often as its sampling says that there were of its like.
 CREATE VIEW scoped_requests AS
 SELECT m.scope, f.* FROM request_facts AS f JOIN (SELECT member, scope FROM fact_members) AS m USING (member);

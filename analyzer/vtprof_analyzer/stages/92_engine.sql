@@ -23,7 +23,7 @@ WITH states AS (
     FROM engine_samples GROUP BY ts_ns
 ), beginnings AS (
     SELECT bool_and(first_value = 0) AS since_start FROM (
-        SELECT arg_min(value, ts_ns) AS first_value FROM engine_samples
+        SELECT arg_min(value, (ts_ns, value)) AS first_value FROM engine_samples
         WHERE name NOT IN ('vtprof.engine.kv_used_ratio', 'vtprof.engine.running', 'vtprof.engine.waiting')
         GROUP BY instance, name
     )

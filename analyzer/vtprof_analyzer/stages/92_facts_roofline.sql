@@ -61,7 +61,8 @@ WITH costed AS (
            max(kv8_share) FILTER (phase = 'decode') AS kv8_share, max(weights8_share) FILTER (phase = 'decode') AS weights8_share,
            max(time_s) FILTER (phase = 'encode') AS encode_time_s, max(time_s) FILTER (phase = 'prefill') AS prefill_time_s,
            max(time_s) FILTER (phase = 'decode') AS decode_time_s,
-           arg_max(ridge, time_s) AS ridge, arg_max(weight_value, time_s) AS weight_value,
+           arg_max(ridge, (time_s, phase)) FILTER (time_s IS NOT NULL) AS ridge,
+           arg_max(weight_value, (time_s, phase)) FILTER (time_s IS NOT NULL) AS weight_value,
            sum(communication_s) / nullif(sum(communicating_s), 0) AS communication_share
     FROM summed GROUP BY scope
 ), ran AS (

@@ -19,7 +19,7 @@ WITH gpus AS (
     WHERE isfinite(g.value) AND g.name IN (
         'vtprof.gpu.busy_ratio', 'vtprof.gpu.sm_active_ratio', 'vtprof.gpu.sm_clock_mhz', 'vtprof.gpu.power_mw',
         'vtprof.gpu.throttle_power_ns', 'vtprof.gpu.throttle_thermal_ns')
-    WINDOW series AS (PARTITION BY w.scope, g.hw_id, g.name ORDER BY g.ts_ns)
+    WINDOW series AS (PARTITION BY w.scope, g.hw_id, g.name ORDER BY g.ts_ns, g.value)
 ), serving AS (
     SELECT r.* FROM readings AS r ASOF JOIN served_times AS t ON r.scope = t.scope AND r.ts_ns >= t.start_ns
     WHERE r.ts_ns <= t.end_ns

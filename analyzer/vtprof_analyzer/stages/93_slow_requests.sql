@@ -130,14 +130,14 @@ WITH normal AS (
     FROM ran AS r JOIN ran_normally AS n USING (during, visual_stratum)
     WHERE r.request_number IN (SELECT request_number FROM placed)
 ), told AS (
-    SELECT s.request_number, arg_max(p.cause, p.ms - p.normal_ms) FILTER (p.ms > p.normal_ms) AS largest,
-           string_agg(spelled_duration(p.ms) || ' ' || replace(p.cause, '_', ' '), ', ' ORDER BY p.ms DESC)
+    SELECT s.request_number, arg_max(p.cause, (p.ms - p.normal_ms, p.cause)) FILTER (p.ms > p.normal_ms) AS largest,
+           string_agg(spelled_duration(p.ms) || ' ' || replace(p.cause, '_', ' '), ', ' ORDER BY p.ms DESC, p.cause)
                FILTER (p.ms >= 0.05 * s.phase_ms) AS listed,
            any_value(s.phase_ms) - sum(p.ms) FILTER (p.ms >= 0.05 * s.phase_ms) AS rest_ms
     FROM placed AS s JOIN parts AS p USING (request_number, phase)
     GROUP BY s.request_number
 ), throttling AS (
-    SELECT request_number, arg_max(replace(replace(name, 'vtprof.gpu.throttle_', 'throttled_'), '_ns', ''), ratio) AS cause,
+    SELECT request_number, arg_max(replace(replace(name, 'vtprof.gpu.throttle_', 'throttled_'), '_ns', ''), (ratio, name)) AS cause,
            max(ratio) AS ratio
     FROM throttled GROUP BY request_number
 )

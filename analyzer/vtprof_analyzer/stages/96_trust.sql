@@ -39,7 +39,7 @@ WITH faults AS (
            (SELECT sum(energy_mj ORDER BY hw_id) FROM gpu_energy WHERE coalesce(used, true)) AS gpus_mj,
            (SELECT count(*) FILTER (coalesce(used, true)) >= max(named) FROM gpu_energy) AS all_watched
 ), counters AS (
-    SELECT counter, min(known_share) AS known_share, arg_min(phase, known_share) AS phase FROM counter_coverage GROUP BY counter
+    SELECT counter, min(known_share) AS known_share, arg_min(phase, (known_share, phase)) AS phase FROM counter_coverage GROUP BY counter
 ), reasons AS (
     FROM faults
     UNION ALL BY NAME
@@ -48,6 +48,12 @@ WITH faults AS (
                   end_missing + negative_duration, used_spans) AS reason,
            (end_missing + negative_duration) / used_spans AS spoilt
     FROM integrity WHERE end_missing + negative_duration > 0
+    UNION ALL BY NAME
+    SELECT 'phases' AS area,
+           format('spans left out, without a valid id, name or time, or of a newer version: {:,} of {:,}', left_out,
+                  left_out + used_spans) AS reason,
+           left_out / (left_out + used_spans) AS spoilt
+    FROM (SELECT coalesce(sum(dropped_spans), 0)::BIGINT AS left_out FROM ingest_files), integrity WHERE left_out > 0
     UNION ALL BY NAME
     SELECT 'phases' AS area, format('requests without phases: {:,} of {:,}', requests_without_phases, total) AS reason,
            requests_without_phases / total AS spoilt
