@@ -172,9 +172,9 @@ def test_columns_of_work_count_tokens_and_split_a_weight_read_by_them() -> None:
     row = row_of(Work(0, 10, prefill_tokens=24, prefill_pairs=300, decode_requests=2, decode_tokens=8))
     # Behind three of the encoder: tokens, pairs, weights, experts of prefill; context, tokens, weights of decode.
     assert row[3:6] == (24.0, 300.0, 0.75)
-    assert row[8:11] == (0.0, 8.0, 0.25)
+    assert row[12:15] == (0.0, 8.0, 0.25)
     assert row[6] == pytest.approx(0.75 * (1 - exp(-32 / 4)))
-    assert row_of(Work(0, 10, decode_requests=2))[9] == 2.0, "one each where nothing is told"
+    assert row_of(Work(0, 10, decode_requests=2))[13] == 2.0, "one each where nothing is told"
 
 
 def test_drafting_is_work_of_decode_alone() -> None:
@@ -182,14 +182,14 @@ def test_drafting_is_work_of_decode_alone() -> None:
     beside = {"prefill_tokens": 24, "decode_requests": 2, "decode_context_tokens": 9}
     rows = [row_of(Work(0, 10, decode_tokens=tokens, **beside)) for tokens in (8, 2, 0)]
     alone = [row_of(Work(0, 10, decode_requests=2, decode_tokens=tokens)) for tokens in (3, 2, 0)]
-    assert [row[13] for row in rows] == [row[13] for row in alone] == [1.0, 0.0, 0.0]
-    assert CLASS_COLUMNS[2].stop == 14
+    assert [row[21] for row in rows] == [row[21] for row in alone] == [1.0, 0.0, 0.0]
+    assert CLASS_COLUMNS[2].stop == 22
 
 
 def test_a_step_s_shares_go_by_tokens_like_its_columns() -> None:
-    """A unit of the ninth column was given 2 over 100 ns of one GPU: eight tokens 16 / 100, two requests 4 / 100."""
+    """A unit of a decode token was given 2 over 100 ns of one GPU: eight tokens 16 / 100, two requests 4 / 100."""
     row = [0.0] * COLUMNS + [0.0, 0.0, 100.0, 0.0, 100.0]
-    row[9] = 200.0
+    row[13] = 200.0
     assert len(row) == COVERED + 1
     sure = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
     costs = UnitCosts.of_stretch([row] * len(COUNTERS), 100.0, [sure] * len(COUNTERS))

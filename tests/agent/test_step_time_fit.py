@@ -7,11 +7,11 @@ import pytest
 from vtprof_agent.counters.meter import Work
 from vtprof_agent.counters.step_time import StepTimeFit
 
-ENCODE_NS, PREFILL_NS, CONTEXT_NS, WEIGHTS_NS = 3_000, 20_000, 50, 8_000_000
+ENCODE_NS, TOKEN_NS, CONTEXT_NS, WEIGHTS_NS = 3_000, 20_000, 50, 8_000_000
 
 
 def step(rng: random.Random, at_ns: int) -> tuple[Work, tuple[float, float, float]]:
-    """Make a step and the GPU time of its classes; the weights' time is shared by tokens."""
+    """Make a step and the GPU time of its classes; the weights' time is shared by tokens, which cost alike."""
     patches = rng.randint(500, 4000) if rng.random() < 0.3 else 0
     tokens = rng.randint(50, 2000) if patches or rng.random() < 0.2 else 0
     requests = rng.randint(1, 40)
@@ -20,8 +20,8 @@ def step(rng: random.Random, at_ns: int) -> tuple[Work, tuple[float, float, floa
     work = Work(at_ns, at_ns + 50_000_000, patches, 0, tokens, 0, requests, context)
     parts = (
         patches * ENCODE_NS,
-        tokens * PREFILL_NS + weights * tokens,
-        context * CONTEXT_NS + weights * requests,
+        tokens * TOKEN_NS + weights * tokens,
+        context * CONTEXT_NS + requests * TOKEN_NS + weights * requests,
     )
     return work, parts
 

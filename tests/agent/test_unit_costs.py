@@ -22,19 +22,33 @@ def rows(
     return [row if key == DRAM else NONE for key in COUNTERS]
 
 
-def test_a_decode_step_is_given_by_context_requests_weights_and_experts() -> None:
-    """Two GPUs for 50 ns: costs are over 100 ns, so a unit is 2 / 100 of each; 300 tokens, 6 requests."""
-    costs = UnitCosts.of_stretch(
-        rows({8: 100.0, 9: 200.0, 10: 1000.0, 11: 500.0, 12: 5000.0}, (0.0, 0.0, 90.0, 10.0), 100.0),
-        50.0,
-        [SURE] * 4,
-    )
+def test_a_decode_step_is_given_by_context_requests_and_what_its_kernels_depend_on() -> None:
+    """Two GPUs for 50 ns: costs are over 100 ns, so a unit is 2 / 100 of each. Of 6 requests and of 70, in turn.
+
+    70 are 38 beyond 32 and none beyond 128, padded to 80 and to 128, and in larger tiles; 6 are padded to 16 and 128.
+    """
+    given = {
+        12: 100.0,
+        13: 200.0,
+        14: 1000.0,
+        15: 500.0,
+        16: -50.0,
+        17: 9000.0,
+        18: 150.0,
+        19: 2000.0,
+        20: 300.0,
+        21: 7e5,
+    }
+    costs = UnitCosts.of_stretch(rows(given, (0.0, 0.0, 90.0, 10.0), 100.0), 50.0, [SURE] * 4)
     assert costs is not None
-    counters = costs.shares(Work(0, 1_000_000, decode_requests=6, decode_context_tokens=300))
-    amount = 300 * 2 + 6 * 4 + 20 + 10 * (1 - exp(-6 / 4)) + 100 * (1 - exp(-6 / 20))
-    encode, prefill, decode = counters.shares[DRAM]
-    assert (encode.amount, prefill.amount) == (0.0, 0.0)
-    assert decode.amount == pytest.approx(amount)
+    few = 300 * 2 + 6 * 4 + 20 + 10 * (1 - exp(-6 / 4)) + 16 * 3 + 128 * 6
+    many = 900 * 2 + 70 * 4 + 20 + 10 * (1 - exp(-70 / 4)) - 38 + 80 * 3 + 40 + 128 * 6
+    for requests, context, amount in ((6, 300, few), (70, 900, many), (6, 300, few)):
+        work = Work(0, 1_000_000, decode_requests=requests, decode_context_tokens=context)
+        encode, prefill, decode = costs.shares(work).shares[DRAM]
+        assert (encode.amount, prefill.amount) == (0.0, 0.0)
+        assert decode.amount == pytest.approx(amount)
+    counters = costs.shares(work)
     # 1.8 standard deviations of 1 % on either side: no other class put anything in.
     assert (decode.low, decode.high) == pytest.approx((amount * (1 - 0.018), amount * (1 + 0.018)))
     assert (counters.quality, counters.gpus) == ({DRAM: names.QUALITY_ATTRIBUTED}, 2)
@@ -43,7 +57,7 @@ def test_a_decode_step_is_given_by_context_requests_weights_and_experts() -> Non
 def test_other_classes_in_the_windows_widen_the_interval() -> None:
     """Shares of 10, 20 and 70 % known to 1, 2 and 3 %: beside its own, each has the others' x their share."""
     trust = Trust.of((0.0,) * 3, (0.01, 0.02, 0.03), (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
-    stretch = rows({0: 50.0, 3: 50.0, 8: 50.0}, (10.0, 20.0, 70.0, 0.0), 50.0)
+    stretch = rows({0: 50.0, 3: 50.0, 12: 50.0}, (10.0, 20.0, 70.0, 0.0), 50.0)
     costs = UnitCosts.of_stretch(stretch, 50.0, [trust] * 4)
     assert costs is not None
     work = Work(0, 1_000_000, patches=3, prefill_tokens=5, decode_requests=1, decode_context_tokens=100)
@@ -60,7 +74,7 @@ def test_other_classes_in_the_windows_widen_the_interval() -> None:
 def test_a_step_smaller_than_the_typical_one_is_known_no_better() -> None:
     """100 beside a typical 1000: the interval is 1000 x 1.8 %, whether the step only decodes or not."""
     trust = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0, 0.0, 1000.0))
-    costs = UnitCosts.of_stretch(rows({8: 50.0}, (0.0, 0.0, 1.0, 0.0), 50.0), 50.0, [trust] * 4)
+    costs = UnitCosts.of_stretch(rows({12: 50.0}, (0.0, 0.0, 1.0, 0.0), 50.0), 50.0, [trust] * 4)
     assert costs is not None
     for tokens in (0, 5):
         work = Work(0, 1_000_000, prefill_tokens=tokens, decode_requests=1, decode_context_tokens=100)
@@ -70,7 +84,7 @@ def test_a_step_smaller_than_the_typical_one_is_known_no_better() -> None:
 
 def test_a_stretch_in_which_windows_miss_is_estimated_and_without_any_there_is_nothing() -> None:
     """90 % of one GPU's time; none at all."""
-    costs = UnitCosts.of_stretch(rows({8: 45.0}, (0.0, 0.0, 9.0, 0.0), 45.0), 50.0, [SURE] * 4)
+    costs = UnitCosts.of_stretch(rows({12: 45.0}, (0.0, 0.0, 9.0, 0.0), 45.0), 50.0, [SURE] * 4)
     assert costs is not None
     counters = costs.shares(Work(0, 10, decode_requests=1, decode_context_tokens=7))
     assert counters.shares[DRAM][2].amount == pytest.approx(7.0)
@@ -94,13 +108,13 @@ def test_the_encoders_part_and_the_rest_have_each_their_own_costs() -> None:
 def test_what_is_not_known_at_all_is_no_more_than_can_be() -> None:
     """A ratio's integral at most the time; energy three times the mean power over its windows, for a tenth of a second."""
     trust = Trust.of((float("inf"),) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
-    row = [1.0 if column == 10 else 0.0 for column in range(COLUMNS)] + [0.0, 0.0, 4e8, 1e8, 1e9]
+    row = [1.0 if column == 14 else 0.0 for column in range(COLUMNS)] + [0.0, 0.0, 4e8, 1e8, 1e9]
     stretch = [row if key in (DRAM, ENERGY) else NONE for key in COUNTERS]
     costs = UnitCosts.of_stretch(stretch, 1e9, [trust] * 4)
     assert costs is not None
     for end_ns, energy in ((10_000_000, 3 * 0.5 * 1e8), (400_000_000, 3 * 0.5 * 4e8)):
         work = Work(0, end_ns, decode_requests=1)
-        both = costs.shares(work).shares, costs.run(2, 2.0 * end_ns, [0.0, 2.0, 2.0, 0.0, 0.0, 0.0]).shares
+        both = costs.shares(work).shares, costs.run(2, 2.0 * end_ns, [0.0, 2.0, 2.0]).shares
         assert [shares[DRAM][2].high for shares in both] == [end_ns, 2 * end_ns]
         assert both[0][ENERGY][2].high == pytest.approx(energy)
         assert all(shares[ENERGY][2].low == 0.0 for shares in both)

@@ -1,6 +1,7 @@
 """WorkCurve: what was done in a window is read off the same whatever was asked, flushed and moved before."""
 
 from itertools import pairwise
+from math import exp
 
 import numpy as np
 import pytest
@@ -8,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtprof_agent.counters.meter import Work
-from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve, row_of
+from vtprof_agent.counters.work_curve import COLUMNS, WorkCurve, costs_of, row_of, shape, unknowns_of
 
 KEEP_NS = 3_000_000
 steps = st.lists(
     st.tuples(
-        st.integers(0, 300), st.integers(1, 1000), st.integers(0, 3), st.integers(0, 2), st.integers(0, 40)
+        st.integers(0, 300),
+        st.integers(1, 1000),
+        st.integers(0, 3),
+        st.integers(0, 2) | st.integers(100, 500),
+        st.integers(0, 40) | st.integers(60, 300),
     ),
     min_size=2,
     max_size=60,
@@ -109,3 +114,41 @@ def test_an_answer_is_not_given_again_when_more_work_has_come() -> None:
         curve.add(Work(begin, begin + 1000, decode_requests=4, decode_context_tokens=100))
         asked = curve.between(np.array([0.0]), np.array([5000.0]))
         assert asked[0][COLUMNS] == steps_in * 1000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
+        (1, (1.0, 1 - exp(-1 / 4), 0.0, 0.0, 16.0, 0.0, 128.0)),
+        (32, (1.0, 1 - exp(-8), 0.0, 0.0, 32.0, 0.0, 128.0)),
+        (65, (1.0, 1 - exp(-65 / 4), 33.0, 0.0, 80.0, 1.0, 128.0)),
+        (129, (1.0, 1.0, 97.0, 1.0, 144.0, 1.0, 256.0)),
+    ],
+)
+def test_the_shape_of_a_step_s_kernels(tokens: int, expected: tuple[float, ...]) -> None:
+    """Weights, a few experts, beyond 32 and 128 tokens, padded to 16, more than 64, padded to 128."""
+    assert shape(tokens) == pytest.approx(expected)
+
+
+def test_tokens_count_up_to_a_knee_and_beyond_it_and_alike_for_prefill_and_decode() -> None:
+    """300 tokens, 240 of a prompt: the first 32 cost 5, the others 2; the other knee nothing. A fifth is decode's: 139.2."""
+    row = np.array(row_of(Work(0, 10, prefill_tokens=240, prefill_pairs=9, decode_requests=60)))
+    unknowns = np.zeros(len(unknowns_of(row)))
+    unknowns[[6, 8]] = 5.0, 2.0
+    assert unknowns_of(row)[6:10] == pytest.approx([32, 128, 268, 172])
+    given = costs_of(unknowns) * row
+    assert (given[3:12].sum(), given[12:].sum()) == pytest.approx((4 / 5 * 696, 1 / 5 * 696))
+
+
+def test_no_tokens_beyond_a_knee_are_exactly_none() -> None:
+    """Not a rounding error, which scaled to one would be a column like any other: behind sums of parts, in steps of 20."""
+    curve, now = WorkCurve(10**12, 100_000), 1000
+    for tokens in (0, 331, 577, 1013, 1999, *[0] * 40):
+        requests = 7 if tokens else 20
+        curve.add(Work(now, now + 1000, 0, 0, tokens, tokens, requests, 900))
+        now += 1000
+    edges = np.linspace(now - 39_000, now, 79)
+    unknowns = unknowns_of(curve.between(edges[:-1], edges[1:])[:, :COLUMNS])
+    assert not unknowns[:, [8, 9]].any()
+    assert unknowns[:, 6] == pytest.approx(20 * 0.5)

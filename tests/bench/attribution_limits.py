@@ -13,12 +13,15 @@ from vtprof_agent.counters.meter import CLASSES, COUNTERS
 from vtprof_agent.counters.nonnegative import solve
 from vtprof_agent.counters.rolling_fit import SMALL
 from vtprof_agent.counters.work_curve import (
+    ALL,
+    BYTES,
     CLASS_COLUMNS,
     COLUMNS,
-    UNKNOWN_OF_COLUMN,
     WorkCurve,
+    costs_of,
     unknowns_of,
 )
+from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
 Array = npt.NDArray[np.float64]
@@ -49,20 +52,20 @@ class Limits:
         after_ns = START_NS + begin_s * NS_PER_S
         truth = np.sum([step.truth for step in self._day.steps if step.work.start_ns >= after_ns], axis=0)
         found = [
-            _limit(work, clean[place], shown[place], evaluated, truth[place])
-            for place in range(len(COUNTERS))
+            _limit(work, BYTES if key == names.GPU_DRAM_BANDWIDTH_RATIO else ALL, *amounts, evaluated, one)
+            for key, one, *amounts in zip(COUNTERS, truth, clean, shown, strict=True)
         ]
         return np.array([bound for bound, _ in found]), np.array([form for _, form in found])
 
 
 def _limit(
-    work: Array, clean: Array, shown: Array, evaluated: npt.NDArray[np.bool_], truth: Array
+    work: Array, unknowns: Array, clean: Array, shown: Array, evaluated: npt.NDArray[np.bool_], truth: Array
 ) -> tuple[Array, Array]:
     before = ~evaluated & (clean > 0)
-    features = unknowns_of(work)
+    features = unknowns_of(work) * unknowns
     x = features[before] / np.hypot(shown, SMALL * shown.mean())[before, None]
     costs = solve(x.T @ x, x.T @ (clean / np.hypot(shown, SMALL * shown.mean()))[before])
-    classes = [(work * costs[UNKNOWN_OF_COLUMN])[:, columns].sum(axis=1) for columns in CLASS_COLUMNS]
+    classes = [(work * costs_of(costs))[:, columns].sum(axis=1) for columns in CLASS_COLUMNS]
     predicted = np.maximum(sum(classes), 1e-300)
     used = np.flatnonzero(costs > 0)
     x = features[before][:, used] / (NOISE * shown[before, None])
@@ -70,11 +73,9 @@ def _limit(
     covariance = np.linalg.pinv((x / norms).T @ (x / norms), hermitian=True) / np.outer(norms, norms)
     bound, form = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
     for place, columns in enumerate(CLASS_COLUMNS):
-        mine = np.zeros_like(work)
-        mine[:, columns] = work[:, columns]
         share = classes[place] / predicted
-        slope = (unknowns_of(mine) - share[:, None] * features)[:, used] * (clean / predicted)[:, None]
-        slope = slope[evaluated].sum(axis=0)
+        slope = (unknowns_of(work, columns) - share[:, None] * features)[:, used]
+        slope = (slope * (clean / predicted)[:, None])[evaluated].sum(axis=0)
         bound[place] = MEDIAN * float(slope @ covariance @ slope) ** 0.5 / truth[place]
         form[place] = float((clean * share)[evaluated].sum()) / truth[place] - 1
     return bound, form

@@ -8,7 +8,7 @@ import numpy as np
 from vtprof_agent.counters.meter import CLASSES
 from vtprof_agent.counters.nonnegative import Array, solve
 from vtprof_agent.counters.rolling_fit import Fit
-from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS
+from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS, WEIGHT_READS
 
 Three = tuple[float, float, float]
 
@@ -25,8 +25,6 @@ which follow the work without rounding up to tiles, more than ``_SLOW_COUNTABLE`
 than ``_LEAST_SLOW`` of it and so many times what noise from window to window would leave in the mean of a second."""
 _FORM: Final = 0.002
 """Kernels are no linear function of the work: so much of the whole amount may go to a wrong class."""
-_STEPS: Final = [2, 5, 10]
-"""Columns of work that count weight reads, one for each step and its encoder."""
 _BIN_NS: Final = 1e9
 
 
@@ -64,7 +62,7 @@ def assess(
     sound = tuple(enough and error < MOST_ERROR for error in fit.class_error)
     stays = slow > (_SLOW_COUNTABLE if countable else _SLOW) or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
     stays = stays and slow * float(amounts.mean()) > least_rate * float((ends - starts).mean())
-    steps = np.maximum(work[:, _STEPS].sum(axis=0), 1e-300)
+    steps = np.maximum(work[:, WEIGHT_READS].sum(axis=0), 1e-300)
     typical = np.where(steps > 0.5, classes.sum(axis=0) / steps, 0.0).tolist()
     return Assessment(
         spread, (typical[0], typical[1], typical[2]), (sound[0], sound[1], sound[2]), enough and stays, slow, noise

@@ -11,7 +11,7 @@ from vtprof_agent.counters import blocks
 from vtprof_agent.counters.blocks import SIZE, Blocks
 from vtprof_agent.counters.idle_power import DRIFT, IdlePower
 from vtprof_agent.counters.nonnegative import Array, solve
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, UNKNOWN_OF_COLUMN, UNKNOWNS, unknowns_of
+from vtprof_agent.counters.work_curve import ALL, CLASS_COLUMNS, COLUMNS, UNKNOWNS, costs_of, unknowns_of
 
 TIME: Final = UNKNOWNS
 """The unknown behind those of work: what flows without work of ours."""
@@ -64,12 +64,15 @@ class RollingFit:
     """Amounts of the last ``window_s``; what is not work of ours may flow too, always or only when it is evident."""
 
     def __init__(
-        self, window_s: float, block_s: float, *, always_idle: bool, small: float = SMALL, idle: IdlePower | None = None
+        self, window_s: float, block_s: float, *, always_idle: bool, small: float = SMALL, idle: IdlePower | None = None,
+        unknowns: Array = ALL,
     ) -> None:  # fmt: skip
         """``always_idle``: there is an amount without work (idle power); else it has to be significant.
 
-        ``small``: down to which share of the mean amount errors grow with the amount; ``idle``: what is known of it.
+        ``small``: down to which share of the mean amount errors grow with the amount; ``idle``: what is known of it;
+        ``unknowns``: 1 for each unknown of work that may cost something.
         """
+        self._unknowns = unknowns
         self._block_ns = block_s * _NANO
         self._blocks = Blocks(small, max(2, round(window_s / block_s)))
         self._always_idle = always_idle
@@ -96,7 +99,7 @@ class RollingFit:
         ran_ns = work[:, COLUMNS] if work.shape[1] > COLUMNS else duration_ns
         work = work[:, :COLUMNS]
         features = np.empty((len(amounts), SIZE + 1))
-        features[:, :TIME] = unknowns_of(work)
+        features[:, :TIME] = self._counted(work)
         features[:, TIME], features[:, SIZE] = duration_ns, amounts
         np.maximum(duration_ns - ran_ns, 0.0, out=features[:, _PAUSE])
         if not self._always_idle:
@@ -163,23 +166,38 @@ class RollingFit:
         summed = products.sum(axis=0)
         gram, moment, squares = summed[:SIZE, :SIZE], summed[:SIZE, SIZE], float(summed[SIZE, SIZE])
         if kinds is not None:
-            for row in _expected(kinds, work):
+            for row in self._expected(kinds, work):
                 gram, moment, squares = gram + np.outer(row, row), moment + _GUESS * row, squares + _GUESS**2
         costs, other = self._solve(products, gram, moment, squares, amounts)
         if not np.isfinite(costs).all():
             raise ArithmeticError("no finite costs")
         used = np.flatnonzero(np.diagonal(gram)[:TIME] > 0)
         condition, covariance = _covariance(products, gram, moment, squares, costs, used, amounts)
-        given = costs[UNKNOWN_OF_COLUMN] * work[:COLUMNS]
+        unit = costs_of(costs)
+        given = unit * work[:COLUMNS]
         idle = float(costs[TIME]) * float(work[blocks.TIME])
         whole = float(given.sum()) + idle
-        differ = other[UNKNOWN_OF_COLUMN] * work[:COLUMNS] - given
+        differ = costs_of(other) * work[:COLUMNS] - given
         errors = [_class_error(columns, work, given, differ, covariance) for columns in CLASS_COLUMNS]
         return Fit(
-            costs[UNKNOWN_OF_COLUMN], float(costs[TIME]), condition, (errors[0], errors[1], errors[2]), amounts,
+            unit, float(costs[TIME]), condition, (errors[0], errors[1], errors[2]), amounts,
             idle / whole if whole > 0 else 0.0,
             abs(float(differ.sum())) / float(given.sum()) if given.any() else 0.0,
         )  # fmt: skip
+
+    def _counted(self, work: Array) -> Array:
+        counted: Array = unknowns_of(work) * self._unknowns
+        return counted
+
+    def _expected(self, kinds: Array, work: Array) -> list[Array]:
+        """Return a row of unknowns for each kind of work, such that it makes ``_GUESS`` at the mean rate."""
+        time = float(work[blocks.TIME])
+        rate = float(work[blocks.TOTAL]) / time if time > 0 else 0.0
+        taken = [row for row in kinds if row[COLUMNS] * rate > 0]
+        return [
+            np.append(self._counted(row[:COLUMNS]), (row[COLUMNS], 0.0)) * (_GUESS / (rate * row[COLUMNS]))
+            for row in taken
+        ]
 
     def _solve(
         self, products: Array, gram: Array, moment: Array, squares: float, amounts: int
@@ -220,17 +238,6 @@ class RollingFit:
         return costs
 
 
-def _expected(kinds: Array, work: Array) -> list[Array]:
-    """Return a row of unknowns for each kind of work, such that it makes ``_GUESS`` at the mean rate."""
-    time = float(work[blocks.TIME])
-    rate = float(work[blocks.TOTAL]) / time if time > 0 else 0.0
-    taken = [row for row in kinds if row[COLUMNS] * rate > 0]
-    return [
-        np.append(unknowns_of(row[:COLUMNS]), (row[COLUMNS], 0.0)) * (_GUESS / (rate * row[COLUMNS]))
-        for row in taken
-    ]
-
-
 def _covariance(
     products: Array,
     gram: Array,
@@ -266,8 +273,7 @@ def _residual(gram: Array, moment: Array, squares: float, x: Array) -> float:
 
 def _class_error(columns: slice, work: Array, given: Array, differ: Array, covariance: Array) -> float:
     amount = float(given[columns].sum())
-    done = np.zeros(SIZE)
-    np.add.at(done, UNKNOWN_OF_COLUMN[columns], work[:COLUMNS][columns])
+    done = np.append(unknowns_of(work, columns), (0.0,) * (SIZE - UNKNOWNS))
     if not done.any():
         return 0.0
     between = float(differ[columns].sum())

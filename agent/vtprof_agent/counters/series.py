@@ -17,7 +17,7 @@ from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import SMALL, Fit, RollingFit
 from vtprof_agent.counters.trimmed import trimmed_fit
-from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS
+from vtprof_agent.counters.work_curve import ALL, BYTES, COLUMNS, TO_CLASS
 from vtprof_schemas import names
 
 KEEP_NS: Final = 120_000_000_000
@@ -83,6 +83,7 @@ class Series:
         self.hw_id, self.key, self._gpu = hw_id, key, work
         self._block_ns = block_s * 1e9
         self._countable = key == names.GPU_DRAM_BANDWIDTH_RATIO
+        self._unknowns = BYTES if self._countable else ALL
         self._always_idle = key == names.GPU_ENERGY_MJ
         self._rolling = RollingFit(
             window_s,
@@ -90,6 +91,7 @@ class Series:
             always_idle=self._always_idle,
             small=_SMALL_COUNTABLE if self._countable else SMALL,
             idle=idle,
+            unknowns=self._unknowns,
         )
         self._idle = idle
         self._refit_ns = refit_s * 1e9
@@ -243,8 +245,9 @@ class Series:
                 self._beside_ns = now_ns + KEEP_NS  # its windows are in the fit for longer than it shows
             if self.assessment.co_tenant and self._memory_shows_it(otherwise=True):
                 trimmed = trimmed_fit(
-                    starts, ends, kept, work, always_idle=self._always_idle, idle=self._idle
-                )
+                    starts, ends, kept, work,
+                    always_idle=self._always_idle, idle=self._idle, unknowns=self._unknowns,
+                )  # fmt: skip
                 if trimmed is not None:
                     self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
 

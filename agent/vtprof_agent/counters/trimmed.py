@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vtprof_agent.counters.idle_power import IdlePower
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit, RollingFit
-from vtprof_agent.counters.work_curve import COLUMNS
+from vtprof_agent.counters.work_curve import ALL, COLUMNS
 
 _KEEP: Final = 0.5
 """Share of the seconds to begin with: a co-tenant that is there for longer is not told from our own work."""
@@ -30,11 +30,12 @@ class Trimmed:
 
 
 def trimmed_fit(
-    starts: Array, ends: Array, amounts: Array, work: Array, *, always_idle: bool, idle: IdlePower | None = None
+    starts: Array, ends: Array, amounts: Array, work: Array,
+    *, always_idle: bool, idle: IdlePower | None = None, unknowns: Array = ALL,
 ) -> Trimmed | None:  # fmt: skip
     """Fit by least trimmed squares over whole seconds, beginning with those that have least for their work.
 
-    ``idle``: what is known of idle power, which is left as it is.
+    ``idle``: what is known of idle power, which is left as it is; ``unknowns``: as of ``RollingFit``.
     """
     _, second = np.unique(ends // _BIN_NS, return_inverse=True)
     whole = np.bincount(second, amounts)
@@ -45,7 +46,7 @@ def trimmed_fit(
     spread, fit = 1.0, None
     for turn in range(_ROUNDS):
         chosen = use[second]
-        rolling = RollingFit(_FOREVER_S, 1.0, always_idle=always_idle, idle=deepcopy(idle))
+        rolling = RollingFit(_FOREVER_S, 1.0, always_idle=always_idle, idle=deepcopy(idle), unknowns=unknowns)
         for one in _groups(second, chosen, apart=turn == _ROUNDS - 1):
             rolling.add(float(ends[one][-1]), work[one], (ends - starts)[one], amounts[one])
         fit = rolling.fit()

@@ -11,9 +11,9 @@ from vtprof_agent.counters.work_curve import (
     CLASS_COLUMNS,
     COLUMNS,
     ENCODE_COLUMNS,
-    experts,
     only_decodes,
     row_of,
+    shape,
 )
 from vtprof_schemas import names
 
@@ -72,6 +72,7 @@ class _Counter:
         "key",
         "mix",
         "peak",
+        "scale",
         "sound",
         "typical",
         "unit",
@@ -79,12 +80,12 @@ class _Counter:
     )
 
     def __init__(
-        self, key: str, unit: Sequence[float], mix: Three, half: Three, trust: Trust, whole: bool, peak: float
-    ) -> None:
-        self.key, self.unit, self.mix, self.whole, self.peak = key, unit, mix, whole, peak
+        self, key: str, unit: Sequence[float], scale: float, mix: Three, half: Three, trust: Trust, whole: bool, peak: float
+    ) -> None:  # fmt: skip
+        """``unit`` times ``scale`` is what a unit of each column is given: only that of decoding is asked for often."""
+        self.key, self.unit, self.scale, self.mix, self.whole, self.peak = key, unit, scale, mix, whole, peak
         self.half, self.sound, self.typical = half, trust.sound, trust.typical
-        cached, request, weights, few, many, drafts = unit[_DECODE]
-        self.decode = (key, cached, request, weights, few, many, drafts, half[2], self.typical[2], peak)
+        self.decode = (key, tuple(cost * scale for cost in unit[_DECODE]), half[2], self.typical[2], peak)
         self.decode_quality = names.QUALITY_ESTIMATED
         if whole and self.sound[2]:
             alone = mix[2] >= _ALONE
@@ -102,12 +103,14 @@ class _Counter:
 class UnitCosts:
     """What a unit of work of each column is given by each counter, and how sure that is."""
 
-    __slots__ = ("_counters", "_decode", "_quality", "gpus")
+    __slots__ = ("_by_requests", "_counters", "_decode", "_quality", "gpus")
 
     def __init__(self, counters: list[_Counter], gpus: int) -> None:
         """Use ``of_stretch`` or ``of_fits``."""
         self._counters, self.gpus = counters, gpus
         self._decode = [one.decode for one in counters]
+        self._by_requests: dict[int, list[float]] = {}
+        """What a step that only decodes is given by counter, but for its context: steps that follow each other are alike."""
         self._quality = {one.key: one.decode_quality for one in counters}
 
     @classmethod
@@ -131,10 +134,9 @@ class UnitCosts:
                 whole = max(sum(given), 1e-300)
                 mix = [one / whole for one in given[:3]]
                 whole_time = covered / length >= _WHOLE * gpus
-                unit = [cost * scale for cost in row[:COLUMNS]]
                 energy = key == names.GPU_ENERGY_MJ
                 peak = _PEAK * sum(given) * scale if energy else float(gpus)
-                counters.append(_Counter(key, unit, mix, _half(mine, mix), mine, whole_time, peak))
+                counters.append(_Counter(key, row, scale, mix, _half(mine, mix), mine, whole_time, peak))
         return cls(counters, gpus)
 
     @classmethod
@@ -146,7 +148,7 @@ class UnitCosts:
                 both = zip(mine.squares, mine.spreads, strict=True)
                 half = [_Z * sqrt(square + spread**2) for square, spread in both]
                 peak = inf if key == names.GPU_ENERGY_MJ else float(gpus)
-                counters.append(_Counter(key, mine.costs, _NOTHING, half, mine, False, peak))
+                counters.append(_Counter(key, mine.costs, 1.0, _NOTHING, half, mine, False, peak))
         return cls(counters, gpus) if counters and gpus else None
 
     def shares(self, work: Work) -> StepCounters:
@@ -154,19 +156,24 @@ class UnitCosts:
         shares: dict[str, tuple[Share, Share, Share]] = {}
         if work.decode_requests > 0 and work.decode_context_tokens >= 0 and only_decodes(work):
             requests, context = work.decode_requests, work.decode_context_tokens
-            few, many = experts(requests)
+            costs = self._by_requests.get(requests)
+            if costs is None:
+                row = (0.0, requests, *shape(requests))  # without drafts
+                costs = self._by_requests[requests] = [sum(map(mul, one[1], row)) for one in self._decode]
             time_ns = work.end_ns - work.start_ns
-            for key, cached, request, weights, cost_few, cost_many, _, half, typical, peak in self._decode:
-                amount = cached * context + request * requests + weights + cost_few * few + cost_many * many
+            for (key, unit, half, typical, peak), cost in zip(self._decode, costs, strict=True):
+                amount = unit[0] * context + cost
                 if amount <= 0:
                     break
                 shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical, _most(key, peak, time_ns)))
             else:
                 return StepCounters(shares, self._quality, self.gpus)
-        row = row_of(work)
+        whole = row_of(work)
         labels: dict[str, str] = {}
         for one in self._counters:
-            amounts = [sum(map(mul, one.unit[columns], row[columns])) for columns in CLASS_COLUMNS]
+            amounts = [
+                one.scale * sum(map(mul, one.unit[columns], whole[columns])) for columns in CLASS_COLUMNS
+            ]
             most = _most(one.key, one.peak, work.end_ns - work.start_ns)
             encode, prefill, decode = (
                 _share(amount, half, typical, most)
@@ -184,7 +191,7 @@ class UnitCosts:
         ``work``: the sum of their columns of decoding; ``amounts`` by counter where they are known better than from that.
         """
         shares: dict[str, tuple[Share, Share, Share]] = {}
-        for key, *unit, half, typical, peak in self._decode:
+        for key, unit, half, typical, peak in self._decode:
             amount = sum(map(mul, unit, work)) if amounts is None else amounts[key]
             most = _most(key, peak, time_ns)
             shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical * steps, most))

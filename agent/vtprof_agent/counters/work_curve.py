@@ -16,26 +16,70 @@ Array = NDArray[np.float64]
 
 ENCODE_COLUMNS: Final = 3
 """Patches, attention pairs and weight reads of the encoder."""
-COLUMNS: Final = 14
-"""Then tokens, attention pairs, weight reads and experts (2) of prefill; context, tokens, and the same of decode, and
+SHAPE_COLUMNS: Final = 7
+"""What ``shape`` tells of the kernels that all tokens of a step share."""
+COLUMNS: Final = ENCODE_COLUMNS + 2 + SHAPE_COLUMNS + 3 + SHAPE_COLUMNS
+"""Then of prefill tokens, attention pairs and its part of the shape; of decode context, tokens, its part of the shape, and
 reads of what drafts its tokens."""
-CLASS_COLUMNS: Final = (slice(0, 3), slice(3, 8), slice(8, 14))
+CLASS_COLUMNS: Final = (slice(0, 3), slice(3, 12), slice(12, COLUMNS))
 """Columns of each of ``meter.CLASSES``."""
+WEIGHT_READS: Final = (2, 5, 14)
+"""Columns that count weight reads by class, one for each step and its encoder."""
 TO_CLASS: Final = np.repeat(np.eye(3), [columns.stop - columns.start for columns in CLASS_COLUMNS], axis=0)
 """Adds up the columns of each class."""
-UNKNOWNS: Final = 11
-"""Costs to fit: weight reads and experts cost the same for prefill and decode."""
-UNKNOWN_OF_COLUMN: Final = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 6, 7, 10])
-_MERGE: Final = np.zeros((COLUMNS, UNKNOWNS))
-_MERGE[np.arange(COLUMNS), UNKNOWN_OF_COLUMN] = 1.0
-_EXPERTS_TOKENS: Final = (4.0, 20.0)
-"""Of a mixture of experts a step of n tokens reads about 1 - exp(-n k / E) of the weights, k of E experts a token.
-Two curves, for few and for many experts, and a constant make up most others between them."""
+UNKNOWNS: Final = 16
+"""Costs to fit: of the encoder (3), a prefill pair, the shape (9), a decode token, cached or computed, a draft's read."""
+_EXPERTS_TOKENS: Final = 4.0
+"""Of a mixture of experts a step of n tokens reads about 1 - exp(-n k / E) of the weights, k of E experts a token. This
+curve of a few experts, tokens up to the knees and a constant make up most others between them."""
+_KNEES: Final = (32, 128)
+"""Up to some tokens a step's kernels are bound by memory or fill few SMs, beyond by compute: costs bend there, either way.
+Where depends on GPU and model; a bend between these is a mixture of both."""
+_TILES: Final = (16, 128)
+"""Matrices are padded to rows of the smallest tile of a tensor core, and of the tiles that long ones are cut into."""
+_LARGER_TILES: Final = 64
+"""From more tokens on kernels of larger tiles are chosen."""
+
+
+def _merged() -> "Array":
+    """Return how far each unknown counts for a unit of each column: prefill and decode pay alike for what they share.
+
+    Tokens up to a knee are all of them less those beyond it; the columns hold the latter, which are exactly 0 as long as
+    there are none: as a difference of sums they would be rounding errors, which a fit could take for work.
+    """
+    merged = np.zeros((COLUMNS, UNKNOWNS))
+    for column, unknown in (
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (4, 3),
+        (12, 13),
+        (13, 14),
+        (21, 15),
+    ):  # of one class alone
+        merged[column, unknown] = 1.0
+    for tokens, first in (
+        (3, 5),
+        (13, 14),
+    ):  # of prefill, and of decode: tokens, and where its part of the shape begins
+        for place, unknown in enumerate((4, 5, 8, 9, 10, 11, 12)):
+            merged[first + place, unknown] = 1.0
+        for place, unknown in ((2, 6), (3, 7)):  # up to a knee
+            merged[tokens, unknown], merged[first + place, unknown] = 1.0, -1.0
+    return merged
+
+
+_MERGE: Final = _merged()
+ALL: Final = np.ones(UNKNOWNS)
+"""The unknowns that a counter may depend on,"""
+BYTES: Final = np.where(np.isin(np.arange(UNKNOWNS), (8, 10, 11, 12)), 0.0, 1.0)
+"""and those that bytes do: no tile is padded in memory, and what computing binds from the first knee on is not moved."""
 
 Row = tuple[float, ...]
 
 
 _BEFORE_DECODE: Final[Row] = (0.0,) * CLASS_COLUMNS[2].start
+_DECODE_COLUMNS: Final = COLUMNS - CLASS_COLUMNS[2].start
 _ROOM: Final = 1024
 """Points more that a curve has room for when it moves, at least; memory is taken in such pieces."""
 _REMEMBERED: Final = 64
@@ -43,10 +87,21 @@ _REMEMBERED: Final = 64
 
 
 @lru_cache(maxsize=4096)
-def experts(tokens: int) -> tuple[float, float]:
-    """Return which part of the weights of few and of many experts a step of so many tokens reads."""
-    few, many = _EXPERTS_TOKENS
-    return 1.0 - exp(-tokens / few), 1.0 - exp(-tokens / many)
+def shape(tokens: int) -> Row:
+    """Return what the kernels of a step depend on that all of its tokens share, as linear layers.
+
+    A read of the weights, the part of a few experts that is read, tokens beyond each knee, tokens padded to small tiles, a
+    change to larger tiles, tokens padded to these.
+    """
+    small, large = _TILES
+    return (
+        1.0 if tokens > 0 else 0.0,
+        1.0 - exp(-tokens / _EXPERTS_TOKENS),
+        *(float(max(tokens - knee, 0)) for knee in _KNEES),
+        float(-(-tokens // small) * small),
+        1.0 if tokens > _LARGER_TILES else 0.0,
+        float(-(-tokens // large) * large),
+    )
 
 
 def only_decodes(work: Work) -> bool:
@@ -60,31 +115,21 @@ def decoded(work: Work) -> int:
 
 
 def row_of(work: Work) -> Row:
-    """Return a step's columns. A weight read is split between prefill and decode by tokens; a draft's is decode's."""
+    """Return a step's columns. What all tokens share is split between prefill and decode by tokens; drafts are decode's."""
     prefill, decode = max(work.prefill_tokens, 0), decoded(work)
     drafts = 1.0 if decode > work.decode_requests > 0 else 0.0
-    if decode and _nothing_else(work):
-        few, many = experts(decode)
-        return (
-            *_BEFORE_DECODE,
-            float(max(work.decode_context_tokens, 0)),
-            float(decode),
-            1.0,
-            few,
-            many,
-            drafts,
-        )
+    context = float(max(work.decode_context_tokens, 0))
     tokens = prefill + decode
+    shared = shape(tokens)
+    if decode and _nothing_else(work):
+        return (*_BEFORE_DECODE, context, float(decode), *shared, drafts)
     prefill_part = prefill / tokens if tokens else 0.0
     decode_part = decode / tokens if tokens else 0.0
-    few, many = experts(tokens)
     return (
         float(max(work.patches, 0)), float(max(work.encode_pairs, 0)),
         1.0 if work.patches > 0 or work.encode_pairs > 0 else 0.0,
-        float(prefill), float(max(work.prefill_pairs, 0)), prefill_part,
-        prefill_part * few, prefill_part * many,
-        float(max(work.decode_context_tokens, 0)), float(decode), decode_part,
-        decode_part * few, decode_part * many, drafts,
+        float(prefill), float(max(work.prefill_pairs, 0)), *(prefill_part * one for one in shared),
+        context, float(decode), *(decode_part * one for one in shared), drafts,
     )  # fmt: skip
 
 
@@ -110,9 +155,15 @@ def _nothing_else(work: Work) -> bool:
     )
 
 
-def unknowns_of(rows: Array) -> Array:
-    """Add up the columns that share a cost."""
-    return rows @ _MERGE
+def unknowns_of(rows: Array, columns: slice = slice(0, COLUMNS)) -> Array:
+    """Return how far each unknown counts for rows of work, or for the part of them in some columns."""
+    return rows[..., columns] @ _MERGE[columns]
+
+
+def costs_of(unknowns: Array) -> Array:
+    """Return what a unit of each column costs; beyond a knee it may cost less than nothing, as it counts as a token too."""
+    costs: Array = _MERGE @ unknowns[:UNKNOWNS]
+    return costs
 
 
 def read_curve(times: Array, values: Array, at: Array) -> Array:
@@ -136,14 +187,67 @@ def read_between(times: Array, values: Array, starts: Array, ends: Array) -> Arr
     return read[len(starts) :] - read[: len(starts)]
 
 
+class _Sums:
+    """Cumulative values at times in order, the oldest of which are left behind."""
+
+    def __init__(self, columns: int) -> None:
+        self._times, self._values = np.empty(0), np.empty((0, columns))
+        self._first = self._size = 0
+
+    def __len__(self) -> int:
+        return self._size - self._first
+
+    @property
+    def times(self) -> Array:
+        return self._times[self._first : self._size]
+
+    @property
+    def values(self) -> Array:
+        return self._values[self._first : self._size]
+
+    def append(self, times: Array, rows: Array) -> None:
+        """Go on with rows to be added up."""
+        count = len(times)
+        if self._size + count > len(self._times):
+            self._move(count)
+        begin, self._size = self._size, self._size + count
+        self._times[begin : self._size] = times
+        values = self._values[begin : self._size]
+        np.cumsum(rows, axis=0, out=values)
+        if begin:
+            values += self._values[begin - 1]
+
+    def leave(self, count: int) -> None:
+        """Leave so many of the oldest behind."""
+        self._first += count
+
+    def between(self, starts: Array, ends: Array) -> Array:
+        """Return by how much the values rise in each of the stretches."""
+        if len(self) < 2:
+            return np.zeros((len(starts), self._values.shape[1]))
+        return read_between(self.times, self.values, starts, ends)
+
+    def _move(self, more: int) -> None:
+        """Give up what was left behind, with room for more and for some time to come, so that it is done seldom."""
+        kept = len(self)
+        room = -(-(kept + more + max(_ROOM, kept // 4)) // _ROOM) * _ROOM
+        times, values = np.empty(room), np.empty((room, self._values.shape[1]))
+        if kept:
+            times[:kept] = self.times
+            np.subtract(self.values, self.values[0], out=values[:kept])
+        self._times, self._values, self._first, self._size = times, values, 0, kept
+
+
 class WorkCurve:
     """Work done up to each moment by one scheduler over the last ``keep_ns``."""
 
     def __init__(self, keep_ns: int, most_points: int) -> None:
         """Keep so much time, and so many points of the curve at most."""
         self._keep_ns, self._most = keep_ns, most_points
-        self._all_times, self._all_values = np.empty(0), np.empty((0, COLUMNS + 1))
-        self._first = self._size = 0
+        self._decoding = _Sums(_DECODE_COLUMNS + 1)
+        """Of every step the columns of decoding and how long it ran, ns."""
+        self._others = _Sums(len(_BEFORE_DECODE))
+        """The other columns, where the few steps that have them begin and end: for all they would take as much again."""
         self._new_times: list[int] = []
         self._new_decodes: list[tuple[float, int, float, int]] = []
         """Of each new point what decoding alone, as most is, differs in: context, tokens, drafts, and its time, ns."""
@@ -194,7 +298,7 @@ class WorkCurve:
     def begin_ns(self) -> float:
         """Return from when on the work is known."""
         self._flush()
-        return float(self._all_times[self._first]) if self._size > self._first else 0.0
+        return float(self._decoding.times[0]) if len(self._decoding) else 0.0
 
     def where(self, work: Work) -> tuple[int, int, int]:
         """Return where a step lies on the curve: begin, end of the encoder's part, end."""
@@ -212,8 +316,6 @@ class WorkCurve:
     def between(self, starts: Array, ends: Array) -> Array:
         """Return the work done in each of the windows and, last, how long steps ran in it, ns; not to be changed."""
         self._flush()
-        if self._size - self._first < 2:
-            return np.zeros((len(starts), COLUMNS + 1))
         if len(starts) > _REMEMBERED:
             return self._read(starts, ends)
         asked = (starts.tobytes(), ends.tobytes())
@@ -227,14 +329,13 @@ class WorkCurve:
     def times(self, start_ns: float, end_ns: float) -> Array:
         """Return at which times in between a step begins, ends, or goes on without its encoder."""
         self._flush()
-        times = self._all_times[self._first : self._size]
+        times = self._decoding.times
         return times[np.searchsorted(times, start_ns) : np.searchsorted(times, end_ns)]
 
     def ran_ns(self, at: Array) -> Array:
         """Return how long steps had run up to each of the times, ns."""
         self._flush()
-        kept = slice(self._first, self._size)
-        ran: Array = np.interp(at, self._all_times[kept], self._all_values[kept, COLUMNS])
+        ran: Array = np.interp(at, self._decoding.times, self._decoding.values[:, -1])
         return ran
 
     def kinds(self) -> Array:
@@ -245,8 +346,7 @@ class WorkCurve:
         return self._kinds_now
 
     def _read(self, starts: Array, ends: Array) -> Array:
-        kept = slice(self._first, self._size)
-        return read_between(self._all_times[kept], self._all_values[kept], starts, ends)
+        return np.hstack((self._others.between(starts, ends), self._decoding.between(starts, ends)))
 
     def _point(
         self, time_ns: int, decodes: tuple[float, int, float, int] = (0, 0, 0.0, 0), row: Row | None = None
@@ -263,53 +363,48 @@ class WorkCurve:
             return
         rows, times = _rows_of_decodes(self._new_decodes), np.array(self._new_times, dtype=float)
         kinds = np.zeros((3, COLUMNS + 1))
-        kinds[2] = rows.sum(axis=0)
+        kinds[2, len(_BEFORE_DECODE) :] = rows.sum(axis=0)
         if self._new_rows:
             others = np.array([row for _, row in self._new_rows])
-            rows[[place for place, _ in self._new_rows]] = others
+            places = np.array([place for place, _ in self._new_rows])
+            rows[places] = others[:, len(_BEFORE_DECODE) :]
             kinds += _kinds_of(others)
+            before = np.append(self._decoding.times[-1:] if len(self._decoding) else times[:1], times[:-1])
+            edges, steps = (
+                np.column_stack((before[places], times[places])),
+                np.zeros((len(others), 2, len(_BEFORE_DECODE))),
+            )
+            steps[:, 1] = others[:, : len(_BEFORE_DECODE)]
+            self._others.append(edges.ravel(), steps.reshape(-1, len(_BEFORE_DECODE)))
         self._new_times, self._new_decodes, self._new_rows = [], [], []
         self._remembered.clear()
         self._kinds_now = None
-        if self._size + count > len(self._all_times):
-            self._move(count)
-        begin, self._size = self._size, self._size + count
-        self._all_times[begin : self._size] = times
-        values = self._all_values[begin : self._size]
-        np.cumsum(rows, axis=0, out=values)
-        if begin:
-            values += self._all_values[begin - 1]
+        self._decoding.append(times, rows)
         self._kinds.append((float(times[-1]), kinds))
-        kept = self._all_times[: self._size]
-        old = self.end_ns - self._keep_ns
-        self._first = max(int(np.searchsorted(kept, old)) - 1, self._size - self._most, self._first)
-        self.whole = self.whole and self._first == 0
-        while self._kinds and self._kinds[0][0] <= kept[self._first]:
+        kept, old = self._decoding.times, self.end_ns - self._keep_ns
+        count = max(int(np.searchsorted(kept, old)) - 1, len(kept) - self._most, 0)
+        self.whole = self.whole and count == 0
+        self._decoding.leave(count)
+        self._others.leave(int(np.searchsorted(self._others.times, kept[count])))
+        while self._kinds and self._kinds[0][0] <= kept[count]:
             self._kinds.popleft()
         if self._placed:
             self._placed = {key: place for key, place in self._placed.items() if place[2] > old}
 
-    def _move(self, more: int) -> None:
-        """Leave what is too old behind, with room for more and for some time to come, so that it is done seldom."""
-        kept = self._size - self._first
-        room = -(-(kept + more + max(_ROOM, kept // 4)) // _ROOM) * _ROOM
-        times, values = np.empty(room), np.empty((room, COLUMNS + 1))
-        if kept:
-            times[:kept] = self._all_times[self._first : self._size]
-            before = self._all_values[self._first]
-            np.subtract(self._all_values[self._first : self._size], before, out=values[:kept])
-        self._all_times, self._all_values, self._first, self._size = times, values, 0, kept
-
 
 def _rows_of_decodes(told: Sequence[tuple[float, int, float, int]]) -> Array:
-    """Return the columns, as of ``row_of``, and the time of steps of decoding alone; all are 0 without tokens."""
+    """Return the columns of decoding, as of ``row_of``, and the time of steps of it alone; all are 0 without tokens."""
     context, tokens, drafts, time_ns = (
         np.fromiter(chain.from_iterable(told), float, 4 * len(told)).reshape(-1, 4).T
     )
-    few, many = _EXPERTS_TOKENS
-    rows = np.zeros((len(told), COLUMNS + 1))
-    steps = tokens > 0, 1.0 - np.exp(-tokens / few), 1.0 - np.exp(-tokens / many)
-    for place, column in enumerate((context, tokens, *steps, drafts, time_ns), CLASS_COLUMNS[2].start):
+    rows = np.empty((len(told), _DECODE_COLUMNS + 1))
+    small, large = _TILES
+    columns = (
+        context, tokens, tokens > 0, 1.0 - np.exp(-tokens / _EXPERTS_TOKENS),
+        *(np.maximum(tokens - knee, 0.0) for knee in _KNEES),
+        np.ceil(tokens / small) * small, tokens > _LARGER_TILES, np.ceil(tokens / large) * large, drafts, time_ns,
+    )  # fmt: skip
+    for place, column in enumerate(columns):
         rows[:, place] = column
     return rows
 
