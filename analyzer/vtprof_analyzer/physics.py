@@ -75,11 +75,11 @@ def find_physics(connection: duckdb.DuckDBPyConnection, model: Path | None, devi
     elif device is not None:
         notes.append(f"--device {device}: {_NO_STEPS}, so that its roof has nothing to judge")
     known = spec if precision else None
-    inputs = (
-        CostInputs(known, precision, roof, recorded_parallel(resource, known))
-        if known and precision
-        else None
-    )
+    inputs = None
+    if known and precision:
+        parallel, faults = recorded_parallel(resource, known)
+        notes.extend(faults)
+        inputs = CostInputs(known, precision, roof, parallel)
     notes.extend(_without_tower(connection, spec, model, resource))
     groups = find_groups(connection, config if model else None, named, stored)
     if groups is not None:

@@ -102,7 +102,7 @@ def find_groups(
             if count:
                 notes.append(f"{first.label()}: {count:,} steps without cost: {reason}")
             continue
-        parallel = recorded_parallel(row, first.spec)
+        parallel, faults = recorded_parallel(row, first.spec)
         ranks = parallel.tensor
         choice = (
             typed_device.roofs(dtype, ranks, stored)
@@ -119,7 +119,7 @@ def find_groups(
                 row["cores"],
             )
         )
-        notes += [note for note in choice.notes if note not in notes]
+        notes += [note for note in (*choice.notes, *faults) if note not in notes]
         inputs.append(CostInputs(first.spec, precision, choice.roof, parallel, ids))
         devices.append(ranked(typed_device.device.name if typed_device else row["hw_name"], ranks))
         language = first.spec.language
@@ -160,7 +160,7 @@ class _Process:
     def key(self, is_device_typed: bool) -> tuple[Any, ...]:
         device = None if is_device_typed else _values(self.row, _DEVICE)
         # The text of a config may differ where its sizes do not.
-        parallel = recorded_parallel(self.row, self.spec) if self.spec else None
+        parallel = recorded_parallel(self.row, self.spec)[0] if self.spec else None
         return (self.spec or self.row["model_config"], _values(self.row, _SIZES), parallel, device)
 
     def label(self) -> str:

@@ -4,12 +4,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vtprof_analyzer.cost.parallel import Parallel, is_possible
+from vtprof_analyzer.cost.parallel import Parallel, check_parallel
 from vtprof_analyzer.models.spec import ModelSpec
+from vtprof_schemas.errors import ConfigError
 
 
-def recorded_parallel(resource: Mapping[str, Any], spec: ModelSpec) -> Parallel:
-    """Return the sizes on a row of `resources`; the tensor size alone where others contradict the model or one another."""
+def recorded_parallel(resource: Mapping[str, Any], spec: ModelSpec) -> tuple[Parallel, list[str]]:
+    """Return the sizes on a row of `resources`, and what is wrong with them.
+
+    Where they contradict the model or one another it is the tensor size alone, whatever it is: so many devices ran.
+    """
     tensor, pipeline, data, expert = (
         max(1, resource.get(column) or 1)
         for column in ("parallel_tp", "parallel_pp", "parallel_dp", "parallel_ep")
@@ -19,7 +23,12 @@ def recorded_parallel(resource: Mapping[str, Any], spec: ModelSpec) -> Parallel:
         expert = 1
     apart = tensor > 1 and _encodes_in_replicas(resource.get("engine_config"))
     told = Parallel(tensor, pipeline, data, expert, "data" if apart else "tensor")
-    return told if is_possible(told, spec) else Parallel(tensor)
+    try:
+        check_parallel(told, spec)
+    except ConfigError as error:
+        fault = str(error).removeprefix("--")
+        return Parallel(tensor), [f"recorded {fault}; roof and costs are of tp {tensor} all the same"]
+    return told, []
 
 
 def _encodes_in_replicas(engine_config: str | None) -> bool:

@@ -10,6 +10,7 @@ from qwen_configs import TINY_2_5
 from store_fixture import fetch, loaded
 
 from vtprof_analyzer import pipeline, step_cost
+from vtprof_analyzer.analyze import Options, analyze
 from vtprof_analyzer.cost.parallel import Parallel
 from vtprof_analyzer.models.registry import load_spec
 from vtprof_analyzer.physics import find_physics
@@ -70,25 +71,45 @@ def test_experts_on_other_ranks_cost_the_way_there_and_back(tmp_path: Path) -> N
 def test_an_encoder_with_replicas_is_one_of_data_parallelism(setting: dict[str, Any]) -> None:
     row = {"parallel_tp": 2, "engine_config": json.dumps(setting)}
     spec = load_spec(TINY_2_5)
-    assert recorded_parallel(row, spec) == Parallel(2, encoder="data")
+    assert recorded_parallel(row, spec) == (Parallel(2, encoder="data"), [])
     # Of one rank there is nothing to replicate: processes that differ in it alone are alike.
-    assert recorded_parallel(row | {"parallel_tp": 1}, spec) == Parallel()
+    assert recorded_parallel(row | {"parallel_tp": 1}, spec) == (Parallel(), [])
 
 
 @pytest.mark.parametrize("config", [None, "", "{", "[1]", '{"mm_encoder_tp_mode": "weights"}', "[" * 100_000])
 def test_any_other_engine_config_splits_the_encoder(config: str | None) -> None:
     row = {"parallel_tp": 2, "engine_config": config}
-    assert recorded_parallel(row, load_spec(TINY_2_5)) == Parallel(2)
+    assert recorded_parallel(row, load_spec(TINY_2_5)) == (Parallel(2), [])
 
 
 def test_expert_ranks_of_a_model_without_experts_are_none() -> None:
     row = {"parallel_tp": 2, "parallel_pp": 3, "parallel_ep": 2}
-    assert recorded_parallel(row, load_spec(TINY_2_5)) == Parallel(2, 3)
+    assert recorded_parallel(row, load_spec(TINY_2_5)) == (Parallel(2, 3), [])
 
 
-@pytest.mark.parametrize("wrong", [{"parallel_pp": 4}, {"parallel_dp": 10**9}, {"parallel_ep": 3}])
-def test_sizes_that_contradict_the_model_leave_the_tensor_size(wrong: dict[str, int]) -> None:
-    # 3 layers hold no 4 stages; ranks have a limit; 3 do not divide 2 ranks.
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({"parallel_pp": 4}, "pp 4: the model has only 3 layers"),
+        ({"parallel_dp": 10**9}, "dp 1000000000: must be from 1 to"),
+        ({"parallel_ep": 3}, "ep 3: experts spread over the tensor x data ranks"),
+        ({"parallel_tp": 3}, "tp 3: the model's 4 attention heads and 2 KV heads do not spread evenly"),
+    ],
+)
+def test_sizes_that_contradict_the_model_leave_the_tensor_size(wrong: dict[str, int], fault: str) -> None:
     row = {"parallel_tp": 2, "parallel_pp": 2} | wrong
-    assert recorded_parallel(row, load_spec(EXPERTS)) == Parallel(2)
-    assert recorded_parallel({"parallel_tp": -1, "parallel_pp": -5}, load_spec(EXPERTS)) == Parallel()
+    found, (note,) = recorded_parallel(row, load_spec(EXPERTS))
+    assert found == Parallel(row["parallel_tp"])
+    assert note.startswith(f"recorded {fault}")
+    assert note.endswith(f"roof and costs are of tp {row['parallel_tp']} all the same")
+
+
+def test_the_report_says_that_recorded_sizes_contradict_the_model(tmp_path: Path) -> None:
+    fault = "recorded tp 3: the model's 4 attention heads"
+    costed(tmp_path, TINY_2_5, **{names.PARALLEL_TP: 3})
+    notes = analyze(Options([tmp_path / "t.jsonl"])).deployment.notes
+    assert len([note for note in notes if note.startswith(fault)]) == 1
+
+
+def test_sizes_below_one_are_one() -> None:
+    assert recorded_parallel({"parallel_tp": -1, "parallel_pp": -5}, load_spec(EXPERTS)) == (Parallel(), [])

@@ -150,6 +150,36 @@ def test_a_large_prompt_explains_itself_and_a_slow_download_too(tmp_path: Path) 
     assert "its prompt has 800 tokens, normally 50" in found.requests[0].evidence
 
 
+def test_a_large_prompt_does_not_explain_what_others_took(tmp_path: Path) -> None:
+    """Of 200 ms of prefill 150 were another's encode: 50 ms of its own are the lesser part of what is over 10."""
+    slow = asked(50, 500, 200, 250, prefill=(0, 200), decode=(200, 250))
+    for entry in slow[0]["attributes"]:
+        if entry["key"] == names.INPUT_TOKENS:
+            entry["value"] = {"intValue": "800"}
+    image = request(
+        400 * MS, 5000 * MS, {names.TOKENS_IMAGE: 900, names.TTFT_NS: 300 * MS}, trace=51,
+        encode=(500 * MS, 650 * MS), prefill=(700 * MS, 710 * MS),
+    )  # fmt: skip
+    steps = [step(500, 700, 60, prefill_tokens=800, encode_ns=150 * MS, encode_patches=9)]
+    row = only(explained(tmp_path, *ordinary(), *slow, *image, *steps))
+    assert (row.phase, row.cause) == ("prefill", "image_encode")
+    assert "its prompt has 800 tokens, normally 50" in row.evidence
+
+
+def test_a_request_that_is_large_by_its_images_is_told_so(tmp_path: Path) -> None:
+    """210 visual tokens beside 100 are twice as many; 410 tokens in all beside 300 are not."""
+    spans = [*ordinary(), *asked(50, 500, 200, 250, prefill=(0, 200), decode=(200, 250))]
+    for entry in (one for at in spans for one in at["attributes"]):
+        if entry["key"] in (names.INPUT_TOKENS, names.TOKENS_IMAGE):
+            entry["value"] = {"intValue": "300" if entry["key"] == names.INPUT_TOKENS else "100"}
+    for entry in spans[-3]["attributes"]:
+        if entry["key"] in (names.INPUT_TOKENS, names.TOKENS_IMAGE):
+            entry["value"] = {"intValue": "410" if entry["key"] == names.INPUT_TOKENS else "210"}
+    row = only(explained(tmp_path, *spans, step(500, 700, 60, prefill_tokens=410, prefill_visual_tokens=210)))
+    assert row.cause == "own_size"
+    assert "its prompt has 210 visual tokens, normally 100" in row.evidence
+
+
 def test_what_ran_meanwhile_adds_up_to_the_phase(tmp_path: Path) -> None:
     """A queue of 400 ms: 300 of a text prefill, 10 of a decode (too little to name), 90 of nothing: the rest is 100."""
     slow = asked(50, 500, 410, 460, queue=(0, 400), prefill=(400, 410), decode=(410, 460))

@@ -7,9 +7,9 @@
 --                    the stratum and the difference [ms]. decode: normal is the median TPOT x the tokens after the first
 -- cause              queue: the largest of `queue_blame`; preprocess: the largest of fetch, decode, processor, waiting; decode:
 --                    preemption; encode, prefill, decode: throttled_power or throttled_thermal (half of the time or more);
---                    own_size (at least so many times the median of its stratum to compute); else what of image_encode,
---                    image_prefill, text_prefill, decode_batch (others') and own_chunks took most above its median in the
---                    stratum; unexplained where nothing tells
+--                    what of image_encode, image_prefill, text_prefill, decode_batch (others') and own_chunks took most above
+--                    its median in the stratum; own_size in place of own_chunks, or where nothing tells, if it has at least so
+--                    many times the tokens of its stratum's median; unexplained where nothing tells
 -- evidence           one sentence with the numbers, and which requests ran beside it
 CREATE TABLE slow_requests AS
 WITH normal AS (
@@ -27,9 +27,10 @@ WITH normal AS (
            r.start_unix_nano + (r.ttft_ms * 1e6)::BIGINT AS first_token_ns, r.end_unix_nano AS end_ns,
            CASE WHEN r.tpot_ms > 0 THEN (r.end_unix_nano - first_token_ns) / 1e6 END AS decode_ms,
            d.tpot_ms / r.tpot_ms * decode_ms AS decode_normal_ms,
-           r.n_prompt_tokens >= settings.slow_times_normal * n.prompt_tokens
-               OR r.n_visual_tokens >= settings.slow_times_normal * n.visual_tokens AND n.visual_tokens > 0 AS large,
-           r.n_prompt_tokens, r.n_visual_tokens, n.prompt_tokens AS normal_tokens,
+           r.n_prompt_tokens >= settings.slow_times_normal * n.prompt_tokens AS long,
+           r.n_visual_tokens >= settings.slow_times_normal * n.visual_tokens AND n.visual_tokens > 0 AS visual,
+           long OR visual AS large, r.n_prompt_tokens, r.n_visual_tokens, n.prompt_tokens AS normal_tokens,
+           n.visual_tokens AS normal_visual_tokens,
            r.ttft_ms >= settings.slow_times_normal * n.ttft_ms AND r.ttft_ms > n.ttft_ms AS late,
            coalesce(r.tpot_ms >= settings.slow_times_normal * d.tpot_ms AND r.tpot_ms > d.tpot_ms, false) AS halting,
            CASE WHEN late THEN r.ttft_ms - n.ttft_ms ELSE 0 END
@@ -145,13 +146,17 @@ SELECT s.request_number, s.rank, s.visual_stratum, s.total_excess_ms, s.phase, s
        s.phase_ms - s.normal_ms AS excess_ms,
        CASE WHEN v.times > 0 AND s.phase = 'decode' THEN 'preemption'
             WHEN t.ratio >= 0.5 AND s.phase IN ('encode', 'prefill', 'decode') THEN t.cause
-            WHEN s.large AND s.phase IN ('encode', 'prefill', 'preprocess') THEN 'own_size'
+            WHEN s.large AND (s.phase = 'preprocess'
+                              OR s.phase IN ('encode', 'prefill') AND coalesce(l.largest, 'own_chunks') = 'own_chunks')
+            THEN 'own_size'
             ELSE coalesce(l.largest, 'unexplained') END AS cause,
        format('{} took {}, normally {}', s.phase, spelled_duration(s.phase_ms), spelled_duration(s.normal_ms))
            || coalesce('; meanwhile ' || l.listed, '; what ran meanwhile is not recorded')
            || CASE WHEN l.rest_ms >= 0.01 * s.phase_ms THEN ', the rest ' || spelled_duration(l.rest_ms) ELSE '' END
-           || CASE WHEN s.large THEN format('; its prompt has {:,} tokens, normally {:,}', s.n_prompt_tokens,
-                                            round(s.normal_tokens)::BIGINT)
+           || CASE WHEN s.long THEN format('; its prompt has {:,} tokens, normally {:,}', s.n_prompt_tokens,
+                                           round(s.normal_tokens)::BIGINT)
+                   WHEN s.visual THEN format('; its prompt has {:,} visual tokens, normally {:,}', s.n_visual_tokens,
+                                             round(s.normal_visual_tokens)::BIGINT)
                    ELSE '' END
            || coalesce('; preempted ' || CASE v.times WHEN 1 THEN 'once' WHEN 2 THEN 'twice'
                                               ELSE format('{:,} times', v.times::BIGINT) END || ' while it decoded', '')
