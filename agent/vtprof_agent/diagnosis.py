@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import BadStatusLine, RemoteDisconnected
+from http.client import BadStatusLine, LineTooLong, RemoteDisconnected, UnknownProtocol
 from typing import Final
 
 
@@ -16,11 +16,14 @@ class Fault:
     """What to do where it is the OTLP endpoint."""
 
 
+BASE_URL: Final = "give the base URL of an OTLP receiver, as http://collector:4318"
 TO_GRPC: Final = "set otlp_protocol to grpc, or give the port of OTLP over HTTP, 4318 as a rule"
 TO_HTTP: Final = "set otlp_protocol to http/protobuf, or give the port of OTLP over gRPC, 4317 as a rule"
 NO_TLS: Final = Fault("does not speak TLS, as https:// asks for", "give http://, or turn TLS on there")
 TLS: Final = Fault("speaks TLS, which http:// does not", "give https://, or turn TLS off there")
 HTTP2_ONLY: Final = Fault("speaks HTTP/2 only, as gRPC does, and not HTTP/1.1", TO_GRPC)
+NO_HTTP: Final = Fault("does not speak HTTP", BASE_URL)
+NO_OTLP: Final = Fault("answers as a web server does, not as OTLP asks", BASE_URL)
 NO_GRPC: Final = Fault("does not speak gRPC", TO_HTTP)
 _EXPIRED: Final = Fault("its certificate has expired", "renew it there, or set this machine's clock")
 _NOT_YET: Final = Fault(
@@ -88,9 +91,12 @@ def of_error(error: BaseException) -> Fault | None:
                 return HTTP2_ONLY
             if line.startswith(_TLS_ALERT):
                 return TLS
-        elif isinstance(inner, ssl.SSLError) and _NO_PROTOCOL in str(inner).lower():
+            return NO_HTTP
+        if isinstance(inner, LineTooLong | UnknownProtocol):
+            return NO_HTTP
+        if isinstance(inner, ssl.SSLError) and _NO_PROTOCOL in str(inner).lower():
             return HTTP2_ONLY
-        elif isinstance(inner, OSError) and (fault := of_text(str(inner))) is not None:
+        if isinstance(inner, OSError) and (fault := of_text(str(inner))) is not None:
             return fault
     return None
 

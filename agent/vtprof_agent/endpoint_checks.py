@@ -2,7 +2,7 @@
 
 What is missing is said with what it costs, and what `run` would refuse in its words, by the functions with which it
 does. Folders are made and removed again. An OTLP endpoint is sent a message without spans, as the agent would send one
-with; a page over https:// is read once; elsewhere connections are opened and closed.
+with; a page of metrics is read once; elsewhere connections are opened and closed.
 """
 
 import os
@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from vtprof_agent.config import Config, without_secrets
 from vtprof_agent.diagnosis import BROKEN_OFF, HTTP2_ONLY, NO_TLS, TLS, Fault
 from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
-from vtprof_agent.engine_metrics.scraper import page_url
+from vtprof_agent.engine_metrics.page import engine_of
+from vtprof_agent.engine_metrics.scraper import MAX_SAID, NO_ENGINE, page_url
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.otlp import GRPC, connect
 from vtprof_agent.export.parcel import Parcel, Signal, protobuf_spans
@@ -27,9 +28,10 @@ from vtprof_agent.export.spool import check_spool, default_folder
 from vtprof_agent.export.transport import Transport
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
-from vtprof_agent.samplers.dcgm import exporter_url
+from vtprof_agent.samplers import dcgm, dcgm_page
 from vtprof_agent.tls_probe import speaks_http2, speaks_tls
 from vtprof_schemas.errors import ConfigError
+from vtprof_schemas.printable import one_line
 
 CONNECT_S: Final = 2.0
 ANSWER_S: Final = 5.0
@@ -122,32 +124,44 @@ def _spool(config: Config, endpoint: str) -> Iterator[Check]:
 
 
 def _sources(config: Config) -> Iterator[Check]:
-    if (dcgm := config.dcgm_url) is not None:
+    if (exporter := config.dcgm_url) is not None:
         costs = "no DRAM and tensor counters from DCGM: start dcgm-exporter or correct dcgm_url"
-        yield _page("dcgm-exporter", dcgm, costs, partial(exporter_url, dcgm))
+        yield _page("dcgm-exporter", exporter, costs, partial(dcgm.exporter_url, exporter), _exporter_page)
     for url in config.engine_metrics:
         costs = "no queue lengths and cache use of that engine: start it or correct engine_metrics"
-        yield _page("engine metrics", url, costs, partial(page_url, url))
+        yield _page("engine metrics", url, costs, partial(page_url, url), _engine_page)
 
 
-def _page(what: str, url: str, costs: str, parse: Callable[[], object]) -> Check:
+def _page(
+    what: str, url: str, costs: str, parse: Callable[[], object], read: Callable[[str], str | None]
+) -> Check:
     refused = _refusal(parse)
     if refused is not None:
         return Check(what, without_secrets(url), _cleaned(refused, url), _NO_START)
     problem = connects(url, None)
     # Over http:// an engine would log the greeting as a fault.
-    if problem is None and urlsplit(url).scheme == "https":
-        problem, costs = encryption(url, None) or (_unreadable(page_url(url)), costs)
+    differs = encryption(url, None) if problem is None and urlsplit(url).scheme == "https" else None
+    if differs is not None:
+        problem, costs = differs
+    elif problem is None:
+        try:
+            problem = read(page_url(url))
+        except Unreadable as error:
+            problem = str(error)
+        except ValueError as error:
+            problem = one_line(f"not in Prometheus' text form ({error})", MAX_SAID)
     return Check(what, without_secrets(url), problem, costs)
 
 
-def _unreadable(url: str) -> str | None:
+def _engine_page(url: str) -> str | None:
     with near_session() as session:
-        try:
-            fetch(session, url, ANSWER_S)
-        except Unreadable as error:
-            return str(error)
-    return None
+        return None if engine_of(fetch(session, url, ANSWER_S)) else NO_ENGINE
+
+
+def _exporter_page(url: str) -> str | None:
+    with near_session() as session:
+        lines, _ = dcgm_page.wanted(fetch(session, url, ANSWER_S, dcgm.MAX_BYTES))
+    return None if dcgm_page.uuids(dcgm_page.read(lines)) else dcgm.NO_FIELDS
 
 
 def _listeners(config: Config, agent_runs: bool) -> Iterator[Check]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collectors import http_collector
+from collectors import dripping, http_collector
+from test_doctor_tls import answering
+from test_engine_metrics import engine
 from test_listening import make_pair, token_file
 
-from vtprof_agent import node_report
+from vtprof_agent import endpoint_checks, node_report
 from vtprof_agent.cli.app import run
 from vtprof_agent.config import Config, merge
 from vtprof_agent.endpoint_checks import checks, connects, room, taken
@@ -37,6 +39,12 @@ ENTRIES = {
 EMPTY: dict[str, Any] = {
     **dict.fromkeys(ENTRIES | {"processes"}, ()), "attach": "yes", "driver": None, "other_python_processes": 0,
 }  # fmt: skip
+
+
+VLLM_PAGE = Path(__file__).parents[1] / "fixtures" / "vllm" / "metrics.txt"
+DCGM_PAGE = b'# TYPE DCGM_FI_DEV_SM_CLOCK gauge\nDCGM_FI_DEV_SM_CLOCK{gpu="0",UUID="GPU-a"} 1755\n'
+NO_ENGINE = "no vLLM or SGLang metrics there; is it the engine's page?"
+NO_EXPORTER = "no DCGM fields with a UUID there; is it a dcgm-exporter's page?"
 
 
 @pytest.fixture
@@ -71,13 +79,14 @@ def test_endpoints_are_tried_with_and_without_scheme(listening: int, silent: int
 
 
 def test_what_the_settings_name_and_nobody_answers_at_is_said_with_its_cost(
-    listening: int, silent: int, tmp_path: Path
+    silent: int, tmp_path: Path
 ) -> None:
-    here, nobody = f"http://127.0.0.1:{listening}", f"http://127.0.0.1:{silent}"
-    with http_collector() as seen:
+    nobody = f"http://127.0.0.1:{silent}"
+    pages = {"/metrics": (200, VLLM_PAGE.read_bytes()), "/dcgm": (200, DCGM_PAGE)}
+    with http_collector() as seen, engine(pages) as here:
         fine = Config(
             otlp_endpoint=seen.url,
-            dcgm_url=here,
+            dcgm_url=f"{here}/dcgm",
             engine_metrics=(here,),
             spool_dir=tmp_path,
             spool_bytes=1 << 20,
@@ -94,6 +103,51 @@ def test_what_the_settings_name_and_nobody_answers_at_is_said_with_its_cost(
     assert all("nobody answers (Connection refused); " in line for line in lines)
     assert "batches wait in memory, then the oldest are dropped: start the Collector" in lines[0]
     assert problems(Config(out_dir=tmp_path)) == {"files": None}, "what is not asked for is not missed"
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "said"),
+    [
+        (200, b"<html>hi</html>", (NO_EXPORTER, NO_ENGINE)),
+        (200, b"", (NO_EXPORTER, NO_ENGINE)),
+        (200, b"node_load1 0.5\n", (NO_EXPORTER, NO_ENGINE)),
+        (200, DCGM_PAGE, (None, NO_ENGINE)),
+        (200, VLLM_PAGE.read_bytes(), (NO_EXPORTER, None)),
+        (404, DCGM_PAGE, ("answered 404", "answered 404")),
+        (302, b"", ("answered 302", "answered 302")),
+        (200, DCGM_PAGE * (5 << 14), ("more than 4194304 bytes", NO_ENGINE)),
+        (200, b"vllm:x 1\n" * (2 << 20), ("more than 4194304 bytes", "more than 16777216 bytes")),
+    ],
+    ids=["html", "empty", "another's", "dcgm", "vllm", "404", "302", "5 MiB", "18 MiB"],
+)  # fmt: skip
+def test_a_page_that_is_no_page_of_metrics_is_said(
+    status: int, page: bytes, said: tuple[str | None, str | None], tmp_path: Path
+) -> None:
+    with engine({"/metrics": (status, page)}) as here:
+        found = problems(Config(out_dir=tmp_path, dcgm_url=here, engine_metrics=(here,)))
+    assert (found["dcgm-exporter"], found["engine metrics"]) == said
+
+
+def test_a_page_that_never_comes_or_never_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, listening: int, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(endpoint_checks, "ANSWER_S", 0.3)
+    with dripping(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n") as drips:
+        config = Config(out_dir=tmp_path, dcgm_url=drips, engine_metrics=(f"http://127.0.0.1:{listening}",))
+        found = problems(config)
+    assert found["dcgm-exporter"] == "not read within 0.3 s"
+    assert found["engine metrics"] == "no answer within 0.3 s"
+
+
+def test_what_cannot_be_parsed_or_speaks_no_http_is_one_line(tmp_path: Path) -> None:
+    broken = b'DCGM_FI_DEV_SM_CLOCK{UUID="GPU-a' + b"\x1b[31m" * 100 + b"\n"
+    with engine({"/metrics": (200, broken)}) as here:
+        found = problems(Config(out_dir=tmp_path, dcgm_url=here))["dcgm-exporter"]
+    assert found is not None and found.startswith("not in Prometheus' text form (")
+    assert found.isprintable() and len(found) <= 201  # an ellipsis
+    with answering(b"220 mail ESMTP\r\n", 2) as (port, _):
+        config = Config(out_dir=tmp_path, engine_metrics=(f"http://127.0.0.1:{port}",))
+        assert problems(config)["engine metrics"] == "does not speak HTTP"
 
 
 def test_a_spool_without_room_or_right_is_said(tmp_path: Path) -> None:

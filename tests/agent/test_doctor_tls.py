@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -82,11 +82,15 @@ def test_pages_over_https_are_greeted_and_those_over_http_are_not(
     problems = {check.what: check.problem for check in checks(config, agent_runs=True)}
     assert problems["dcgm-exporter"] == "does not speak TLS, as https:// asks for"
     assert problems["engine metrics"] == "its certificate is signed by nobody who is trusted here"
-    with answering(b"") as (port, heard):
+    page = b"vllm:num_requests_running 1\n"
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page), 2) as (
+        port,
+        heard,
+    ):
         config = Config(out_dir=tmp_path, engine_metrics=(f"http://127.0.0.1:{port}/metrics",))
         problems = {check.what: check.problem for check in checks(config, agent_runs=True)}
     assert problems["engine metrics"] is None
-    assert heard == [b""]
+    assert [one.partition(b" HTTP/1.1\r\n")[0] for one in heard] == [b"", b"GET /metrics"]
 
 
 def test_an_endpoint_without_port_is_looked_for_where_the_exporter_sends(
@@ -106,15 +110,18 @@ def test_an_endpoint_without_port_is_looked_for_where_the_exporter_sends(
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Give a port that answers one connection so, ends it, and keeps what it was sent first."""
+def answering(answer: bytes, connections: int = 1) -> Iterator[tuple[int, list[bytes]]]:
+    """Give a port that answers so many connections so, ends each, and keeps what it was sent first."""
     heard: list[bytes] = []
 
     def serve() -> None:
-        connection = listener.accept()[0]
-        with connection:
-            heard.append(connection.recv(1 << 16))
-            connection.sendall(answer)
+        for _ in range(connections):
+            with (
+                listener.accept()[0] as connection,
+                suppress(ConnectionError),
+            ):  # one that only looked is gone
+                heard.append(connection.recv(1 << 16))
+                connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -13,6 +13,10 @@ import pytest
 from collectors import Seen, batch, dripping, grpc_collector, http_collector, ids, make_certificate, wait_for
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 
 from vtprof_agent.config import Config
 from vtprof_agent.endpoint_checks import Check, checks
@@ -82,6 +86,56 @@ def sending(url: str, protocol: str, ca_file: Path | None = None) -> Iterator[Ot
         yield destination
     finally:
         destination.close(0.0)
+
+
+def listen_to(connection: socket.socket) -> None:
+    """Read a whole request, or the greeting of TLS: what is left unread resets the connection when it is closed."""
+    heard = connection.recv(1 << 16)
+    while heard[:1].isalpha() and (left := _unheard(heard)) and (more := connection.recv(left)):
+        heard += more
+
+
+def _unheard(heard: bytes) -> int:
+    head, end, body = heard.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+    return max(0, length - len(body)) if end else 1 << 16
+
+
+@contextmanager
+def saying(answer: bytes, endless: bytes = b"") -> Iterator[str]:
+    """Give the URL of a server that says the same to everybody, once it is sent something, and then goes on endlessly."""
+    over = threading.Event()
+
+    def say(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            listen_to(connection)
+            connection.sendall(answer)
+            while endless and not over.is_set():
+                connection.sendall(endless)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=say, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def page(kind: str | None, body: bytes, status: str = "200 OK") -> bytes:
+    """Return an answer of HTTP."""
+    about = "" if kind is None else f"Content-Type: {kind}\r\n"
+    return (
+        f"HTTP/1.1 {status}\r\n{about}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        + body
+    )
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -186,6 +240,95 @@ def test_a_server_that_takes_no_traces_there_is_said_as_is_a_token_that_it_wants
             assert asked(seen.url, GRPC).costs == costs
 
 
+BASE_URL = "give the base URL of an OTLP receiver, as http://collector:4318"
+WEB_SERVER = "answers as a web server does, not as OTLP asks"
+HTML = b"<html>hi</html>"
+REJECTED = ExportTraceServiceResponse(
+    partial_success=ExportTracePartialSuccess(rejected_spans=1, error_message="too old")
+).SerializeToString()
+LONG = ExportTraceServiceResponse(
+    partial_success=ExportTracePartialSuccess(error_message="x" * 70_000)
+).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("answer", "endless"),
+    [
+        (page("text/html", HTML), b""),
+        (page("Text/HTML; charset=utf-8", HTML, "201 Created"), b""),
+        (page(None, HTML), b""),
+        (page("application/x-protobuf", HTML), b""),
+        (page("text/plain", b" \n" + HTML), b""),
+        (page("text/html", b"OK"), b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n", b"a" * 65536),
+    ],
+    ids=["html", "html created", "html unnamed", "html as protobuf", "html as text", "text as html", "endless text"],
+)  # fmt: skip
+def test_a_web_server_that_answers_everything_with_success_is_no_collector_and_spans_are_kept(
+    caplog: pytest.LogCaptureFixture, answer: bytes, endless: bytes
+) -> None:
+    with saying(answer, endless) as url:
+        assert asked(url, HTTP).line() == f"endpoint {url}: {WEB_SERVER}; nothing arrives: {BASE_URL}"
+        with sending(url, HTTP) as destination:
+            wait_for(lambda: destination.problem)
+            assert (destination.outbox.spans_delivered, destination.outbox.spans_dropped) == (0, 0)
+            assert destination.outbox.settled() == 0
+    (said,) = logged(caplog)
+    assert f"cannot deliver ({WEB_SERVER}; {BASE_URL})" in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "rejected"),
+    [
+        (page(None, b""), 0),
+        (page("application/x-protobuf", b""), 0),
+        (page("text/plain; charset=utf-8", b""), 0),
+        (page(None, b"", "204 No Content"), 0),
+        (page("application/x-protobuf; charset=utf-8", REJECTED), 1),
+        (page("Application/X-Protobuf", REJECTED), 1),
+        (page("application/octet-stream", REJECTED), 1),
+        (page(None, REJECTED), 1),
+        (page("Application/X-Protobuf", LONG), 0),  # it is not read to its end
+        (page("application/json", b"{}"), 0),
+        (page("application/json; charset=utf-8", b'{"partialSuccess":{}}'), 0),
+        (page("text/plain; charset=utf-8", b"{}"), 0),
+        (page("application/json", b'"OK"'), 0),
+        (page("text/plain", b"OK"), 0),
+        (page("Text/Plain", b"a" * 9), 0),  # in protobuf field 12, fixed64, which nobody knows
+    ],
+)
+def test_what_receivers_answer_is_taken_for_success(answer: bytes, rejected: int) -> None:
+    with saying(answer) as url:
+        assert asked(url, HTTP).problem is None
+        with sending(url, HTTP) as destination:
+            wait_for(lambda: destination.outbox.settled() == 1)
+            outbox = destination.outbox
+            assert (outbox.spans_delivered, outbox.spans_dropped) == (2 - rejected, rejected)
+
+
+def test_metrics_that_a_web_server_takes_do_not_hold_up_the_spans_of_a_collector_before_it() -> None:
+    with saying(page("text/html", HTML)) as url:
+        transport = HttpTransport(url, 5.0)
+        _, metrics = encode(batch(1, with_metrics=True)).parcels
+        assert transport.send(metrics).outcome is Outcome.REFUSED
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\0\xff\x1b[31mGARBAGE\r\n\r\n", b"220 mail ESMTP\r\n", b"HTTP/9 200 OK\r\n\r\n", b"x" * 70_000 + b"\r\n"],
+    ids=["garbage", "mail", "another version", "no line"],
+)  # fmt: skip
+def test_a_server_that_does_not_speak_http_is_said(caplog: pytest.LogCaptureFixture, answer: bytes) -> None:
+    with saying(answer) as url:
+        assert asked(url, HTTP).line() == (
+            f"endpoint {url}: does not speak HTTP; nothing arrives: {BASE_URL}"
+        )
+        with sending(url, HTTP) as destination:
+            wait_for(lambda: destination.problem)
+    assert f"cannot deliver (does not speak HTTP; {BASE_URL})" in logged(caplog)[0]
+
+
 def test_a_server_that_answers_slower_than_doctor_waits_is_said() -> None:
     with dripping(b"HTTP/1.1 ") as url:
         config = Config(otlp_endpoint=url, otlp_timeout_s=0.3, spool_bytes=0)
@@ -261,7 +404,7 @@ def test_whatever_answers_is_a_reason_to_wait(answer: bytes) -> None:
         for _ in range(2):  # a connection that ended is tried once more
             try:
                 with listener.accept()[0] as connection:
-                    connection.recv(1 << 16)
+                    listen_to(connection)
                     connection.sendall(answer)
             except OSError:
                 return

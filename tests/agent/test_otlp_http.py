@@ -266,13 +266,23 @@ def test_the_endpoint_is_a_base_url_or_that_of_a_signal() -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["collector:4318", "http://[::1", "http://c:99999", "http://c:port", "http://my collector:4318", "http://c/?a=b",
+    ["collector:4318", "http://[::1", "http://c:99999", "http://c:port", "http://my collector:4318",
      "http://", "ftp://c", "http://c\0:1"],
 )  # fmt: skip
 def test_an_endpoint_that_is_no_url_is_one_clear_line(endpoint: str) -> None:
     with pytest.raises(ConfigError, match=r"not an http\(s\) URL") as caught:
         signal_urls(endpoint)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("rest", ["#frag", "?a=b", "/v1/traces?a=b#frag", "/?", "#"])
+def test_a_query_or_fragment_of_an_endpoint_is_said_not_to_be_taken(rest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        signal_urls(f"http://127.0.0.1:4318{rest}")
+    assert str(caught.value) == (
+        f"--otlp-endpoint 'http://127.0.0.1:4318{rest}': a query (from ? on) or fragment (from # on) is not taken;"
+        " give a URL without, such as http://collector:4318"
+    )
 
 
 def test_the_password_of_an_endpoint_is_sent_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -45,8 +45,10 @@ def fetch(session: requests.Session, url: str, read_s: float = READ_S, max_bytes
         fault = of_error(error)
         raise Unreadable("no TLS connection" if fault is None else fault.what) from error
     except requests.ConnectionError as error:
-        late = time.monotonic() > deadline
-        raise Unreadable(f"not read within {read_s:g} s" if late else "cannot connect") from error
+        if time.monotonic() > deadline:
+            raise Unreadable(f"not read within {read_s:g} s") from error
+        fault = of_error(error)
+        raise Unreadable("cannot connect" if fault is None else fault.what) from error
     except requests.Timeout as error:
         raise Unreadable(f"no answer within {read_s:g} s") from error
     except requests.RequestException as error:

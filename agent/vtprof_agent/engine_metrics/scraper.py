@@ -27,6 +27,7 @@ from vtprof_schemas.units import NS_PER_S
 
 logger = logging.getLogger(__name__)
 FLAG: Final = "--engine-metrics"
+NO_ENGINE: Final = "no vLLM or SGLang metrics there; is it the engine's page?"
 MAX_SAID: Final = 200
 """Characters of an error, which may repeat what the page says."""
 LAST_READ_S: Final = 1.0
@@ -92,7 +93,7 @@ class EngineScraper:
             text = self._fetch(self.url)
             engine = engine_of(text)
             if engine is None:
-                raise Unreadable("no vLLM or SGLang metrics there; is it the engine's page?")
+                raise Unreadable(NO_ENGINE)
             if not self._known:
                 self._version, self._known = self._ask_version(engine), True
             reading = read_page(text, engine, self._version)

@@ -100,7 +100,7 @@ class GrpcTransport:
             return _failure(parcel.signal, error)
         except ValueError as error:  # the channel is closed
             return Answer(Outcome.RETRY, str(error))
-        return Answer(Outcome.DELIVERED, *partial_success(parcel.signal, body))
+        return Answer(Outcome.DELIVERED, *(partial_success(parcel.signal, body) or ()))
 
     def close(self) -> None:
         """Close the channel, which breaks off a call under way."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from vtprof_agent.diagnosis import TLS, causes, is_plain_to_tls, of_error
+from vtprof_agent.diagnosis import BASE_URL, NO_OTLP, TLS, causes, is_plain_to_tls, of_error
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import Parcel, Signal
 from vtprof_agent.export.transport import (
@@ -31,9 +31,10 @@ NO_METRICS: Final = 404
 BAD_REQUEST: Final = 400
 _ADVICE: Final = {
     401: "set otlp_token_file",
-    404: "nothing takes traces at /v1/traces below it: give the base URL of an OTLP receiver, as http://collector:4318",
+    404: f"nothing takes traces at /v1/traces below it: {BASE_URL}",
 }
 _PROTOBUF: Final = "application/x-protobuf"
+_NO_PROTOBUF: Final = ("text/", "application/json")
 _MOST_ANSWER_BYTES: Final = 64 * 1024
 
 
@@ -124,8 +125,15 @@ def _answer(signal: Signal, response: requests.Response) -> Answer:
     status = response.status_code
     body = response.raw.read(_MOST_ANSWER_BYTES, decode_content=True) or b""
     if 200 <= status < 300:
-        told = response.headers.get("Content-Type", "").startswith(_PROTOBUF)
-        return Answer(Outcome.DELIVERED, *(partial_success(signal, body) if told else ()))
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        told = None if kind.startswith(_NO_PROTOBUF) else partial_success(signal, body)
+        if told is not None:
+            return Answer(Outcome.DELIVERED, *told)
+        if not _is_page(kind, body):
+            return Answer(Outcome.DELIVERED)
+        # A Collector without a pipeline for metrics may have a web server behind it: as with 404.
+        outcome = Outcome.REFUSED if signal is Signal.METRICS else Outcome.RETRY
+        return Answer(outcome, NO_OTLP.what, advice=NO_OTLP.advice)
     reason = f"HTTP status {status}"
     if status == BAD_REQUEST and is_plain_to_tls(body):  # not of the message, which would be dropped
         return Answer(Outcome.RETRY, TLS.what, advice=TLS.advice)
@@ -140,6 +148,12 @@ def _answer(signal: Signal, response: requests.Response) -> Answer:
             advice=_ADVICE.get(status, ""),
         )
     return Answer(Outcome.REFUSED, reason)
+
+
+def _is_page(kind: str, body: bytes) -> bool:
+    """Tell whether an answer is a web page, or one without end; receivers answer with JSON or a short word too."""
+    endless = len(body) == _MOST_ANSWER_BYTES and kind != _PROTOBUF
+    return endless or body.lstrip().startswith(b"<") or (kind == "text/html" and body != b"")
 
 
 def retry_after_s(value: str | None, now_unix_s: float) -> float | None:

@@ -55,8 +55,13 @@ def parse_endpoint(endpoint: str, example: str) -> SplitResult:
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a bracket that is not closed, a port out of range
         sound = False
-    if not sound or not endpoint.isprintable() or " " in endpoint or parts.query or parts.fragment:
+    if not sound or not endpoint.isprintable() or " " in endpoint:
         raise ConfigError(f"--otlp-endpoint {endpoint!r}: not an http(s) URL; give one such as {example}")
+    if "?" in endpoint or "#" in endpoint:
+        raise ConfigError(
+            f"--otlp-endpoint {endpoint!r}: a query (from ? on) or fragment (from # on) is not taken; give a URL"
+            f" without, such as {example}"
+        )
     return parts
 
 
@@ -65,8 +70,11 @@ def shown(endpoint: SplitResult) -> str:
     return endpoint._replace(netloc=endpoint.netloc.rpartition("@")[2]).geturl()
 
 
-def partial_success(signal: Signal, body: bytes) -> tuple[str, int]:
-    """Return what an endpoint says of a message that it took, and how many spans or points of it it rejected."""
+def partial_success(signal: Signal, body: bytes) -> tuple[str, int] | None:
+    """Return what an endpoint says of a message that it took, and how many spans or points of it it rejected.
+
+    None: the body is not OTLP's answer in protobuf.
+    """
     try:
         if signal is Signal.TRACES:
             spans = ExportTraceServiceResponse.FromString(body).partial_success
@@ -74,7 +82,7 @@ def partial_success(signal: Signal, body: bytes) -> tuple[str, int]:
         points = ExportMetricsServiceResponse.FromString(body).partial_success
         return points.error_message, max(0, points.rejected_data_points)
     except DecodeError:
-        return "", 0
+        return None
 
 
 class TokenFile:

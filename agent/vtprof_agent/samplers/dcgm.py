@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 SOURCE: Final = "dcgm"
 READ_S: Final = 5.0
 MAX_BYTES: Final = 4 << 20
+NO_FIELDS: Final = "no DCGM fields with a UUID there; is it a dcgm-exporter's page?"
 LONGEST_NS: Final = 5 * NS_PER_S
 """Beyond it a value stands for a moment only: DCGM may not have counted over all of such an interval."""
 _SEEN: Final = 8
@@ -134,9 +135,7 @@ class DcgmSampler:
         except (Unreadable, ValueError) as error:
             raise BackendError(f"{self._url}: {error}; is a dcgm-exporter running there?") from error
         if not found:
-            raise BackendError(
-                f"{self._url}: no DCGM fields with a UUID there; is it a dcgm-exporter's page?"
-            )
+            raise BackendError(f"{self._url}: {NO_FIELDS}")
         return found
 
     def sample(self, pids: frozenset[int]) -> list[Sample]:  # noqa: ARG002  # the protocol's
