@@ -61,6 +61,21 @@ def test_a_phase_that_is_all_zero_on_one_side_blames_no_other() -> None:
     assert any("all zero" in line for line in found.warnings)
 
 
+def test_a_queue_that_is_all_zero_on_one_side_is_no_time_that_is_unexplained() -> None:
+    waits = np.full(len(BASE), 30.0)
+    base = replace(BASE, queue_ms=waits, ttft_ms=BASE.ttft_ms - BASE.queue_ms + waits)
+    zero = replace(
+        NEW,
+        queue_ms=np.zeros(len(NEW)),
+        ttft_ms=NEW.ttft_ms - NEW.queue_ms + 30,
+        unexplained_ms=np.full(len(NEW), 30.0),
+    )
+    assert "NEW's queue_ms are all zero: not compared; were they recorded?" in told(base, zero).warnings
+    # Every tenth of BASE's waits for nothing: an empty queue is nothing that was not recorded.
+    some = replace(base, queue_ms=np.where(np.arange(len(BASE)) % 10 == 0, 0.0, 30.0))
+    assert not any("all zero" in line for line in told(some, zero).warnings)
+
+
 def test_requests_that_all_start_at_once_are_not_compared() -> None:
     still = replace(NEW, start_ns=np.full(len(NEW), NEW.start_ns[0]))
     found = told(BASE, still)

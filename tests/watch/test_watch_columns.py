@@ -17,7 +17,7 @@ from vtprof_analyzer.regress.requests import Requests, joined, no_requests
 from vtprof_analyzer.watch.columns import COLUMNS, Columns
 from vtprof_analyzer.watch.detector import Detector
 from vtprof_analyzer.watch.events import FOREVER_NS, Alarm, Event, LeftOut, LoadUnknown, Over, Unlike
-from vtprof_analyzer.watch.wording import left_out, load_unknown
+from vtprof_analyzer.watch.wording import left_out, load_unknown, unknown_model
 
 SEED = 4711
 COUNT = 5_000
@@ -271,6 +271,104 @@ def test_a_column_that_is_all_zero_on_one_side_is_left_out_and_said(column: str)
     assert all(abs(effect) < UNCHANGED for effect in effects(other).values()), effects(other)
 
 
+def of_tables(number: int, count: int = 2_000, **columns: Any) -> Requests:
+    """Return requests of which each has text, outputs and a queue, every other one an image: nothing else is zero."""
+    rng = np.random.default_rng([SEED, number])
+    image, noise = np.arange(count) % 2, rng.uniform(0.95, 1.05, (4, count))
+    visual = image * rng.choice([256.0, 512.0, 1024.0], count)
+    text, output = rng.integers(50, 500, count).astype(float), rng.integers(20, 100, count).astype(float)
+    given = service_run(1).select(np.zeros(count, np.int64))
+    queue = rng.exponential(3.0, count)
+    phases = {
+        "preprocess_ms": (5 + 0.02 * visual) * noise[0],
+        "queue_ms": queue,
+        "encode_ms": 0.05 * visual * noise[1],
+        "prefill_ms": (8 + 0.03 * (text + visual)) * noise[2],
+    }
+    named: dict[str, Any] = {
+        "ids": np.arange(count).astype(str), "start_ns": (1 + np.arange(count)) * 500_000_000, "text_tokens": text,
+        "visual_tokens": visual, "images": image.astype(float), "output_tokens": output, **phases,
+        "ttft_ms": 2.0 * noise[3] + sum(phases.values()), "tpot_ms": 6 * noise[3],
+    }  # fmt: skip
+    found = replace(
+        without(given, UNKNOWN),
+        **{**named, **{name: change(named[name]) for name, change in columns.items()}},
+    )
+    parts = sum(getattr(found, name) for name in PARTS)
+    return replace(found, unexplained_ms=np.maximum(found.ttft_ms - parts, 0.0))
+
+
+def nothing(values: Any) -> Any:
+    return values * 0.0
+
+
+LOST_BY_ZERO = {
+    "queue_ms": {"unexplained"}, "images": set[str](), "output_tokens": {"encode", "prefill", "decode"},
+    "visual_tokens": ALL - {"kv"}, "text_tokens": ALL - {"kv"},
+}  # fmt: skip
+"""Without requests in flight lengths of decodes are the load that encodes and prefills meet."""
+
+
+@pytest.mark.parametrize("column", LOST_BY_ZERO)
+def test_a_queue_or_work_that_is_all_zero_on_one_side_is_left_out_and_said(column: str) -> None:
+    whole, zero = of_tables(0), of_tables(0, **{column: nothing})
+    one = Detector(CostModel.fit([whole]), runs=[whole])
+    assert one.add(of_tables(1), FOREVER_NS) == [] and one.left_out == []
+    one = Detector(CostModel.fit([whole]), runs=[whole])
+    assert one.add(of_tables(1, **{column: nothing}), FOREVER_NS) == []
+    (told_of,) = one.left_out
+    assert told_of.unlike == Unlike(zero=(column,)) and set(told_of.lost) == LOST_BY_ZERO[column]
+    other = Detector(CostModel.fit([zero]), runs=[zero])
+    assert other.add(of_tables(1), FOREVER_NS) == []
+    assert [each.unlike for each in other.left_out] == [Unlike(zero_in_base=(column,))]
+
+
+def test_a_queue_in_seconds_is_left_out_and_said_and_less_of_a_queue_is_none() -> None:
+    whole = of_tables(0)
+    one = Detector(CostModel.fit([whole]), runs=[whole])
+    assert one.add(of_tables(1, queue_ms=lambda values: values / 1e3), FOREVER_NS) == []
+    assert [(each.unlike, each.lost) for each in one.left_out] == [
+        (Unlike(units=("queue_ms",)), ("unexplained",))
+    ]
+    # Less of a wait, and TTFT is the shorter by it: nobody waits.
+    for part in (1e-3, 1e-5):
+        idle = of_tables(1)
+        waits = idle.queue_ms * part
+        idle = replace(idle, ttft_ms=idle.ttft_ms - idle.queue_ms + waits, queue_ms=waits)
+        one = Detector(CostModel.fit([whole]), runs=[whole])
+        assert one.add(idle, FOREVER_NS) == [] and one.left_out == []
+
+
+def test_where_nobody_counts_images_encodes_tell_that_their_tokens_are_zero() -> None:
+    base, given = (lacking(one, "images") for one in (of_tables(0), of_tables(1, visual_tokens=nothing)))
+    columns = Columns([base])
+    columns.take(given)
+    assert columns.unlike(MODEL, ["visual_tokens"]) == Unlike(zero=("visual_tokens",))
+
+
+def test_no_work_that_nothing_contradicts_is_no_column_that_has_gone() -> None:
+    columns = Columns([of_tables(0)])
+    # Text alone, and requests that were cut off before their first token.
+    text = of_tables(1, visual_tokens=nothing, images=nothing, encode_ms=nothing)
+    assert columns.take(text) == len(text)
+    failed = of_tables(1, output_tokens=nothing, tpot_ms=lambda values: values * np.nan)
+    assert columns.left_out(MODEL) == frozenset()
+    columns.take(failed.select(slice(0, 300)))
+    assert "output_tokens" not in columns.left_out(MODEL)
+
+
+@pytest.mark.parametrize("column", ["queue_ms", "visual_tokens"])
+def test_what_was_zero_for_a_while_is_compared_again(column: str) -> None:
+    columns = Columns([of_tables(0)])
+    columns.take(of_tables(1, **{column: nothing}))
+    assert column in columns.left_out(MODEL)
+    given = of_tables(2)
+    while len(given) and column in columns.left_out(MODEL):
+        given = given.select(slice(columns.take(given), None))
+    # ln(0.8 / 0.005) = 5.075 a request: back after 4 of each kind.
+    assert 2_000 - len(given) <= 8
+
+
 def test_an_engine_that_is_very_much_slower_is_no_other_unit() -> None:
     one = detector()
     events = one.add(service_run(1, "encode", 19.0), FOREVER_NS)
@@ -414,6 +512,37 @@ def test_models_lose_columns_apart() -> None:
         columns.left_out("third") == frozenset() and columns.of_base("third", ["prefill_ms"]) == frozenset()
     )
     assert Columns([no_requests()]).take(both) == len(both)
+
+
+def test_a_base_that_lacks_a_column_of_work_is_told_by_that_column_and_not_by_the_model() -> None:
+    base = lacking(of_tables(0), "text_tokens")
+    one = Detector(CostModel.fit([base]), runs=[base])
+    one.add(of_tables(1), FOREVER_NS)
+    assert one.unknown_models == {MODEL: 2_000}
+    assert one.base_lacks(MODEL) == ("text_tokens",) and one.base_lacks("other") is None
+    few = of_tables(0, 30)
+    assert Detector(CostModel.fit([few]), runs=[few]).base_lacks(MODEL) == ()
+    assert unknown_model("qwen", ("text_tokens",)) == (
+        "model 'qwen': the base has no n_text_tokens: its requests are not judged; record a base with that"
+    )
+    assert unknown_model("qwen", ()) == (
+        "model 'qwen': the base has too few requests of it with times: its requests are not judged; record a base with more"
+    )
+
+
+def test_of_what_is_zero_from_some_time_on_the_time_is_told() -> None:
+    base, given = of_tables(0), of_tables(1)
+    half = replace(given, prefill_ms=np.where(np.arange(2_000) < 1_000, given.prefill_ms, 0.0))
+    one = Detector(CostModel.fit([base]), runs=[base])
+    one.add(half, FOREVER_NS)
+    (told_of,) = one.left_out
+    ((column, since_ns),) = told_of.since
+    # ln(0.995 / 0.2) = 1.604 a request, and each kind is every other one: sure 13 zeros of a kind after the 1,000th.
+    assert column == "prefill_ms" and 1_013 <= np.searchsorted(given.start_ns, since_ns) <= 1_026
+    assert left_out(told_of).startswith(
+        # 1,025th request, one each 0.5 s.
+        "model 'vision-7b': prefill_ms of its requests have been all zero since about 1970-01-01 00:08:32 UTC, the base's "
+    )
 
 
 def test_what_is_left_out_is_told_in_a_line() -> None:

@@ -472,6 +472,10 @@ def test_a_model_that_the_base_lacks_is_said_once_and_is_no_sufficient_data() ->
         "model 'new-vl' is not in the base: its requests are not judged; record a base with it"
     ]
     assert world.judge.insufficient  # 7 were judged
+    world.judge.detector.lacks["new-vl"] = ("text_tokens",)  # type: ignore[attr-defined]
+    assert world.judge.notes() == [
+        "model 'new-vl': the base has no n_text_tokens: its requests are not judged; record a base with that"
+    ]
 
 
 def test_the_operator_is_shown_each_note_once() -> None:

@@ -86,6 +86,7 @@ class FakeDetector:
         self.script = list(script)
         self.polls = 0
         self.unknown_models: Counter[str] = Counter()
+        self.lacks: dict[str, tuple[str, ...]] = {}
         self.left_out: list[LeftOut] = []
         self.gaps: list[Gap] = []
         self.load_unknown: list[LoadUnknown] = []
@@ -95,6 +96,9 @@ class FakeDetector:
     def add(self, requests: Requests, settled_until_ns: int) -> list[Event]:
         self.polls += 1
         return list(self.script.pop(0)) if self.script else []
+
+    def base_lacks(self, model: str) -> tuple[str, ...] | None:
+        return self.lacks.get(model)
 
     def levels(self) -> list[Level]:
         return [Level("encode", "shift", "m", 3.5, 12.2, 0.01)]

@@ -16,7 +16,10 @@ _TIMES: Final = (
 )  # fmt: skip
 _THOUSANDFOLD: Final = (250.0, 4000.0)
 """Ratios of times that units explain better than engines do; and their squares, for microseconds beside seconds."""
-_WORK: Final = ("preprocess_ms", "encode_ms", "prefill_ms", "tpot_ms")
+_WORK: Final = dict.fromkeys(("preprocess_ms", "encode_ms", "prefill_ms", "tpot_ms"), _MOSTLY) | {
+    "queue_ms": 0.98
+}
+"""Times that are zero where nobody recorded them, if so many of the other side's are not; a queue is often empty."""
 PARTS: Final = ("preprocess_ms", "queue_ms", "encode_ms", "transfer_ms", "prefill_ms")
 """Times that stand before the first token."""
 _HARDLY: Final = 0.05
@@ -50,7 +53,12 @@ def in_common(base: Sequence[Run], new: Sequence[Run]) -> Common:
         if max(known) >= _MOSTLY and min(known) < _HARDLY:
             gone[column] = _only(known)
         took = [_positive_share(side, column) for side in sides]
-        if min(known) >= _MOSTLY and column in _WORK and max(took) >= _MOSTLY and min(took) <= _HARDLY / 10:
+        if (
+            min(known) >= _MOSTLY
+            and column in _WORK
+            and max(took) >= _WORK[column]
+            and min(took) <= _HARDLY / 10
+        ):
             gone[column] = f"{('BASE', 'NEW')[took[1] < took[0]]}'s {column} are all zero"
             lines.append(f"{gone[column]}: not compared; were they recorded?")
         ratio = _ratio(sides, column) if column in _TIMES else 1.0

@@ -29,16 +29,26 @@ FLIGHTS: Final = "in_flight"
 """Of a request without it the cost model knows by itself."""
 COLUMNS: Final = (*_OF_LOAD, *_OTHERS, FLIGHTS)
 _NEVER_ZERO: Final = ("preprocess_ms", "encode_ms", "prefill_ms", "ttft_ms", "tpot_ms", "kv_bytes")
-"""Columns that are zero where nobody recorded them; a queue or a transfer may well take no time."""
+"""Columns that are zero where nobody recorded them; a transfer may well take no time."""
+_ALWAYS_THERE: Final = ("queue_ms", "text_tokens", "visual_tokens", "images", "output_tokens")
+"""The same, but of a queue and of work only where BASE hardly ever has none, and the other columns tell of some."""
 _WITH_UNIT: Final = ("preprocess_ms", "encode_ms", "transfer_ms", "prefill_ms", "tpot_ms", "kv_bytes")
 """Columns of which a thousandfold is another unit, and no engine; a queue, and TTFT with it, grows without bound."""
 _TESTS: Final = (
     *((name, "absent") for name in COLUMNS),
     *((name, "zero") for name in _NEVER_ZERO),
     *((name, "units") for name in _WITH_UNIT),
+    *((name, "zero") for name in _ALWAYS_THERE),
+    ("queue_ms", "units"),
 )
-"""What evidence is gathered of: a column is left out as long as one of its tests says so."""
+"""What evidence is gathered of: a column is left out as long as one of its tests says so. New ones come last: a state
+may be of before."""
+_SO_FAR: Final = (len(COLUMNS), len(COLUMNS) + len(_NEVER_ZERO) + len(_WITH_UNIT), len(_TESTS))
+"""How many tests a state may have."""
 _KINDS_OF_TEST: Final = ("absent", "zero", "units")
+_WORK_OF: Final[Mapping[str, frozenset[str]]] = {
+    "encode_ms": frozenset({"visual_tokens"}), "prefill_ms": frozenset({"visual_tokens", "text_tokens"}),
+}  # fmt: skip
 _FACTORS: Final = tuple(10.0**power for power in (-9, -6, -3, 3, 6, 9))
 _WIDER: Final = 1.5
 """So far beyond nine of ten of BASE's values, in the other unit, one may lie: engines and requests differ as well."""
@@ -46,6 +56,10 @@ _APART: Final = 3.0
 """What is so many times beyond these is none of them."""
 _OF_FIVE: Final = 0.8
 """Share of BASE's requests above zero from which on a column is never zero: in a cache that nobody recorded some are."""
+_OF_A_HUNDRED: Final = 0.98
+"""The same of `_ALWAYS_THERE`: of a queue that is empty now and then nobody knows."""
+_ROUNDED: Final = 0.2
+"""So much of what a queue in seconds leaves unexplained may be rounding."""
 _NEVER: Final = 0.005
 """Share of requests above zero, where nobody records a column."""
 _NOTHING_IF_ZERO: Final = {*PARTS, *_NEVER_ZERO, "images"}
@@ -63,6 +77,7 @@ _LEAST: Final = {FLIGHTS: _NEARLY_ALL, "cached_tokens": _ONE, "encoder_hit": _ON
 where nearly all tell of them, and where one tells of hits, those that do not are no part of it."""
 _FEWEST: Final = 20
 """BASE's requests of a kind from which on its share is known."""
+_WORK: Final = ("text_tokens", "visual_tokens")
 _KINDS: Final = 2
 """Requests without media and with: preprocessing, encoding and hits are often recorded of the latter alone."""
 
@@ -78,8 +93,13 @@ class _Model:
     base_has: frozenset[str]
     foreign: frozenset[str]
     """Columns that hardly any of BASE's requests carries, or of which all are zero."""
+    lacks: tuple[str, ...]
+    """Columns of work that none of BASE's requests tells."""
+    come: frozenset[tuple[str, str]]
+    """Tests that say that BASE has not a column."""
     usual: Floats
-    """Within what most of BASE's values lie: by kind, column with a unit, and end; NaN where that tells no unit."""
+    """Within what most of BASE's values lie: by kind, column with a unit, and end; NaN where that tells no unit. The last
+    row is what is left of TTFT."""
     evidence: _Numbers
     out: Flags
 
@@ -121,6 +141,11 @@ class Columns:
         """Say whether one of BASE's runs has requests of the model."""
         return model in self._models
 
+    def lacks(self, model: str) -> tuple[str, ...]:
+        """Return the columns of work that BASE has not of a model, so that no phase of it can be told."""
+        one = self._models.get(model)
+        return () if one is None else one.lacks
+
     def left_out(self, model: str) -> frozenset[str]:
         """Return the columns by which the model's requests cannot be compared now."""
         one = self._models.get(model)
@@ -136,9 +161,10 @@ class Columns:
         return Unlike(
             base_alone=tuple(name for name in absent if name in one.base_has),
             requests_alone=tuple(name for name in absent if name not in one.base_has),
-            zero=tuple(name for name in zero if name in one.base_has),
-            zero_in_base=tuple(name for name in zero if name not in one.base_has),
-            units=tuple(units),
+            zero=tuple(name for name in zero if (name, "zero") not in one.come),
+            zero_in_base=tuple(name for name in zero if (name, "zero") in one.come),
+            # Without work a time by work is another number.
+            units=tuple(name for name in units if not _WORK_OF.get(name, frozenset()).intersection(zero)),
         )
 
     def of_base(self, model: str, columns: Collection[str]) -> frozenset[str]:
@@ -180,9 +206,8 @@ class Columns:
         for name, one in self._models.items():
             evidence = np.array(state[name]["evidence"], dtype=np.int64)
             out = np.array(state[name]["out"], dtype=np.bool_)
-            if evidence.shape != out.shape or evidence.shape not in (one.out.shape, (_KINDS, len(COLUMNS))):
+            if evidence.shape != out.shape or evidence.shape not in [(_KINDS, count) for count in _SO_FAR]:
                 raise ValueError("columns of another number")
-            # A state of before there were other tests has those of absence, which come first.
             rest = ((0, 0), (0, len(_TESTS) - evidence.shape[1]))
             one.evidence, one.out = np.pad(evidence, rest), np.pad(out, rest)
 
@@ -205,8 +230,22 @@ def _carried(q: Requests, usual: Floats) -> Flags:
     """Say by each test which requests carry its column; ``usual``: of each request's kind."""
     ratios = _per_work(q)[:, :, np.newaxis] / np.array(_FACTORS)
     with np.errstate(invalid="ignore"):
-        odd = ((ratios >= usual[:, :, :1]) & (ratios <= usual[:, :, 1:])).any(axis=2)
-        return np.hstack([np.isfinite(_table(q, COLUMNS)), _table(q, _NEVER_ZERO) > 0, ~odd])
+        odd = ((ratios >= usual[:, :-1, :1]) & (ratios <= usual[:, :-1, 1:])).any(axis=2)
+        there = _table(q, _ALWAYS_THERE) > 0
+        seconds = _queue_in_seconds(q, usual[:, -1])[:, np.newaxis]
+        return np.hstack([np.isfinite(_table(q, COLUMNS)), _table(q, _NEVER_ZERO) > 0, ~odd, there, ~seconds])
+
+
+def _queue_in_seconds(q: Requests, usual: Floats) -> Flags:
+    """Say of which requests more is left of TTFT than BASE ever has, but not if the queue is a thousandfold.
+
+    A queue by itself tells no unit: it is what the load makes it.
+    """
+    low, high = usual.T
+    more_ms = 999 * q.queue_ms
+    least, most = (q.unexplained_ms - (1 + part) * more_ms for part in (_ROUNDED, -_ROUNDED))
+    odd: Flags = (q.unexplained_ms > _WIDER * high) & (least <= _WIDER * high) & (most >= low / _WIDER)
+    return odd
 
 
 def _taken(q: Requests) -> Flags:
@@ -217,13 +256,23 @@ def _taken(q: Requests) -> Flags:
                 np.ones((len(q), len(COLUMNS)), np.bool_),
                 _table(q, _NEVER_ZERO) >= 0,
                 _table(q, _WITH_UNIT) > 0,
+                _table(q, _ALWAYS_THERE) >= 0,
+                _table(q, ("queue_ms",)) > 0,
             ]
         )
+        # Zero contradicts what else is told: items and encodes of their tokens, tokens of their items, times of outputs.
+        told = {
+            "visual_tokens": (_items(q) > 0) & ~(q.audio_tokens > 0),
+            "images": q.visual_tokens > 0,
+            "output_tokens": q.tpot_ms > 0,
+        }
         # What the encoder's cache held does not encode, and of one token there is no time per further token.
         free = {"encode_ms": q.encoder_hit > 0, "tpot_ms": q.output_tokens < 2}
-    for place, (name, _) in enumerate(_TESTS):
+    for place, (name, test) in enumerate(_TESTS):
         if name in free:
             taken[:, place] &= ~free[name]
+        if test == "zero" and name in told:
+            taken[:, place] &= told[name]
     return taken
 
 
@@ -236,6 +285,7 @@ def _model(runs: Sequence[Requests], name: str) -> _Model:
     shape = (_KINDS, len(_TESTS))
     known, unknown = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     has, foreign = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    come = set[tuple[str, str]]()
     for place, (column, test) in enumerate(_TESTS):
         least = _LEAST.get(column, _HARDLY) if test == "absent" else _ONE
         of_all = carried[:, place][taken[:, place]]
@@ -250,16 +300,22 @@ def _model(runs: Sequence[Requests], name: str) -> _Model:
                 has[number, place] = share >= least and not zero[rows, place].all()
                 if has[number, place] and column != FLIGHTS:
                     ratios = _gone(share, nearly_all=column in _OF_LOAD)
-            elif test == "zero" and share >= _OF_FIVE:
+            elif test == "zero" and share >= (_OF_A_HUNDRED if column in _ALWAYS_THERE else _OF_FIVE):
                 ratios = _ratios(_OF_FIVE, _NEVER)
+            elif (column, test) == ("queue_ms", "units"):
+                if np.isfinite(usual[number, -1]).all():
+                    ratios = _ratios(_NEARLY_ALL, 0.5)
             elif test == "units" and np.isfinite(usual[number, _WITH_UNIT.index(column)]).all():
                 ratios = _ratios(_NEARLY_ALL, 1 - _NEARLY_ALL)
             if ratios is None and nowhere and not has[number, place]:
                 foreign[number, place] = True
+                come.add((column, test))
                 ratios = _come()
             known[number, place], unknown[number, place] = ratios or (0, 0)
     evidence, out = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
-    return _Model(known, unknown, _named(has), _named(foreign) - _named(has), usual, evidence, out)
+    lacks = tuple(column for column in _WORK if not np.isfinite(getattr(base, column)).any())
+    foreign_names = _named(foreign) - _named(has)
+    return _Model(known, unknown, _named(has), foreign_names, lacks, frozenset(come), usual, evidence, out)
 
 
 def _per_work(q: Requests) -> Floats:
@@ -272,8 +328,12 @@ def _per_work(q: Requests) -> Floats:
 
 def _usual(q: Requests) -> Floats:
     """Return within what nearly all of `_per_work` lie, by column and end; NaN where that may be of two units."""
-    ends = np.full((len(_WITH_UNIT), 2), np.nan)
-    tells, values_of = _taken(q)[:, -len(_WITH_UNIT) :], _per_work(q)
+    ends = np.full((len(_WITH_UNIT) + 1, 2), np.nan)
+    first = _TESTS.index((_WITH_UNIT[0], "units"))
+    tells, values_of = _taken(q)[:, first : first + len(_WITH_UNIT)], _per_work(q)
+    left = q.unexplained_ms[np.isfinite(q.unexplained_ms)]
+    if len(left) >= _FEWEST:
+        ends[-1] = np.quantile(left, [_HARDLY, 1 - _HARDLY])
     for place in range(len(_WITH_UNIT)):
         values = values_of[tells[:, place], place]
         if len(values) >= _FEWEST:
@@ -284,8 +344,14 @@ def _usual(q: Requests) -> Floats:
 
 
 def _kind(q: Requests) -> Integers:
-    media = np.nan_to_num(q.visual_tokens) + np.nan_to_num(q.audio_tokens) > 0
+    # Items too: their tokens may not have been recorded.
+    media = np.nan_to_num(q.visual_tokens) + np.nan_to_num(q.audio_tokens) + _items(q) > 0
     return media.astype(np.int64)
+
+
+def _items(q: Requests) -> Floats:
+    """Return what is above zero of requests with media: items, or where nobody counted them the time of their encodes."""
+    return np.nan_to_num(np.where(np.isnan(q.images), q.encode_ms, q.images))
 
 
 def _gone(share: float, *, nearly_all: bool) -> tuple[int, int]:

@@ -251,6 +251,10 @@ class Detector:
             begin_ns = min(begin_ns for begin_ns, _ in back.values())
             self.gaps.append(Gap(model, unlike, tuple(phases), begin_ns, time_ns))
 
+    def base_lacks(self, model: str) -> tuple[str, ...] | None:
+        """Return what BASE lacks of a model of which it tells no phase, if it has requests of it; else None."""
+        return self._columns.lacks(model) if self._columns.knows(model) else None
+
     @property
     def left_out(self) -> list[LeftOut]:
         """Return what is left out of the models whose requests and BASE carry not the same, as it is now."""
@@ -264,7 +268,8 @@ class Detector:
     def _left_out(self, model: str, columns: frozenset[str]) -> LeftOut:
         judged = self._phases(model, columns)
         lost = [phase for phase in self._phases(model, frozenset()) if phase not in judged]
-        return LeftOut(model, self._columns.unlike(model, columns), tuple(lost), tuple(judged))
+        since = tuple((name, begin_ns) for name, (begin_ns, _) in self._since.get(model, {}).items())
+        return LeftOut(model, self._columns.unlike(model, columns), tuple(lost), tuple(judged), since)
 
     @property
     def load_unknown(self) -> list[LoadUnknown]:

@@ -124,6 +124,8 @@ class LeftOut(NamedTuple):
     """Phases that are not judged for that reason."""
     judged: tuple[str, ...]
     """Phases that are judged, without these columns."""
+    since: tuple[tuple[str, int], ...] = ()
+    """Start of the request by which it was sure of a column, Unix time [ns], where that is known."""
 
 
 class Gap(NamedTuple):

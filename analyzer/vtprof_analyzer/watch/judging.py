@@ -50,6 +50,10 @@ class Detector(Protocol):
         """Return requests by model, of models that BASE has not."""
         ...
 
+    def base_lacks(self, model: str) -> tuple[str, ...] | None:
+        """Return the columns that BASE lacks of such a model, if it has requests of it; else None."""
+        ...
+
     @property
     def left_out(self) -> Sequence[LeftOut]:
         """Return what requests or BASE do not carry, and what is not judged for that reason."""
@@ -154,7 +158,10 @@ class Judge:
     def notes(self) -> list[str]:
         """Return what the operator should know of what is not judged."""
         return [
-            *(wording.unknown_model(model) for model in self.detector.unknown_models),
+            *(
+                wording.unknown_model(model, self.detector.base_lacks(model))
+                for model in self.detector.unknown_models
+            ),
             *(wording.left_out(one) for one in self.detector.left_out),
             *(wording.gap(one) for one in self.detector.gaps),
             *(wording.load_unknown(one) for one in self.detector.load_unknown),

@@ -1,7 +1,7 @@
 """Alerts in words: from what was found to labels, sentences with units, and the JSON that others read."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -250,14 +250,21 @@ def phase_json(standing: Standing) -> dict[str, Any]:
     return {name: _known(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
-def unknown_model(model: str) -> str:
-    """Return what is said of a model that the base has not."""
+def unknown_model(model: str, lacks: Sequence[str] | None = None) -> str:
+    """Return what is said of a model that the base has not, or of which it has requests that lack columns."""
+    if lacks:
+        return f"{_model(model)}: the base has no {_columns(lacks)}: its requests are not judged; record a base with that"
+    if lacks is not None:
+        return (
+            f"{_model(model)}: the base has too few requests of it with times: its requests are not judged; record a base "
+            "with more"
+        )
     return f"model {one_line(model, 80)!r} is not in the base: its requests are not judged; record a base with it"
 
 
 def left_out(one: LeftOut) -> str:
     """Return what is said of a model whose requests carry other columns than the base's."""
-    shown, told = _model(one.model), _unlike(one.unlike)
+    shown, told = _model(one.model), _unlike(one.unlike, dict(one.since))
     if not one.judged:
         return f"{shown}: {'; '.join(told)}; nothing of it is watched"
     if one.lost:
@@ -289,11 +296,19 @@ def load_unknown(one: LoadUnknown) -> str:
     )
 
 
-def _unlike(one: Unlike) -> list[str]:
-    sides = (
+def _unlike(one: Unlike, since: Mapping[str, int] = {}) -> list[str]:
+    """Return a sentence for each reason; ``since`` when columns have been zero, Unix time [ns]."""
+    zero: dict[str, tuple[str, ...]] = {}
+    for name in one.zero:
+        when = f"have been all zero since about {_time(since[name])}" if name in since else "are all zero"
+        zero[when] = (*zero.get(when, ()), name)
+    sides: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("the base has {}, its requests do not", one.base_alone),
         ("its requests have {}, the base does not", one.requests_alone),
-        ("{} of its requests are all zero, the base's are not: were they recorded?", one.zero),
+        *(
+            (f"{{}} of its requests {when}, the base's are not: were they recorded?", names)
+            for when, names in zero.items()
+        ),
         ("{} of the base are all zero, its requests' are not: were they recorded?", one.zero_in_base),
         (
             "{} are in other units than the base's, 1,000 times or a power of that apart: record both alike",
