@@ -1,5 +1,6 @@
 """What ran on what: models and devices of several kinds are counted, each by what processes recorded of themselves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def test_what_was_not_recorded_is_not_made_up(
 
 def test_a_roof_beside_others_is_said_to_be_the_first() -> None:
     roof = Roof("datasheet", 1e15, 5e12, 200.0, "bfloat16", "a data sheet")
-    kinds = [DeviceKind(H200, 1), DeviceKind(A100, 1)]
-    assert phrases.roof_line(roof, kinds) == phrases.roof_line(roof) + f"; {H200}, the first of 2 roofs"
-    assert phrases.roof_line(roof, kinds[:1]) == phrases.roof_line(roof)
+    roofs = [replace(roof, device=H200), replace(roof, device=A100)]
+    assert phrases.roof_line(roof, roofs) == phrases.roof_line(roof) + f"; {H200}, the first of 2 roofs"
+    assert phrases.roof_line(roof, roofs[:1]) == phrases.roof_line(roof)
+    # Two ceilings of one device.
+    assert phrases.roof_line(roof, [roof, roof]) == phrases.roof_line(roof)

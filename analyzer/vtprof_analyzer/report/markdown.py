@@ -57,7 +57,7 @@ def render(report: Report) -> str:
         *_more(report, AFTER_TTFT),
         "#### Phases against the roofline",
         escape(
-            phrases.roof_line(report.deployment.roof, report.deployment.devices)
+            phrases.roof_line(report.deployment.roof, report.deployment.roofs)
             if report.deployment.roof
             else absent_phrases.no_roof(report.deployment)
         ),

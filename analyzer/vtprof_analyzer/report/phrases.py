@@ -20,7 +20,6 @@ from vtprof_analyzer.report.format import (
 from vtprof_analyzer.report.model import (
     BudgetRow,
     Deployment,
-    DeviceKind,
     Dominance,
     KvByModality,
     PhaseRow,
@@ -330,13 +329,14 @@ def without_visual(report: Report) -> str:
     )
 
 
-def roof_line(roof: Roof, devices: Sequence[DeviceKind] = ()) -> str:
+def roof_line(roof: Roof, roofs: Sequence[Roof] = ()) -> str:
     """Return one pair of ceilings: ``791 TFLOP/s, 4.3 TB/s attainable (bfloat16), ridge 184 FLOP/B``.
 
-    Of several kinds of ``devices`` it says that it is the first one's; a roof that knows its device begins with its name.
+    Of ``roofs`` of several devices it says that it is the first one's; a roof that knows its device begins with its name.
     """
     name = f"{safe(roof.device, 48)}: " if roof.device else ""
-    whose = f"; {safe(devices[0].name, 48)}, the first of {len(devices)} roofs" if len(devices) > 1 else ""
+    names = list(dict.fromkeys(one.device for one in roofs if one.device))
+    whose = f"; {safe(names[0], 48)}, the first of {len(names)} roofs" if len(names) > 1 else ""
     return (
         f"{name}{scaled(roof.peak_flops_per_s, 'FLOP/s')}, {scaled(roof.bandwidth_bytes_per_s, 'B/s')} "
         f"{safe(roof.kind, 20)} ({safe(roof.dtype, 20)}), ridge {plain(roof.ridge)} FLOP/B{whose}"

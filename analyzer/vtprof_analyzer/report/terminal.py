@@ -168,7 +168,7 @@ def _roofline(report: Report) -> list[RenderableType]:
     parts.append(
         _indent(
             Text(
-                phrases.roof_line(roof, report.deployment.devices)
+                phrases.roof_line(roof, report.deployment.roofs)
                 if roof
                 else absent_phrases.no_roof(report.deployment)
             )
