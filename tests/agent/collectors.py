@@ -68,6 +68,25 @@ def wait_for(reached: Callable[[], object], within_s: float = 30.0) -> None:
 
 
 @contextmanager
+def speaking(speak: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Give the URL of a server that hands each connection to ``speak``, in a thread of its own."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=speak, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+@contextmanager
 def dripping(begun: bytes, most_s: float = 15.0) -> Iterator[str]:
     """Give the URL of a server whose answers begin so and go on byte by byte, each sooner than any timeout."""
     over, read_to_the_end = threading.Event(), threading.Event()
@@ -82,21 +101,12 @@ def dripping(begun: bytes, most_s: float = 15.0) -> Iterator[str]:
                     return
             read_to_the_end.set()
 
-    def serve() -> None:
-        with suppress(OSError):
-            while not over.is_set():
-                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with speaking(drip) as url:
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
             assert not read_to_the_end.is_set(), "an answer without end was waited for"
         finally:
             over.set()
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
 
 
 class Seen:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from collectors import Seen, batch, dripping, grpc_collector, http_collector, ids, make_certificate, wait_for
+from collectors import (
+    Seen,
+    batch,
+    dripping,
+    grpc_collector,
+    http_collector,
+    ids,
+    make_certificate,
+    speaking,
+    wait_for,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -113,20 +123,11 @@ def saying(answer: bytes, endless: bytes = b"") -> Iterator[str]:
             while endless and not over.is_set():
                 connection.sendall(endless)
 
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=say, args=(listener.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with speaking(say) as url:
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
         finally:
             over.set()
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
 
 
 def page(kind: str | None, body: bytes, status: str = "200 OK") -> bytes:

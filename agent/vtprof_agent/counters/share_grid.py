@@ -10,9 +10,10 @@ from vtprof_agent.counters.assessment import Assessment
 from vtprof_agent.counters.meter import COUNTERS, StepCounters, Work
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit
+from vtprof_agent.counters.running_sums import read_between, read_curve
 from vtprof_agent.counters.series import Series, Settled
 from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, read_between, read_curve, rows_of_decoding
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, rows_of_decoding
 
 KEEP_NS: Final = 30_000_000_000
 """How long after a step its shares can be asked for."""
