@@ -94,8 +94,9 @@ def test_uncertain_windows_of_any_length_stay_in_order_and_whole() -> None:
             CounterWindow("GPU-0", DRAM, now, now + int(length) * MS, float(length), exact_edges=False)
         )
         now, taken = now + int(length) * MS, taken + float(length)
-    settled = series.settle(float(now) + 10e9)
-    assert settled is not None
+    windows = series.learn(float(now) + 10e9)
+    assert windows is not None
+    settled = series.settle(windows)
     assert (settled.starts[1:] >= settled.ends[:-1]).all()
     assert (settled.ends - settled.starts >= 600 * MS).all()
     assert taken - 1100 <= sum(series.totals) <= taken

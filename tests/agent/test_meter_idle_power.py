@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from meter_day import ENERGY, MS, START_NS, Day, errors, make_day, run, windows_of
 
+from vtprof_agent.counters.co_tenant import CoTenant
 from vtprof_agent.counters.idle_power import IdlePower, IdleSeen, truncated
+from vtprof_agent.counters.kept_windows import KeptWindows
 from vtprof_agent.counters.meter import CounterWindow, StepCounters, Work
 from vtprof_agent.counters.rolling import RollingMeter
-from vtprof_agent.counters.rolling_fit import RollingFit
-from vtprof_agent.counters.trimmed import trimmed_fit
-from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
+from vtprof_agent.counters.rolling_fit import SMALL, RollingFit
+from vtprof_agent.counters.work_curve import ALL, CLASS_COLUMNS, COLUMNS
 from vtprof_schemas import names
 
 GPU = "GPU-0"
@@ -203,9 +204,11 @@ def test_a_fit_beside_a_co_tenant_uses_what_is_known_and_leaves_it_as_it_is() ->
     ends = np.array(starts + 100.0 * MS, dtype=np.float64)
     work = np.zeros((300, COLUMNS + 1))
     work[:, CLASS_COLUMNS[2].start], work[:, COLUMNS] = np.linspace(8, 12, 300), 100.0 * MS
-    found = trimmed_fit(starts, ends, np.full(300, 30_000.0), work, always_idle=True, idle=known)
-    assert found is not None
-    assert found.fit.idle == pytest.approx(88 * WATT, rel=0.02)
+    kept = KeptWindows()
+    kept.add((starts, ends, np.full(300, 30_000.0), work))
+    fit = CoTenant(kept, ALL, SMALL, always_idle=True).fit_without([], known)
+    assert fit is not None
+    assert fit.idle == pytest.approx(88 * WATT, rel=0.02)
     assert known.seen() == before
 
 

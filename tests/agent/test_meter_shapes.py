@@ -68,7 +68,9 @@ def test_bytes_follow_no_tiles() -> None:
             one.take(CounterWindow("GPU-0", one.key, now, now + 100 * MS, -(-requests // 16) * 16 * 1e6))
         now += 100 * MS
     for one in series:
-        one.settle(float(now))
+        windows = one.learn(float(now))
+        assert windows is not None
+        one.settle(windows)
     by_tiles = [one.fit.costs[TILES] for one in series if one.fit is not None]
     assert not by_tiles[0].any()
     assert by_tiles[1] == pytest.approx([1e6, 0.0, 0.0, 1e6, 0.0, 0.0], abs=1.0)

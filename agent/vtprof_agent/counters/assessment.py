@@ -77,7 +77,7 @@ def _spread(classes: Array, residual: Array, mean: float) -> Three:
     found = solve(squares.T @ squares, squares.T @ (residual / mean) ** 2)
     whole = float((residual**2).sum()) / max(float((classes.sum(axis=1) ** 2).sum()), 1e-300)
     sums = classes.sum(axis=0)
-    form = np.minimum(_FORM * sums.sum() / np.maximum(sums, 1e-300), 1.0)
+    form = np.divide(_FORM * sums.sum(), sums, out=np.ones_like(sums), where=sums > _FORM * sums.sum())
     least = max(min(whole, 1.0) ** 0.5, _LEAST_SPREAD)
     spread = [max(float(found[i]) ** 0.5, least, float(form[i])) for i in range(len(CLASSES))]
     return (spread[0], spread[1], spread[2])

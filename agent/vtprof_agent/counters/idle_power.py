@@ -4,6 +4,7 @@ That is the least that ever flowed, what an earlier agent saw of the GPU, and, o
 what GPUs with such a power limit take.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from math import erf, exp, hypot, inf, pi, sqrt
 from typing import Final
@@ -93,6 +94,7 @@ class IdlePower:
         self._told: float | None = None
         self._range = (0.0, inf)
         self._near_work = IdleBound()
+        self._before, self._behind = IdleBound(), IdleBound()
         self._rest = self._rest_ns = 0.0
 
     def tell(self, seen: IdleSeen) -> None:
@@ -117,11 +119,25 @@ class IdlePower:
         if near_work:
             self._near_work.take(amounts, durations_ns)
 
-    def rested(self, amount: float, duration_ns: float) -> None:
-        """Take what flowed without work that had been there shortly before: a process has a context on the GPU."""
-        self._rest, self._rest_ns = self._rest + amount, self._rest_ns + duration_ns
+    def rested(self, amounts: Array, durations_ns: Array, *, behind: bool) -> None:
+        """Take what flowed without work; ``behind``: it had been there shortly before, so a process has a context."""
+        (self._behind if behind else self._before).take(amounts, durations_ns)
+        if not behind:
+            return
+        self._rest, self._rest_ns = (
+            self._rest + float(amounts.sum()),
+            self._rest_ns + float(durations_ns.sum()),
+        )
         if self._rest_ns > _MOST_NS:
             self._rest, self._rest_ns = self._rest / 2, self._rest_ns / 2
+
+    def beside_others(self) -> "IdlePower":
+        """Return what is known when others use the GPU too: the least that flowed without work, as they only add to it."""
+        known = deepcopy(self)
+        least = min(self._behind.rate, self._before.rate)
+        if least < inf:
+            known._told = least / _LATE
+        return known
 
     def seen(self) -> IdleSeen:
         """Return what the next agent is to be told: what was seen, by an earlier agent too as far as it holds."""

@@ -9,8 +9,9 @@ from typing import Final
 from vtprof_agent.counters.assessment import FEWEST, MOST_ERROR
 from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.idle_power import IdlePower, IdleSeen
+from vtprof_agent.counters.kept_windows import KEEP_NS
 from vtprof_agent.counters.meter import CLASSES, COUNTERS, CounterWindow, StepCounters, Work
-from vtprof_agent.counters.series import KEEP_NS, Series
+from vtprof_agent.counters.series import Series
 from vtprof_agent.counters.share_grid import ShareGrid
 from vtprof_agent.counters.work_curve import WorkCurve
 from vtprof_schemas import names
@@ -232,10 +233,11 @@ class RollingMeter:
         touched: set[tuple[str, ...]] = set()
         told_ns = self._heard_ns()
         self._forget()
-        for series in self._series.values():
-            settled = series.settle(told_ns)
-            if settled is None:
+        learned = [(series, series.learn(told_ns)) for series in self._series.values()]
+        for series, windows in learned:
+            if windows is None:
                 continue
+            settled = series.settle(windows)
             for gpus, grid in self._grids.items():
                 if series.hw_id in gpus:
                     grid.take(series, settled)

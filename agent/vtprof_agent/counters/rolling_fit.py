@@ -129,7 +129,8 @@ class RollingFit:
         resting = rest & (amounts <= most * duration_ns)
         if near:
             behind = resting & ~before
-            self._known.rested(float(amounts[behind].sum()), float(duration_ns[behind].sum()))
+            self._known.rested(amounts[behind], duration_ns[behind], behind=True)
+        self._known.rested(amounts[resting & before], duration_ns[resting & before], behind=False)
         usable: Mask = resting | ~(rest | before)
         return usable
 

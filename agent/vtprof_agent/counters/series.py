@@ -10,18 +10,17 @@ from zlib import crc32
 import numpy as np
 
 from vtprof_agent.counters.assessment import Assessment, assess
+from vtprof_agent.counters.co_tenant import CoTenant
 from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.idle_power import IdlePower
+from vtprof_agent.counters.kept_windows import KEEP_NS, KeptWindows, Windows
 from vtprof_agent.counters.lag import FEWEST, MOST_LAG_NS, find_lag
 from vtprof_agent.counters.meter import CounterWindow
 from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import SMALL, Fit, RollingFit
-from vtprof_agent.counters.trimmed import trimmed_fit
 from vtprof_agent.counters.work_curve import ALL, BYTES, COLUMNS, TO_CLASS
 from vtprof_schemas import names
 
-KEEP_NS: Final = 120_000_000_000
-"""For so long windows and work are kept as they came: to assess the fit, and to fit again when the lag turns out."""
 _INEXACT_NS: Final = 1_000_000_000
 """Windows with uncertain edges are added up to so much, where an edge matters little."""
 _LONG_ENOUGH_NS: Final = 900_000_000
@@ -31,8 +30,6 @@ _EXACT_ENOUGH: Final = 0.06
 """Relative error of windows at their own length below which their edges, the lag corrected, are as good as exact."""
 _MOST_SCALE: Final = 2.0
 """What is more than so many times the prediction is not ours."""
-_FAR: Final = 3.0
-"""Beside a co-tenant: what lies so many standard deviations over the prediction is its."""
 _LAG_EVERY: Final = ((6, 2.5e9), (11, 120e9), (inf, 600e9))
 """Up to which search how long to the next: a source's delay hardly changes, and each search is dear."""
 _ALL_SEARCH: Final = 6
@@ -85,11 +82,12 @@ class Series:
         self._countable = key == names.GPU_DRAM_BANDWIDTH_RATIO
         self._unknowns = BYTES if self._countable else ALL
         self._always_idle = key == names.GPU_ENERGY_MJ
+        small = _SMALL_COUNTABLE if self._countable else SMALL
         self._rolling = RollingFit(
             window_s,
             block_s,
             always_idle=self._always_idle,
-            small=_SMALL_COUNTABLE if self._countable else SMALL,
+            small=small,
             idle=idle,
             unknowns=self._unknowns,
         )
@@ -103,8 +101,8 @@ class Series:
         self._edges_known = False
         self._exact = False
         """Whether the last window's edges were exact: it comes from a sample that holds other counters too."""
-        self._unfitted: list[tuple[Array, Array, Array, Array]] = []
-        self._kept: deque[tuple[Array, Array, Array, Array]] = deque()
+        self._unfitted: list[Windows] = []
+        self._kept = KeptWindows()
         self._due_ns, self._soon_ns, self._due_amounts = 0.0, 0.0, 0
         self._lag_due_ns, self._lag_searches = 0.0, 0
         self.lag_ns, self.lag_gain, self._lag_error = 0.0, 0.0, 1.0
@@ -121,7 +119,8 @@ class Series:
         """Fits and searches that could not be computed."""
         self.totals = [0.0, 0.0, 0.0, 0.0]
         """Given to each class, and to nobody."""
-        self._apart = self._beside_ns = 0.0
+        self._beside_ns = 0.0
+        self._others = CoTenant(self._kept, self._unknowns, small, always_idle=self._always_idle)
         self.fit: Fit | None = None
         self.assessment: Assessment | None = None
 
@@ -165,8 +164,8 @@ class Series:
             self._pending.append(self._open)
             self._open = None
 
-    def settle(self, told_ns: float) -> Settled | None:
-        """Give away the windows that no work is to come for any more; None when there are none.
+    def learn(self, told_ns: float) -> Windows | None:
+        """Take the windows that no work is to come for any more, and learn from them; None when there are none.
 
         ``told_ns``: every step that ended by then was added.
         """
@@ -178,9 +177,15 @@ class Series:
             return None
         starts, ends, amounts = np.array(due).T
         self._guarded(lambda: self._search_lag(ends[-1], covered_ns - self.lag_ns))
-        work = self._work(starts, ends)
-        self._learn(starts, ends, amounts, work)
-        return self._give(starts, ends, amounts, work)
+        windows = (starts, ends, amounts, self._work(starts, ends))
+        self._learn(*windows)
+        return windows
+
+    def settle(self, windows: Windows) -> Settled:
+        """Give away windows that it learned from, after all counters of the GPU have learned from theirs."""
+        if self._kept:
+            self._guarded(lambda: self._refit(windows[1][-1]))
+        return self._give(*windows)
 
     def _learn(self, *batch: Array) -> None:
         """Take windows into the fit, but not those across the begin of what is known: work without a record is in them."""
@@ -189,11 +194,10 @@ class Series:
         starts, ends, amounts, work = (array[known] for array in batch)
         if not len(starts):
             return
-        self._keep(starts, ends, amounts, work)
+        self._kept.add((starts, ends, amounts, work))
         if self._unfitted and ends[-1] // self._block_ns != self._unfitted[0][1][-1] // self._block_ns:
             self._fold()
         self._unfitted.append((starts, ends, amounts, work))
-        self._guarded(lambda: self._refit(ends[-1]))
 
     def _guarded(self, compute: Callable[[], None]) -> None:
         """Go on with the last fit where numbers defy computing; counted."""
@@ -212,11 +216,6 @@ class Series:
             self._rolling.add(float(ends[-1]), work, ends - starts, amounts)
             self._unfitted = []
 
-    def _keep(self, *batch: Array) -> None:
-        self._kept.append((batch[0], batch[1], batch[2], batch[3]))
-        while self._kept[0][1][-1] < batch[1][-1] - KEEP_NS * 0.9:
-            self._kept.popleft()
-
     def _refit(self, now_ns: float) -> None:
         amounts = self.windows
         if now_ns < self._due_ns and (amounts < self._due_amounts or amounts > _MANY):
@@ -229,12 +228,11 @@ class Series:
         self._fold()
         self.fit = self._rolling.fit(self._gpu.kinds())
         if self.fit is not None:
-            starts, ends, kept, work = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+            starts, ends, kept, work = self._kept.all()
             self.assessment = assess(
                 self.fit, starts, ends, kept, work, countable=self._countable,
                 least_rate=_LEAST_POWER if self._always_idle else _LEAST_RATIO,
             )  # fmt: skip
-            self._apart = 0.0
             if many and before is not None and not self.assessment.co_tenant:
                 given, given_before = (
                     (one.costs * work[:, :COLUMNS].sum(axis=0)) @ TO_CLASS for one in (self.fit, before)
@@ -243,13 +241,13 @@ class Series:
                     self._due_ns = now_ns + min(_SELDOM * self._refit_ns, now_ns - starts[0])
             if self.assessment.co_tenant:
                 self._beside_ns = now_ns + KEEP_NS  # its windows are in the fit for longer than it shows
-            if self.assessment.co_tenant and self._memory_shows_it(otherwise=True):
-                trimmed = trimmed_fit(
-                    starts, ends, kept, work,
-                    always_idle=self._always_idle, idle=self._idle, unknowns=self._unknowns,
-                )  # fmt: skip
-                if trimmed is not None:
-                    self.fit, self._apart = trimmed.fit, _FAR * trimmed.spread
+            if self._memory_shows_it(otherwise=self.assessment.co_tenant):
+                self.fit = self._others.fit_without(self._told_by_all(), self._idle) or self.fit
+            else:
+                self._others.forget()
+
+    def _told_by_all(self) -> list[CoTenant]:
+        return [one._others for one in self._peers]
 
     def _memory_shows_it(self, *, otherwise: bool) -> bool:
         """Tell whether memory bandwidth shows a co-tenant; where it does not, another counter may not follow the work."""
@@ -289,7 +287,7 @@ class Series:
             self._leader = self._find_leader()
             if self._leader is not None:
                 return
-        starts, ends, amounts, _ = (np.concatenate(parts) for parts in zip(*self._kept, strict=True))
+        starts, ends, amounts, _ = self._kept.all()
         begun_ns = self._gpu.begin_ns + MOST_LAG_NS
         known = (ends < covered_ns - MOST_LAG_NS) & (starts > begun_ns)
         starts, ends, amounts = starts[known], ends[known], amounts[known]
@@ -313,12 +311,8 @@ class Series:
         self._rolling.clear()
         self._due_ns = 0.0
         begun_ns = self._gpu.begin_ns + MOST_LAG_NS
-        while self._kept and self._kept[0][0][0] < begun_ns:
-            self._kept.popleft()
-        for place, (begins, finishes, kept, _) in enumerate(self._kept):
-            work = self._work(begins, finishes)
-            self._kept[place] = (begins, finishes, kept, work)
-            self._rolling.add(finishes[-1], work, finishes - begins, kept, again=True)
+        for starts, ends, amounts, work in self._kept.again(begun_ns, self._work):
+            self._rolling.add(ends[-1], work, ends - starts, amounts, again=True)
 
     def _find_leader(self) -> "Series | None":
         """Return the counter that is read in the same sample and tells most of its delay, if this one is not it."""
@@ -341,7 +335,7 @@ class Series:
 
     def _ends_with(self, other: "Series") -> bool:
         """Tell whether another's windows end when the latest of these do; from the newest on, as there are many."""
-        ends = self._kept[-1][1]
+        ends = self._kept.newest[1]
         for _, others, _, _ in reversed(other._kept):
             if others[-1] < ends[0]:
                 return False
@@ -361,8 +355,9 @@ class Series:
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
         begun = self._gpu.begun_in(starts - self.lag_ns, ends - self.lag_ns)
         scale = np.minimum(scale, np.where(begun, 1.0, _MOST_SCALE))
-        if self._apart:
-            scale = np.where(scale > 1.0 + self._apart, 1.0, scale)
+        there = self._others.there(ends, self._told_by_all())
+        if there is not None:
+            scale = np.where(there, np.minimum(scale, 1.0), scale)
         given = np.empty((len(amounts), len(self.totals)))
         np.multiply(classes, scale[:, None], out=given[:, :-1])
         np.maximum(amounts - given[:, :-1].sum(axis=1), 0.0, out=given[:, -1])
