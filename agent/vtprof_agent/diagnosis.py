@@ -24,6 +24,11 @@ TLS: Final = Fault("speaks TLS, which http:// does not", "give https://, or turn
 HTTP2_ONLY: Final = Fault("speaks HTTP/2 only, as gRPC does, and not HTTP/1.1", TO_GRPC)
 NO_HTTP: Final = Fault("does not speak HTTP", BASE_URL)
 NO_OTLP: Final = Fault("answers as a web server does, not as OTLP asks", BASE_URL)
+NOT_SURE: Final = Fault(
+    "answers with success, but not as an OTLP receiver does, which names application/x-protobuf",
+    "see whether spans arrive; if none do, " + BASE_URL,
+)
+"""Some receivers answer so too: no fault, and messages count as delivered."""
 NO_GRPC: Final = Fault("does not speak gRPC", TO_HTTP)
 _EXPIRED: Final = Fault("its certificate has expired", "renew it there, or set this machine's clock")
 _NOT_YET: Final = Fault(

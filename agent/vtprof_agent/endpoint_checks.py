@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from vtprof_agent.config import Config, without_secrets
-from vtprof_agent.diagnosis import BROKEN_OFF, HTTP2_ONLY, NO_TLS, TLS, Fault
+from vtprof_agent.diagnosis import BROKEN_OFF, HTTP2_ONLY, NO_TLS, NOT_SURE, TLS, Fault
 from vtprof_agent.engine_metrics.fetching import Unreadable, fetch, near_session
 from vtprof_agent.engine_metrics.page import engine_of
 from vtprof_agent.engine_metrics.scraper import MAX_SAID, NO_ENGINE, page_url
@@ -25,7 +25,7 @@ from vtprof_agent.export.otlp import GRPC, connect
 from vtprof_agent.export.parcel import Parcel, Signal, protobuf_spans
 from vtprof_agent.export.rotating import check_folder
 from vtprof_agent.export.spool import check_spool, default_folder
-from vtprof_agent.export.transport import Transport
+from vtprof_agent.export.transport import Answer, Transport
 from vtprof_agent.listening import LOOPBACK, Guard, listen_address, shown
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.samplers import dcgm, dcgm_page
@@ -37,6 +37,7 @@ CONNECT_S: Final = 2.0
 ANSWER_S: Final = 5.0
 _NO_START: Final = "the agent does not start with it"
 _GRPC_PORT: Final = 4317
+_EMPTY: Final = Parcel(Signal.TRACES, 0, 0, protobuf_spans(()))
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -50,10 +51,18 @@ class Check:
     """None: it is as it should be."""
     costs: str = ""
     """What the user goes without while it is not, and what to do."""
+    proxy: str | None = None
+    """Through which the agent reaches it, without user and password."""
+    warning: str | None = None
+    """What may be wrong, where there is no problem."""
+
+    def place(self) -> str:
+        """Return what was looked at, and by which way."""
+        return f"{self.what} {self.target}" + (f" through the proxy {self.proxy}" if self.proxy else "")
 
     def line(self) -> str:
-        """Return the problem in a line."""
-        return f"{self.what} {self.target}: {self.problem}; {self.costs}"
+        """Return the problem, or the warning, in a line."""
+        return f"{self.place()}: {self.problem or self.warning}; {self.costs}"
 
 
 def checks(config: Config, agent_runs: bool) -> list[Check]:
@@ -92,20 +101,36 @@ def _destinations(config: Config) -> Iterator[Check]:
         refused = str(error)
     blamed = next((path for path in (token, trusted) if refused and path and str(path) in refused), None)
     if refused is not None and blamed is None:
-        yield Check("endpoint", without_secrets(endpoint), _cleaned(refused, endpoint), _NO_START)
+        yield Check("endpoint", without_secrets(endpoint), cleaned(refused, endpoint), _NO_START)
         return
     port = _GRPC_PORT if config.otlp_protocol == GRPC else None
-    problem = connects(endpoint, port)
-    if problem is None:
-        problem, costs = encryption(endpoint, port) or answer(transport, endpoint, port) or (None, costs)
+    yield _endpoint(transport, endpoint, port, costs)
     if transport is not None:
         transport.close()
-    yield Check("endpoint", without_secrets(endpoint), problem, costs)
     for what, path in (("otlp_token_file", token), ("otlp_ca_file", trusted)):
         if path is not None:
             yield Check(what, str(path), refused if path == blamed else None, _NO_START)
     if config.spool_bytes:
         yield from _spool(config, endpoint)
+
+
+def _endpoint(transport: Transport | None, url: str, port: int | None, costs: str) -> Check:
+    """Look at the endpoint; without a transport only whether somebody is there who speaks as its scheme says."""
+    proxy = transport.proxy if transport is not None else None
+    # Through a proxy only the message itself goes: from here the endpoint need not be reached, nor its name be known.
+    problem = None if proxy else connects(url, port)
+    differs = None if proxy or problem else encryption(url, port)
+    warning = None
+    if transport is not None and not (problem or differs):
+        said = transport.send(_EMPTY)
+        differs = refusal(said, transport, url, port)
+        if not said.sure:
+            warning, costs = NOT_SURE.what, NOT_SURE.advice
+    if differs:
+        problem, costs = differs
+    return Check(
+        "endpoint", without_secrets(url), problem, costs, proxy=proxy.url if proxy else None, warning=warning
+    )
 
 
 def _spool(config: Config, endpoint: str) -> Iterator[Check]:
@@ -137,7 +162,7 @@ def _page(
 ) -> Check:
     refused = _refusal(parse)
     if refused is not None:
-        return Check(what, without_secrets(url), _cleaned(refused, url), _NO_START)
+        return Check(what, without_secrets(url), cleaned(refused, url), _NO_START)
     problem = connects(url, None)
     # Over http:// an engine would log the greeting as a fault.
     differs = encryption(url, None) if problem is None and urlsplit(url).scheme == "https" else None
@@ -217,11 +242,8 @@ def encryption(url: str, default_port: int | None) -> tuple[str, str] | None:
     return None
 
 
-def answer(transport: Transport | None, url: str, default_port: int | None) -> tuple[str, str] | None:
-    """Return why an endpoint does not take a message without spans, as OTLP asks, and what to do; None: it does."""
-    if transport is None:
-        return None
-    said = transport.send(Parcel(Signal.TRACES, 0, 0, protobuf_spans(())))
+def refusal(said: Answer, transport: Transport, url: str, default_port: int | None) -> tuple[str, str] | None:
+    """Return why an endpoint did not take a message without spans, as OTLP asks, and what to do; None: it did."""
     if said.outcome is Outcome.DELIVERED:
         return None
     if said.outcome is Outcome.REFUSED:
@@ -229,7 +251,7 @@ def answer(transport: Transport | None, url: str, default_port: int | None) -> t
             f"refuses a message ({said.reason})",
             "what it refuses is dropped: see its log, or correct otlp_endpoint",
         )
-    if said.reason != BROKEN_OFF.what:
+    if said.reason != BROKEN_OFF.what or transport.proxy is not None:
         return _said(Fault(said.reason, said.advice or "see its log, or correct otlp_endpoint"))
     host, port = _host_port(url, default_port)
     alone = host is not None and port is not None and speaks_http2(host, port, CONNECT_S)
@@ -283,6 +305,6 @@ def _refusal(step: Callable[[], object]) -> str | None:
     return None
 
 
-def _cleaned(refusal: str, url: str) -> str:
+def cleaned(refusal: str, url: str) -> str:
     """Return a refusal that quotes a URL without what in it may be secret."""
     return refusal.replace(repr(url), repr(without_secrets(url)))

@@ -12,7 +12,7 @@ from vtprof_agent import agent_state
 from vtprof_agent.attach.candidates import candidates
 from vtprof_agent.attach.processes import tracing_allowed
 from vtprof_agent.config import Config, Settings, without_secrets
-from vtprof_agent.endpoint_checks import checks
+from vtprof_agent.endpoint_checks import checks, cleaned
 from vtprof_agent.progress_store import check
 from vtprof_agent.rings_report import look
 from vtprof_agent.samplers.nvml_session import SHARED
@@ -71,6 +71,7 @@ def report(settings: Settings) -> dict[str, Any]:
             for field in fields(Config)
         ],
         "problems": problems,
+        "warnings": [check.line() for check in looked if check.warning is not None],
     }
 
 
@@ -84,6 +85,7 @@ def _samplers(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]
                 reason = _open(name, config.dcgm_url, gpus)
             except (BackendError, ConfigError) as error:
                 reason = str(error)
+            reason = cleaned(reason, config.dcgm_url) if reason and config.dcgm_url else reason
         states.append(
             {"name": name, "available": reason is None, "reason": reason, "costs": COSTS.get(name, "")}
         )

@@ -1,5 +1,6 @@
 """All that the agent tells beside spans: its metrics, the points of its samplers, what it costs and how far it came."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -19,6 +20,8 @@ from vtprof_agent.ring_totals import show
 from vtprof_agent.sampling import Sampling, agent_points
 from vtprof_schemas import records
 from vtprof_schemas.units import NS_PER_S
+
+logger = logging.getLogger(__name__)
 
 
 class Observer:
@@ -118,13 +121,15 @@ class Observer:
             ring.set_detail(records.DETAIL_DEFAULT)
 
     def close(self) -> None:
-        """Stop the samplers, store what they told of idle power, and tell `status` no more."""
+        """Stop the samplers, store what they told of idle power, tell `status` no more, and say what was done."""
         if self._oversight is not None:
             self._oversight.close()
         if self._sampling is not None:
             self._sampling.close()
         if self._idle_power is not None:
             self._faults.guard("storing idle power", self._idle_power.close)
+        if self._account is not None:
+            logger.info("stopped; %s", self._account.told())
 
     @property
     def _sampler_faults(self) -> int:

@@ -57,6 +57,14 @@ class Account:
     destinations: Sequence[Destination]
     before: Losses = field(default_factory=Losses)
 
+    def told(self) -> str:
+        """Return in a line what was read, delivered and lost since this agent started."""
+        read = self.totals.records_read - self.before.totals.records_read
+        lost = self.totals.records_lost - self.before.totals.records_lost
+        dropped = sum(one.outbox.spans_dropped for one in self.destinations) - self.before.spans_dropped
+        sent = ", ".join(f"{one.outbox.spans_delivered} to {one.target}" for one in self.destinations)
+        return f"records: {read} read, {lost or 'none'} lost; spans: {sent}, {dropped or 'none'} dropped"
+
 
 class Oversight:
     """Keeps the agent within its budget, and tells of it in metrics, in points and to `status`."""

@@ -100,7 +100,8 @@ def _probe(agent: State) -> str:
 
 
 def _working(agent: State) -> str:
-    return f"{agent['rings']} rings, {agent['open_requests']} requests in flight"
+    rings, open_requests = agent["rings"], agent["open_requests"]
+    return f"{rings} ring{'s' * (rings != 1)}, {open_requests} request{'s' * (open_requests != 1)} in flight"
 
 
 def _before(loss: State) -> int:

@@ -12,6 +12,10 @@ _MS_PER_S = 1000
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class Interrupted(Exception):
+    """Ctrl-C came where nothing is left to do. Its text says what is left of the work, for the user; often nothing is."""
+
+
 class Stop:
     """Set by a signal handler at any moment, also within ``wait``; waited for by the main thread."""
 

@@ -65,7 +65,8 @@ def test_status_shows_the_rings_of_sessions_too() -> None:
     assert str(folder) in document["ring_dirs"]
     assert [one["pid"] for one in document["rings"] if one["file"].startswith(str(folder))] == [os.getpid()]
     told = "no process has recorded anything there yet; `vtprof-agent doctor` says what it takes"
-    assert alone == f"no rings in {folder / 'other'}: {told}\n"
+    other = folder / "other"
+    assert alone == f"agent of {other}: none runs\nno rings in {other}: {told}\n"
 
 
 def test_stage_names_a_ring_folder_that_containers_can_share(tmp_path: Path) -> None:
@@ -132,6 +133,23 @@ def test_a_metrics_page_is_announced_when_all_else_is_open_too(tmp_path: Path) -
 def test_a_usage_error_is_one_line(arguments: list[str], said: str) -> None:
     done = _agent(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"vtprof-agent: {said} --help\n")
+
+
+def test_the_list_of_commands_is_not_cut_on_a_terminal_of_80_columns() -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "vtprof_agent", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    listed = shown.stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == [
+        "run",
+        "exec",
+        "attach",
+        "detach",
+        "stage",
+        "status",
+        "doctor",
+    ]
+    assert all(line.endswith(".") and not line.endswith("..") for line in listed)
 
 
 def test_run_says_that_it_waits_for_rings(tmp_path: Path) -> None:

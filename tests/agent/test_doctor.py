@@ -21,7 +21,7 @@ from vtprof_agent.config import Config, merge
 from vtprof_agent.endpoint_checks import checks, connects, room, taken
 from vtprof_agent.progress_store import claim
 from vtprof_agent.runner import agent
-from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler
+from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler, load
 from vtprof_schemas.errors import BackendError, ConfigError
 
 ENTRIES = {
@@ -30,6 +30,7 @@ ENTRIES = {
     "engines",
     "rings",
     "problems",
+    "warnings",
     "samplers",
     "endpoints",
     "permissions",
@@ -38,6 +39,7 @@ ENTRIES = {
 }
 EMPTY: dict[str, Any] = {
     **dict.fromkeys(ENTRIES | {"processes"}, ()), "attach": "yes", "driver": None, "other_python_processes": 0,
+    "agent": {"alive": False},
 }  # fmt: skip
 
 
@@ -179,7 +181,9 @@ HERE = "http://127.0.0.1:9"
         {"ring_dir": "{}/file/rings"},
         {"ring_dir": "/proc/rings"},
         {"dcgm_url": "127.0.0.1:9400"},
+        {"dcgm_url": "http://127.0.0.1:9400/metrics#secret"},
         {"engine_metrics": ["127.0.0.1:8000"]},
+        {"engine_metrics": ["http://127.0.0.1:8000#secret"]},
         {"tls_cert_file": "{}/file"},
         {"tls_cert_file": "{}/file", "tls_key_file": "{}/file"},
         {"metrics": "0.0.0.0:0"},
@@ -201,9 +205,19 @@ def test_doctor_finds_what_run_refuses_in_its_words_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises((ConfigError, BackendError)) as refused, agent(config, {}):
         pass
-    words = str(refused.value).replace("?key=secret", "")
+    words = str(refused.value).replace("?key=secret", "").replace("#secret", "")
     assert [line for line in document["problems"] if words in line]
     assert "secret" not in json.dumps(document)
+
+
+def test_a_sampler_that_refuses_its_page_shows_no_secret_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = "http://me:hidden@127.0.0.1:9400/metrics#x"
+    document = reported(monkeypatch, {"dcgm": load("dcgm", url)}, ring_dir=str(tmp_path), dcgm_url=url)
+    (sampler,) = document["samplers"]
+    assert sampler["reason"].startswith("--dcgm-url 'http://127.0.0.1:9400/metrics': a fragment")
+    assert "hidden" not in json.dumps(document)
 
 
 def test_what_run_would_make_is_no_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -242,6 +256,17 @@ def test_people_are_told_when_nothing_is_wrong_and_how_to_begin(
         assert run(["doctor", "--ring-dir", str(tmp_path)]) == 0
         shown = capsys.readouterr().out
         assert ("no problem found" in shown, begin in shown) == (not found, not rings)
+
+
+def test_doctor_says_that_an_agent_follows_the_rings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "an agent follows these rings: `vtprof-agent status` shows it\n"
+    words = ["doctor", "--ring-dir", str(tmp_path), "--samplers", "host"]
+    assert run(words) == 0 and line not in capsys.readouterr().out
+    lock = claim(tmp_path)
+    assert run(words) == 0 and line in capsys.readouterr().out
+    os.close(lock)
 
 
 def test_a_port_that_another_program_holds_is_said_unless_it_is_our_agent(

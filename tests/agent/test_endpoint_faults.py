@@ -1,5 +1,6 @@
 """What is wrong with an endpoint, and what to write instead, is one line in `doctor` and once in the log of the agent."""
 
+import json
 import logging
 import socket
 import ssl
@@ -28,6 +29,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from vtprof_agent import node_report
+from vtprof_agent.cli.app import run
 from vtprof_agent.config import Config
 from vtprof_agent.endpoint_checks import Check, checks
 from vtprof_agent.export.backoff import Backoff
@@ -243,6 +246,7 @@ def test_a_server_that_takes_no_traces_there_is_said_as_is_a_token_that_it_wants
 
 BASE_URL = "give the base URL of an OTLP receiver, as http://collector:4318"
 WEB_SERVER = "answers as a web server does, not as OTLP asks"
+NOT_SURE = "answers with success, but not as an OTLP receiver does, which names application/x-protobuf"
 HTML = b"<html>hi</html>"
 REJECTED = ExportTraceServiceResponse(
     partial_success=ExportTracePartialSuccess(rejected_spans=1, error_message="too old")
@@ -279,32 +283,76 @@ def test_a_web_server_that_answers_everything_with_success_is_no_collector_and_s
 
 
 @pytest.mark.parametrize(
-    ("answer", "rejected"),
+    ("answer", "rejected", "sure"),
     [
-        (page(None, b""), 0),
-        (page("application/x-protobuf", b""), 0),
-        (page("text/plain; charset=utf-8", b""), 0),
-        (page(None, b"", "204 No Content"), 0),
-        (page("application/x-protobuf; charset=utf-8", REJECTED), 1),
-        (page("Application/X-Protobuf", REJECTED), 1),
-        (page("application/octet-stream", REJECTED), 1),
-        (page(None, REJECTED), 1),
-        (page("Application/X-Protobuf", LONG), 0),  # it is not read to its end
-        (page("application/json", b"{}"), 0),
-        (page("application/json; charset=utf-8", b'{"partialSuccess":{}}'), 0),
-        (page("text/plain; charset=utf-8", b"{}"), 0),
-        (page("application/json", b'"OK"'), 0),
-        (page("text/plain", b"OK"), 0),
-        (page("Text/Plain", b"a" * 9), 0),  # in protobuf field 12, fixed64, which nobody knows
+        (page(None, b""), 0, False),
+        (page("application/x-protobuf", b""), 0, True),  # the Collector's, to a message with or without spans
+        (page("text/plain; charset=utf-8", b""), 0, False),
+        (page(None, b"", "201 Created"), 0, False),  # Fluent Bit's, if it is not set otherwise
+        (page(None, b"", "204 No Content"), 0, False),
+        (page("application/x-protobuf; charset=utf-8", REJECTED), 1, True),
+        (page("Application/X-Protobuf", REJECTED), 1, True),
+        (page("application/octet-stream", REJECTED), 1, False),
+        (page(None, REJECTED), 1, False),
+        (page("Application/X-Protobuf", LONG), 0, True),  # it is not read to its end
+        (page("application/json", b"{}"), 0, True),
+        (page("application/json; charset=utf-8", b'{"partialSuccess":{}}'), 0, True),
+        (page("application/json", b'{"status":"ok"}'), 0, False),
+        (page("application/json", b"[" * 9999), 0, False),
+        (page("application/json", b""), 0, False),
+        (page("text/plain; charset=utf-8", b"{}"), 0, False),
+        (page("application/json", b'"OK"'), 0, False),
+        (page("text/plain", b"OK"), 0, False),
+        (page("Text/Plain", b"a" * 9), 0, False),  # in protobuf field 12, fixed64, which nobody knows
     ],
 )
-def test_what_receivers_answer_is_taken_for_success(answer: bytes, rejected: int) -> None:
+def test_what_receivers_answer_is_taken_for_success_and_told_where_it_is_not_as_otlp_asks(
+    caplog: pytest.LogCaptureFixture, answer: bytes, rejected: int, sure: bool
+) -> None:
+    """OTLP/HTTP Response: "The server MUST use the same Content-Type in the response as it received in the request"."""
     with saying(answer) as url:
-        assert asked(url, HTTP).problem is None
+        found = asked(url, HTTP)
+        assert found.problem is None
         with sending(url, HTTP) as destination:
-            wait_for(lambda: destination.outbox.settled() == 1)
+            destination.submit(batch(2))
+            wait_for(lambda: destination.outbox.settled() == 2)
             outbox = destination.outbox
-            assert (outbox.spans_delivered, outbox.spans_dropped) == (2 - rejected, rejected)
+            assert (outbox.spans_delivered, outbox.spans_dropped) == (4 - 2 * rejected, 2 * rejected)
+            assert destination.problem is None
+    said = [one.getMessage() for one in caplog.records if "not as an OTLP receiver does" in one.getMessage()]
+    if sure:
+        assert (found.warning, said) == (None, [])
+        return
+    assert found.warning == NOT_SURE
+    assert found.costs == f"see whether spans arrive; if none do, {BASE_URL}"
+    assert said == [f"{url}: {found.warning}; {found.costs}"]
+
+
+def test_doctor_prints_a_warning_and_ends_with_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node_report, "_permissions", lambda _config: [])
+    monkeypatch.setattr(node_report, "_without_bandwidth", lambda _gpus, _samplers: [])
+    with saying(page(None, b"")) as url:
+        words = [
+            "doctor",
+            "--check",
+            "--ring-dir",
+            str(tmp_path),
+            "--samplers",
+            "host",
+            "--otlp-endpoint",
+            url,
+        ]
+        monkeypatch.setenv("VTPROF_AGENT_SPOOL_BYTES", "0")
+        assert run(words) == 0
+        lines = capsys.readouterr().out.splitlines()
+        advice = f"see whether spans arrive; if none do, {BASE_URL}"
+        assert lines[:2] == ["no problem found", f"warning: endpoint {url}: {NOT_SURE}; {advice}"]
+        assert f"endpoint {url}: {NOT_SURE}" in lines
+        assert run([*words, "--format", "json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+    assert (document["problems"], document["warnings"]) == ([], [lines[1].removeprefix("warning: ")])
 
 
 def test_metrics_that_a_web_server_takes_do_not_hold_up_the_spans_of_a_collector_before_it() -> None:

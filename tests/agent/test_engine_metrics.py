@@ -19,6 +19,8 @@ from vtprof_agent.engine_metrics.page import engine_of, read_page
 from vtprof_agent.engine_metrics.scraper import EngineScraper, page_url
 from vtprof_agent.engine_metrics.table import SERIES
 from vtprof_agent.metric_points import metrics_data
+from vtprof_agent.samplers.dcgm import exporter_url
+from vtprof_agent.samplers.sampler import load
 from vtprof_schemas import names
 from vtprof_schemas.errors import ConfigError
 
@@ -135,6 +137,17 @@ def test_what_is_no_url_is_refused_in_one_line(url: str) -> None:
         page_url(url)
     assert "--engine-metrics" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h:8000#x", "http://h:8000/metrics?a=b#/engine"])
+def test_a_fragment_is_said_to_be_what_is_wrong(url: str) -> None:
+    said = f"{url!r}: a fragment (from # on) is never sent to a server; leave it out"
+    for parse, flag in ((page_url, "--engine-metrics"), (exporter_url, "--dcgm-url")):
+        with pytest.raises(ConfigError) as caught:
+            parse(url)
+        assert str(caught.value) == f"{flag} {said}"
+    sampler = load("dcgm", url)
+    assert sampler.why_not() == f"--dcgm-url {said}"
 
 
 Answers = dict[str, tuple[int, bytes]]

@@ -216,6 +216,12 @@ def test_thousands_of_gpus_make_no_more_series_than_the_limit(caplog: pytest.Log
     assert sum(shown) == 9000 and OTHER in bench.gpus()
 
 
+def test_a_gpu_that_is_named_other_has_a_label_of_its_own() -> None:
+    bench = Bench()
+    bench.sampled(power("other"))
+    assert bench.value("vtprof_gpu_power_watts", gpu="=other") == pytest.approx(412)
+
+
 def test_a_label_is_free_again_when_its_gpu_is_gone() -> None:
     bench = Bench()
     bench.sampled(*(power(f"MIG-old-{n}") for n in range(MOST_GPUS)), power("MIG-late"))

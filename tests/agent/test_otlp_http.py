@@ -60,7 +60,7 @@ def test_a_redirect_is_not_followed_and_the_batch_kept_until_it_is_gone(status: 
         assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (0, 4)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [401, 403, 404, 407, 408, 429, 500, 502, 503, 504])
 def test_a_collector_that_is_not_ready_gets_the_batch_again_and_once(status: int) -> None:
     with http_collector() as seen:
         seen.answers = [status]

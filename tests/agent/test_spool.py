@@ -468,5 +468,5 @@ def test_batches_that_wait_for_another_endpoint_are_told_of(
     open_spool(tmp_path, "http://c:4318", ROOM)
     (told,) = [text for record in caplog.records if "another endpoint" in (text := record.getMessage())]
     assert told.startswith(
-        f"{now.folder}: 1 files wait for another endpoint; run an agent with that --otlp-endpoint"
+        f"{now.folder}: batches of another endpoint wait here (files: 1); run an agent with that --otlp-endpoint"
     )

@@ -42,6 +42,14 @@ def test_status_ends_with_1_only_when_it_is_asked_to_check_and_all_is_not_well(
     assert not Seen(tmp_path, None).sound, "whether one runs cannot be asked, and none tells of itself"
 
 
+def test_that_no_agent_runs_is_said_first_without_being_asked_to_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", "--ring-dir", str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"agent of {tmp_path}: none runs" and second.startswith(f"no rings in {tmp_path}: ")
+
+
 def test_the_command_shows_it_as_text_and_json(tmp_path: Path) -> None:
     lock = claim(tmp_path)
     write(tmp_path, replace(STATE, detail=3, detail_reason=None))

@@ -50,6 +50,13 @@ def test_a_healthy_agent_is_told_as_such_whatever_was_lost_long_ago(tmp_path: Pa
     assert told(tmp_path, replace(HEALTHY, losses=()))[1].startswith("lost: nothing; ")
 
 
+def test_one_ring_and_one_request_are_not_many(tmp_path: Path) -> None:
+    (line,) = [
+        one for one in told(tmp_path, replace(HEALTHY, rings=1, open_requests=1)) if "in flight" in one
+    ]
+    assert ", 1 ring, 1 request in flight, " in line
+
+
 def test_what_is_lost_now_is_a_problem_for_a_while(tmp_path: Path) -> None:
     losing = replace(HEALTHY, losses=(Loss("spans dropped", 5, NOW - 30 * S),))
     said = "problem: 5 spans dropped, the last at 2030-03-17T17:46:10Z (30 s ago)"

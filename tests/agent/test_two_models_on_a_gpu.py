@@ -101,6 +101,18 @@ def test_models_beyond_the_limit_are_counted_together_and_said_once(caplog: pyte
     assert caplog.messages == ["more than 16 models: metrics count the others together, as model=other"]
 
 
+def test_a_model_that_is_named_other_is_told_from_those_beyond_the_limit() -> None:
+    page, (single,) = Metrics("1"), assemble(SINGLE)[0].values()
+    for model in ("=other", "other", "other", "other-2", *map(str, range(MOST_MODELS + 1))):
+        page.observe(replace(single, attributes={**single.attributes, names.REQUEST_MODEL: model}))
+    (family,) = [one for one in page.registry.collect() if one.name == "vtprof_requests"]
+    counted = {sample.labels.get("model"): sample.value for sample in family.samples}
+    assert {"==other", "=other", "other-2", "other"} <= counted.keys()
+    # 3 + 17 models, of which 16 have a label of their own
+    assert (counted["==other"], counted["=other"], counted["other"]) == (1, 2, 4)
+    assert len(counted) == MOST_MODELS + 1
+
+
 def qualities(servers: int) -> list[set[str]]:
     """Return by server which labels its steps of the last 20 of 60 s have, decoding side by side in a tenth's rhythm."""
     meter = RollingMeter()

@@ -3,11 +3,13 @@
 import sys
 from importlib.util import find_spec
 
+INTERRUPTED = 130
 REQUIRED = ("opentelemetry.sdk", "opentelemetry.exporter.otlp", "prometheus_client", "psutil")
 
 
 def main() -> None:
-    """Run the command line; exit code 2 and one line on stderr for what the user can repair."""
+    """Run the command line; exit code 2 and one line on stderr for what the user can repair, 130 after Ctrl-C."""
+    from vtprof_agent.stopping import Interrupted
     from vtprof_schemas.errors import VtprofError
 
     try:
@@ -19,6 +21,10 @@ def main() -> None:
     except VtprofError as error:
         sys.stderr.write(f"vtprof-agent: {error}\n")
         sys.exit(error.exit_code)
+    except (Interrupted, KeyboardInterrupt) as interrupt:
+        left = f"; {interrupt}" if str(interrupt) else ""
+        sys.stderr.write(f"vtprof-agent: interrupted{left}\n")
+        sys.exit(INTERRUPTED)
 
 
 def require_extra() -> None:

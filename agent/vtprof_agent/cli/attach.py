@@ -61,7 +61,9 @@ def attach(
     follow: Annotated[
         bool,
         typer.Option(
-            "--follow", help="Export until Ctrl-C or the end of the processes, then detach; implied by --out."
+            "--follow",
+            help="Export until Ctrl-C or the end of the processes, then detach; --out, --otlp-endpoint and --metrics"
+            " imply it.",
         ),
     ] = False,
     format_: Format = "text",
@@ -78,7 +80,7 @@ def attach(
     from vtprof_agent.cli import require_extra
     from vtprof_agent.cli.log_lines import start_logging
     from vtprof_agent.config import ORIGIN_DEFAULT
-    from vtprof_agent.stopping import stop_on_signals
+    from vtprof_agent.stopping import Interrupted, stop_on_signals
 
     destinations = (given.flags[name] for name in ("out_dir", "otlp_endpoint", "metrics"))
     following = (follow or any(destinations)) and not dry_run
@@ -105,7 +107,11 @@ def attach(
                     elif outcome.result == FAILED:
                         logger.warning("%s", outcome.line())
         else:
-            outcomes = attach_tree(pid, options)
+            try:
+                outcomes = attach_tree(pid, options)
+            except KeyboardInterrupt as error:
+                left = f"some processes may be attached to: `vtprof-agent detach {pid}` ends that"
+                raise Interrupted("" if dry_run else left) from error
             show(outcomes, folder, format_)
             if format_ == "text" and any(outcome.result == ATTACHED for outcome in outcomes):
                 typer.echo(NEXT.format(folder=folder, pid=pid))

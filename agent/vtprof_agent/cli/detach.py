@@ -23,10 +23,14 @@ def detach(
     from vtprof_agent.attach.attaching import Options
     from vtprof_agent.attach.detaching import detach as detach_tree
     from vtprof_agent.attach.outcome import FAILED
+    from vtprof_agent.stopping import Interrupted
 
     folder = given.settings().config.ring_dir.absolute()
     stage = stage_dir.absolute() if stage_dir else None
-    outcomes = detach_tree(pid, Options(folder, stage, children, dry_run, timeout))
+    try:
+        outcomes = detach_tree(pid, Options(folder, stage, children, dry_run, timeout))
+    except KeyboardInterrupt as error:
+        raise Interrupted("" if dry_run else "some processes may still record: run it again") from error
     show(outcomes, folder, format_)
     if any(outcome.result == FAILED for outcome in outcomes):
         raise typer.Exit(2)

@@ -50,6 +50,8 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
         typer.echo(f"problem: {one_line(problem)}")
     if not document["problems"]:
         typer.echo("no problem found")
+    for warning in document["warnings"]:
+        typer.echo(f"warning: {one_line(warning)}")
     for gpu in document["gpus"]:
         offers = f"performance metrics {_told(gpu['gpm'])}, MIG {_told(gpu['mig'])}"
         typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}"))
@@ -64,7 +66,10 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
     for one in document["permissions"]:
         typer.echo(one_line(f"permission, {one['what']}: {one['problem'] or 'yes'}"))
     for one in document["endpoints"]:
-        typer.echo(one_line(f"{one['what']} {one['target']}: {one['problem'] or 'fine'}"))
+        through = f" through the proxy {one['proxy']}" if one["proxy"] else ""
+        typer.echo(
+            one_line(f"{one['what']} {one['target']}{through}: {one['problem'] or one['warning'] or 'fine'}")
+        )
     for process in document["processes"]:
         state = f"no: {process['denied']}" if process["denied"] else "can be attached to"
         typer.echo(f"PID {process['pid']} ({process['name'] or 'ended'}): {process['engine']}, {state}")
@@ -73,6 +78,8 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
         typer.echo(
             "no ring: no process records yet; `vtprof-agent exec` starts one that does, `attach` has one do so"
         )
+    if document["agent"]["alive"]:
+        typer.echo("an agent follows these rings: `vtprof-agent status` shows it")
     for ring in document["rings"]:
         typer.echo(f"ring {ring['file']}: PID {ring['pid']} ({ring['process']})")
     settings = document["settings"]

@@ -19,12 +19,19 @@ def run(given: Given) -> None:
     from vtprof_agent.calibrate_host import measure
     from vtprof_agent.runner import agent
     from vtprof_agent.stopping import stop_on_signals
+    from vtprof_schemas.errors import BackendError
     from vtprof_schemas.records import RING_SUFFIX
 
     chosen = given.settings().config
     start_logging(chosen.log_level, stamped=True)
     stop = stop_on_signals()
-    with agent(chosen, measure() if chosen.calibrate_host else {}) as running:
+    try:
+        peaks = measure() if chosen.calibrate_host else {}
+    except BackendError:
+        if not stop.is_set():
+            raise
+        peaks = {}  # Ctrl-C in a terminal ends the measuring process as well
+    with agent(chosen, peaks) as running:
         if not any(chosen.ring_dir.glob(f"*{RING_SUFFIX}")):
             logging.getLogger(__name__).info(
                 "no rings in %s yet: waiting for a process to record there", chosen.ring_dir

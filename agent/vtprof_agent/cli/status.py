@@ -60,7 +60,7 @@ def status(
         shown = [
             agent
             for agent, (lines, _) in zip(agents, found.values(), strict=True)
-            if lines or agent.known or (check and agent.ring_dir == folder)
+            if lines or agent.known or (agent.ring_dir == folder and (check or len(found) == 1))
         ]
         _show(found, [line for agent in shown for line in agent.lines(verbose=verbose)], folder)
     # Of a session's folder nothing is wrong where there is no agent and there never was.

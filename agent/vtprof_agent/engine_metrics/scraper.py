@@ -46,8 +46,10 @@ def page_url(text: str, flag: str = FLAG, example: str = "http://127.0.0.1:8000/
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         sound = False
-    if not sound or not text.isprintable() or " " in text or parts.fragment:
+    if not sound or not text.isprintable() or " " in text:
         raise ConfigError(f"{flag} {text!r}: not an http(s) URL; give one such as {example}")
+    if parts.fragment:
+        raise ConfigError(f"{flag} {text!r}: a fragment (from # on) is never sent to a server; leave it out")
     return urlunsplit(parts._replace(path=parts.path if parts.path not in ("", "/") else "/metrics"))
 
 

@@ -13,7 +13,7 @@ from vtprof_agent.export.otlp_http import HttpTransport
 from vtprof_agent.export.parcel import Parcel, encode
 from vtprof_agent.export.report import Report
 from vtprof_agent.export.spool import Spool
-from vtprof_agent.export.transport import Answer, Transport
+from vtprof_agent.export.transport import Answer, Transport, route
 from vtprof_schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class OtlpDestination:
         self.outbox = Backlog(queued_batches, spool)
         self._backoff = backoff or Backoff()
         self._report = Report(
-            self._transport.target, f"in {spool.folder}" if spool else f"in memory, up to {queued_batches}"
+            route(self._transport), f"in {spool.folder}" if spool else f"in memory, up to {queued_batches}"
         )
         self._wake = threading.Event()
         self._wake.set()  # for what an earlier agent left

@@ -1,11 +1,14 @@
 """OTLP over gRPC: generic calls with ready-made messages. Needs grpcio, which is imported only when it is asked for."""
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vtprof_agent.diagnosis import TO_HTTP, of_text
+from vtprof_agent.diagnosis import BROKEN_OFF, TO_HTTP, of_text
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import MAX_MESSAGE_BYTES, Parcel, Signal
+from vtprof_agent.export.proxies import Proxy, of_grpc
 from vtprof_agent.export.transport import (
     Answer,
     Certificates,
@@ -36,6 +39,9 @@ _ADVICE: Final = {
 }
 _LAST_ERROR: Final = "last error: "
 """Before it stands what gRPC says of every failed connection."""
+_NO_TUNNEL: Final = re.compile(r"HTTP proxy returned response code (\d{3})")
+_NO_NAME: Final = "errors resolving"
+"""What is said where a name has no address: with a proxy it is the proxy's, which looks up the endpoint itself."""
 _MOST_DETAILS: Final = 120
 """Characters of what the endpoint says that are logged."""
 _TOO_LARGE: Final = "larger than max"
@@ -75,11 +81,13 @@ class GrpcTransport:
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.primary_user_agent", "vtprof-agent"),
         ]
+        self.proxy = of_grpc(parts.hostname or "", os.environ)
         if parts.scheme == "https":
             secret = _credentials(certificates(Signal.TRACES, ca_file))
             self._channel = grpc.secure_channel(address, secret, options, grpc.Compression.Gzip)
         else:
             if self._token is not None:
+                self.proxy = None
                 options.append(("grpc.enable_http_proxy", 0))  # a proxy would see the token
             self._channel = grpc.insecure_channel(address, options, grpc.Compression.Gzip)
         self._calls = {signal: self._channel.unary_unary(method) for signal, method in _METHODS.items()}
@@ -97,7 +105,7 @@ class GrpcTransport:
         try:
             body = self._calls[parcel.signal](message, timeout=self._timeout_s, metadata=metadata)
         except self._grpc.RpcError as error:
-            return _failure(parcel.signal, error)
+            return _failure(parcel.signal, error, self.proxy)
         except ValueError as error:  # the channel is closed
             return Answer(Outcome.RETRY, str(error))
         return Answer(Outcome.DELIVERED, *(partial_success(parcel.signal, body) or ()))
@@ -118,13 +126,22 @@ def _credentials(found: Certificates) -> "grpc.ChannelCredentials":
     )
 
 
-def _failure(signal: Signal, error: Any) -> Answer:
+def _failure(signal: Signal, error: Any, proxy: Proxy | None) -> Answer:
     code = error.code().name
     details = error.details() or ""
     fault = of_text(details) if code == "UNAVAILABLE" else None
+    if fault is BROKEN_OFF and proxy is not None:
+        return Answer(Outcome.RETRY, f"it or the proxy {fault.what}", advice=proxy.advice)
     if fault is not None:
         return Answer(Outcome.RETRY, fault.what, advice=fault.advice)
+    if proxy is not None and code == "UNAVAILABLE" and (refused := _NO_TUNNEL.search(details)):
+        what, advice = proxy.refusal(int(refused[1]))
+        return Answer(Outcome.RETRY, what, advice=advice)
     told = " ".join(details.rpartition(_LAST_ERROR)[2].split())
+    if proxy is not None and code == "UNAVAILABLE" and (_LAST_ERROR in details or _NO_NAME in details):
+        return Answer(
+            Outcome.RETRY, f"the proxy cannot be used ({told[:_MOST_DETAILS]})", advice=proxy.advice
+        )
     reason = f"gRPC {code}: {told[:_MOST_DETAILS]}"
     if code in _REFUSALS or (code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details):
         return Answer(Outcome.REFUSED, reason)

@@ -2,6 +2,7 @@
 
 import logging
 
+from vtprof_agent.diagnosis import NOT_SURE
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import Parcel, Signal
 from vtprof_agent.export.transport import Answer
@@ -24,6 +25,7 @@ class Report:
         """What was said when a batch of spans was refused."""
         self._metrics_refused = False
         self._rejected = False
+        self._sure = True
 
     def note(self, parcel: Parcel, answer: Answer) -> None:
         """Log what an answer changes."""
@@ -62,4 +64,7 @@ class Report:
                 "%s: took a message but rejected %d of it (%s); said once, counted",
                 self._target, answer.rejected, answer.reason,
             )  # fmt: skip
+        if not answer.sure and self._sure:
+            self._sure = False
+            logger.warning("%s: %s; %s", self._target, NOT_SURE.what, NOT_SURE.advice)
         self.problem = answer.reason if outcome is Outcome.RETRY else None

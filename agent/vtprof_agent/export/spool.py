@@ -299,8 +299,8 @@ def _tell_of_others(mine: Path) -> None:
         waiting = sum(path.stat().st_size > FIRST_ENTRY for path in other.glob(f"*{_SUFFIX}"))
         if other != mine and waiting:
             logger.warning(
-                "%s: %d files wait for another endpoint; run an agent with that --otlp-endpoint to deliver them,"
-                " or remove the folder",
+                "%s: batches of another endpoint wait here (files: %d); run an agent with that --otlp-endpoint to"
+                " deliver them, or remove the folder",
                 other,
                 waiting,
             )

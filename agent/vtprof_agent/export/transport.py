@@ -16,6 +16,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from vtprof_agent.export.destination import Outcome
 from vtprof_agent.export.parcel import Parcel, Signal
+from vtprof_agent.export.proxies import Proxy
 from vtprof_schemas.errors import ConfigError
 
 MOST_TOKEN_BYTES = 64 * 1024
@@ -34,18 +35,27 @@ class Answer:
     """How long the endpoint asks to be left alone."""
     advice: str = ""
     """What the user can do, where the failure tells; it does not pass by itself then."""
+    sure: bool = True
+    """Of a message that was taken: whether it was by a receiver of OTLP, as far as its answer tells."""
 
 
 class Transport(Protocol):
     """Delivers one message at a time."""
 
     target: str
+    proxy: Proxy | None
+    """Through which messages go; None: straight to the endpoint."""
 
     def send(self, parcel: Parcel) -> Answer:
         """Deliver a message and say what became of it."""
 
     def close(self) -> None:
         """Release the connection; a ``send`` under way returns soon."""
+
+
+def route(transport: Transport) -> str:
+    """Return where messages go, and through which proxy."""
+    return transport.target + (f" through the proxy {transport.proxy.url}" if transport.proxy else "")
 
 
 def parse_endpoint(endpoint: str, example: str) -> SplitResult:

@@ -33,8 +33,9 @@ _COUNTER_LABEL: Final = {
 
 
 def label_text(text: str) -> str:
-    """Return a text as it may stand in a label."""
-    return text[:_LABEL_CHARACTERS].encode("utf-8", "replace").decode()
+    """Return a text as it may stand in a label, never ``OTHER``: a name like it begins with one more ``=``."""
+    shown = text[:_LABEL_CHARACTERS].encode("utf-8", "replace").decode()
+    return f"={shown}" if shown.lstrip("=") == OTHER else shown
 
 
 class GpuSeries:

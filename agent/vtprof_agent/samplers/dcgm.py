@@ -110,11 +110,9 @@ class DcgmSampler:
         if not self._url:
             return "no page of a dcgm-exporter is given; set dcgm_url, such as http://127.0.0.1:9400/metrics"
         try:
-            page_url(self._url)
-        except ConfigError:
-            return (
-                f"dcgm_url {self._url!r}: not an http(s) URL; give one such as http://127.0.0.1:9400/metrics"
-            )
+            exporter_url(self._url)
+        except ConfigError as error:
+            return str(error)
         return None
 
     def open(self) -> None:
