@@ -12,6 +12,7 @@ from vtprof_analyzer.describe import describe_tables
 from vtprof_analyzer.facts import read_facts
 from vtprof_analyzer.ingest.cache import through_cache
 from vtprof_analyzer.ingest.cache_key import key_of
+from vtprof_analyzer.ingest.databases import made_of, what_it_is
 from vtprof_analyzer.ingest.formats import is_database
 from vtprof_analyzer.ingest.instead import read_instead
 from vtprof_analyzer.ingest.load import create_tables, load
@@ -20,6 +21,7 @@ from vtprof_analyzer.ingest.sources import Sources, find_sources
 from vtprof_analyzer.physics import find_physics
 from vtprof_analyzer.report.build import Objectives, Reading, build
 from vtprof_analyzer.report.build_findings import Judgement
+from vtprof_analyzer.report.digits import in_digits
 from vtprof_analyzer.report.format import counted, safe
 from vtprof_analyzer.report.model import Report
 from vtprof_analyzer.saving_intervals import with_intervals
@@ -99,7 +101,7 @@ def analyze(options: Options, progress: Callable[[int], None] = lambda _: None) 
             [shown_name(path) for path in options.paths], sources.skipped, _duplicates(connection)
         )
         objectives = Objectives(options.slo_ttft_ms, options.slo_tpot_ms)
-        return build(connection, reading, physics.shown, objectives, judgement, physics.roof)
+        return in_digits(build(connection, reading, physics.shown, objectives, judgement, physics.roof))
 
 
 def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sources: Sources) -> None:
@@ -145,14 +147,12 @@ def _require_spans(connection: duckdb.DuckDBPyConnection, paths: list[Path], sou
 
 def _of_database(path: Path) -> str:
     """Return what a database is, and what to give in its place."""
-    from vtprof_analyzer.runs.saved import made_of
-
     files = made_of(path)
     if not files:
-        return "a DuckDB database, no traces; point to OTLP traces"
+        return f"{what_it_is(path)}; point to OTLP traces"
     others = f" and {counted(len(files) - 1, 'other')}" if len(files) > 1 else ""
     return (
-        "a database that `vtprof analyze --db` wrote, no traces; give what it was made of"
+        f"{what_it_is(path)}; give what it was made of"
         f" ({safe(files[0])}{others}), or have `vtprof compare` read it"
     )
 

@@ -38,6 +38,7 @@ _LIKE: Final = {
     "gpu_samples": ("metric_samples",),
     "engine_samples": ("metric_samples", "resources"),
     "scoped_requests": ("request_facts",),
+    "all_facts": ("facts_time", "facts_roofline", "facts_configuration"),
 }
 """Tables whose columns are others'."""
 
@@ -92,8 +93,8 @@ def _documented(tables: Mapping[tuple[str, str], list[str]]) -> dict[str, _Docum
         columns = dict(one.columns)
         for other in _LIKE.get(name, ()):
             columns = {**found[other].columns, **columns}
-        if name.startswith(("facts_", "all_facts")):
-            columns = facts | columns
+        if name.startswith(("facts_", "all_facts")) or name == "process_settings":
+            columns = facts | {"scope": found["fact_scopes"].columns["scope"]} | columns
         elif name == "settings":
             columns = _settings()
         schema, table = _place(name)

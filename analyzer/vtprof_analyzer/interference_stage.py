@@ -18,14 +18,14 @@ CREATE TABLE interference (
     requests BIGINT,                -- text-only requests that have it
     effect DOUBLE,                  -- added to it, mean over them [ms]; NULL where it cannot be told
     low DOUBLE,                     -- ends of the 95 % interval [ms]
-    high DOUBLE,
+    high DOUBLE,                    -- the upper one
     share DOUBLE,                   -- effect over the mean of the time
     method VARCHAR,                 -- matched_steps or request_regression
     n_matched BIGINT,               -- steps with image work that have like steps without; regression: requests
     matched_share DOUBLE,           -- of the time that text requests spent in steps with image work, in such steps
     regression_effect DOUBLE,       -- the second opinion, always by regression [ms]
-    regression_low DOUBLE,
-    regression_high DOUBLE,
+    regression_low DOUBLE,          -- ends of its 95 % interval [ms]
+    regression_high DOUBLE,         -- the upper one
     agrees BOOLEAN,                 -- whether the intervals meet; where not, low and high hold both
     why_not VARCHAR                 -- why there is no effect
 )

@@ -23,6 +23,27 @@ class Interruptible(Protocol):
         """Stop the query that runs, if any."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C came. Its text says what is left of the work, for the user."""
+
+
+@contextmanager
+def leaving(what: str) -> Iterator[None]:
+    """Make Ctrl-C an Interrupted that says ``what`` is left while this lasts, unless one within says it better."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if not is_interrupt(error):
+            raise
+        raise Interrupted(what) from error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Say whether an error tells of Ctrl-C: during a query it is what DuckDB makes of it."""
+    seen = isinstance(error, RuntimeError) and str(error) == "Query interrupted"
+    return seen or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "InterruptException"
+
+
 _open: Final[list[Interruptible]] = []
 
 

@@ -53,7 +53,9 @@ class Settings:
     prompt_tokens_threshold: float = 0.5
     """Visual tokens dominate a share from its threshold on: half of the whole, for most of them."""
     kv_token_seconds_threshold: float = 0.5
+    """Of what requests hold in the KV cache, by time."""
     prefill_flops_threshold: float = 0.5
+    """Of the work of prefill."""
     decode_bytes_threshold: float = 0.2
     """Lower than the others: at a fifth of all bytes read, visual KV is what a shorter cache would save first."""
     ttft_threshold: float = 0.5
@@ -63,15 +65,19 @@ class Settings:
     context_window_threshold: float = 0.25
     """Of the context window: a conversation keeps its images, so that four turns of a quarter fill it."""
     preemptions_threshold: float = 0.5
+    """Of what preempted requests held."""
     clock_slack_ns: int = 1_000_000
     """What clocks drift, and agents round, in a run: less than that is neither an offset nor a fault."""
     trust_weak_ratio: float = 0.05
-    """Part of an area's data that must be spoilt before the area counts as weak, and as refused."""
+    """Part of an area's data that must be spoilt before the area counts as weak."""
     trust_refused_ratio: float = 0.5
+    """The same, before nothing is said of it."""
     slo_ttft_ms: float | None = None
-    """Objectives; None where the user gave none."""
+    """Objective for time to first token [ms]; None where the user gave none."""
     slo_tpot_ms: float | None = None
+    """Likewise for time per output token."""
     usd_per_node_hour: float | None = None
+    """Price of one node; None where the user gave none."""
     nodes: int | None = None
     """Nodes that are paid; None: as many as the spans name."""
     scaling_time_ratio: float = 0.05
@@ -89,6 +95,7 @@ class Settings:
     roof_columns: int = 96
     """Cells of the roofline picture, along intensity."""
     roof_rows: int = 64
+    """The same, along the rate."""
 
 
 Stage = Callable[[duckdb.DuckDBPyConnection], None]

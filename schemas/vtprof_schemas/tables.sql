@@ -201,11 +201,13 @@ CREATE TABLE ingest_notes (
 );
 
 -- One row: a request that a step or window links to.
+-- linked_trace_id, linked_span_id  of the request's span; trace_id, span_id are the step's or window's
 CREATE VIEW span_links AS
 SELECT trace_id, span_id, link."traceId" AS linked_trace_id, link."spanId" AS linked_span_id
 FROM (SELECT trace_id, span_id, unnest(links) AS link FROM spans);
 
 -- One row: one value that an engine told of itself on its metrics page, read by the agent (names: vtprof.engine.*).
+-- instance           engine that told it, as service_instance_id of `resources`
 CREATE VIEW engine_samples AS
 SELECT m.resource_id, r.service_instance_id AS instance, r.engine_name, r.engine_version, m.name, m.ts_ns, m.value
 FROM metric_samples AS m LEFT JOIN resources AS r USING (resource_id)

@@ -321,9 +321,20 @@ def test_db_keeps_the_tables_and_is_never_written_over_a_foreign_file(
     # Beside traces it is left out.
     found = report(run, traces, tmp_path / "run.db")
     assert found["summary"]["requests"] == 3
-    assert [note["what"] for note in found["integrity"]["notes"]] == ["a DuckDB database; left out"]
+    said = "a database that `vtprof analyze --db` wrote, no traces; left out"
+    assert [note["what"] for note in found["integrity"]["notes"]] == [said]
+    fields = ("files_read", "files_skipped", "damaged_files")
+    assert [found["integrity"][field] for field in fields] == [3, 1, 0]
     with duckdb.connect(str(tmp_path / "other.db")) as db:
         db.execute("CREATE VIEW ingest_files AS SELECT 'x' AS file")
+    (traces / "other.json").write_bytes((tmp_path / "other.db").read_bytes())
+    found = report(run, traces)
+    assert [note["what"] for note in found["integrity"]["notes"]] == [
+        "a DuckDB database, no traces; left out"
+    ]
+    assert [found["integrity"][field] for field in fields] == [3, 1, 0]
+    assert "damaged" not in run("analyze", traces, "--format", "terminal")[1]
+    (traces / "other.json").unlink()
     code, _, err = run("analyze", tmp_path / "other.db")
     assert code == 2 and err.endswith("other.db: a DuckDB database, no traces; point to OTLP traces\n")
     (tmp_path / "mine.txt").write_text("precious")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from analyze_run import Run
 from otlp_builder import document, request, write
 
 from vtprof_analyzer.store import open_store
@@ -191,4 +192,51 @@ app.run = run
 cli.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"vtprof: interrupted\n")
+
+
+def interrupted(*_args: object, **_given: object) -> None:
+    raise KeyboardInterrupt
+
+
+QUERY_ENDED = duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), QUERY_ENDED, RuntimeError("Query interrupted")])
+def test_an_interrupted_analysis_says_what_is_left_and_leaves_that(
+    run: Run, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    assert run("analyze", traces, "--db", "kept.db", "--format", "json", "-o", "out")[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def ended(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vtprof_analyzer.pipeline.run", ended)
+    said = (
+        "vtprof: interrupted; no report was written, and --db kept.db is as it was before; the cache keeps only what was"
+        " read to the end\n"
+    )
+    assert run("analyze", traces, "--db", "kept.db", "--format", "json", "-o", "out") == (130, "", said)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob(".kept.db.*"))
+    short = (130, "", "vtprof: interrupted; no report was written\n")
+    assert run("analyze", traces, "--no-cache") == short
+
+
+def test_an_interrupted_delivery_says_that_files_may_be_missing(
+    run: Run, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtprof_analyzer.cli.deliver.write", interrupted)
+    code, _, err = run("analyze", traces, "--format", "json", "-o", "out")
+    whole = "each report file in out is whole, but some may be missing, or older than others"
+    assert (code, err) == (130, f"vtprof: interrupted; {whole}\n")
+
+
+def test_an_interrupted_comparison_says_that_nothing_was_compared(
+    run: Run, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtprof_analyzer.runs.read.read_runs", interrupted)
+    code, out, err = run("compare", traces, traces)
+    kept = "the cache keeps only runs that were read to the end"
+    assert (code, out, err) == (130, "", f"vtprof: interrupted; nothing was compared; {kept}\n")

@@ -422,3 +422,18 @@ def test_small_runs_are_not_worth_it(run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cache_key, "MIN_BYTES", 1 << 20)
     assert not hit(run)
     assert not (run / CACHE_FOLDER).exists()
+
+
+def test_an_interrupted_writing_leaves_no_entry_and_ends_the_analysis(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB's error for Ctrl-C is one of the errors that otherwise only cost the entry."""
+    interrupted = duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+
+    def end(*_: object) -> None:
+        raise interrupted
+
+    monkeypatch.setattr(cache, "_write_table", end)
+    with pytest.raises(duckdb.InterruptException):
+        analyze(Options([run]))
+    assert [path.name for path in (run / CACHE_FOLDER).iterdir()] == ["CACHEDIR.TAG"]

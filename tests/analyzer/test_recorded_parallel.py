@@ -111,5 +111,15 @@ def test_the_report_says_that_recorded_sizes_contradict_the_model(tmp_path: Path
     assert len([note for note in notes if note.startswith(fault)]) == 1
 
 
+def test_the_report_names_the_recorded_sizes(tmp_path: Path) -> None:
+    sizes = {names.PARALLEL_TP: 2, names.PARALLEL_PP: 3, names.PARALLEL_DP: 4, names.PARALLEL_EP: 8}
+    costed(tmp_path, EXPERTS, **sizes)
+    found = analyze(Options([tmp_path / "t.jsonl"])).as_dict()["deployment"]
+    assert [found[f"{kind}_parallel"] for kind in ("tensor", "pipeline", "data", "expert")] == [2, 3, 4, 8]
+    costed(tmp_path, EXPERTS)
+    found = analyze(Options([tmp_path / "t.jsonl"])).as_dict()["deployment"]
+    assert [found[f"{kind}_parallel"] for kind in ("pipeline", "data", "expert")] == [None] * 3
+
+
 def test_sizes_below_one_are_one() -> None:
     assert recorded_parallel({"parallel_tp": -1, "parallel_pp": -5}, load_spec(EXPERTS)) == (Parallel(), [])

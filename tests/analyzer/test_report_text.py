@@ -70,6 +70,22 @@ def test_the_verdict_comes_first_then_time_then_causes_then_advice_then_trust() 
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [
+        (
+            {"pipeline_parallel": 2, "data_parallel": 4, "expert_parallel": 8},
+            "TP 1, PP 2, DP 4, EP 8, vllm 0.33.0",
+        ),
+        ({"pipeline_parallel": 1, "data_parallel": 4, "expert_parallel": None}, "TP 1, DP 4, vllm 0.33.0"),
+    ],
+)
+def test_the_heading_names_the_parallel_sizes_above_one(sizes: dict[str, int | None], shown: str) -> None:
+    report = replace(gpu_run(), deployment=replace(gpu_run().deployment, **sizes))  # type: ignore[arg-type]
+    heads = terminal.render(report, width=100), markdown.render(report), html.render(report)
+    assert [shown in " ".join(head.split()) for head in heads] == [True] * 3
+
+
 def test_unknown_is_said_and_never_a_zero() -> None:
     for renderer in (terminal.render, markdown.render):
         text = renderer(vllm_run())

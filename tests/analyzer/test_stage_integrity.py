@@ -299,7 +299,7 @@ def test_phases_without_their_request_are_not_complete_and_each_span_counts_once
         )
         assert fetch(db, counted) == [(6, 2, 2, 1, 4)]
     found = analyze(Options([tmp_path])).integrity
-    assert (found.orphans, found.complete_spans_share) == (2, 2 / 6)
+    assert (found.orphans, found.complete_spans_share) == (2, pytest.approx(2 / 6))
 
 
 def test_ids_that_different_spans_share_are_told_in_the_report(tmp_path: Path) -> None:

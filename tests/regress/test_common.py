@@ -76,6 +76,30 @@ def test_a_queue_that_is_all_zero_on_one_side_is_no_time_that_is_unexplained() -
     assert not any("all zero" in line for line in told(some, zero).warnings)
 
 
+@pytest.mark.parametrize(
+    "columns", [("visual_tokens", "images"), ("visual_tokens",), ("output_tokens", "tpot_ms")], ids="+".join
+)
+@pytest.mark.parametrize("side", [0, 1])
+def test_work_that_is_all_zero_where_others_tell_of_it_is_no_regression(
+    columns: tuple[str, ...], side: int
+) -> None:
+    tables = [replace(each, images=(each.visual_tokens > 0) * 1.0) for each in (BASE, NEW)]
+    tables[side] = replace(tables[side], **dict.fromkeys(columns, np.zeros(len(NEW))))
+    found = told(*tables)
+    assert found.causes == () and found.improvements == () and not found.workload_shift
+    of = ("BASE", "NEW")[side]
+    for column in columns:
+        shown = column if column == "tpot_ms" else f"n_{column}"
+        assert f"{of}'s {shown} are all zero: not compared; were they recorded?" in found.warnings
+
+
+def test_text_alone_beside_images_is_other_work_and_nothing_that_was_not_recorded() -> None:
+    zero = np.zeros(len(NEW))
+    text = replace(NEW, visual_tokens=zero, images=zero, encode_ms=zero)
+    found = in_common([run(BASE)], [run(text)])
+    assert "visual_tokens" not in found.gone and found.warnings == []
+
+
 def test_requests_that_all_start_at_once_are_not_compared() -> None:
     still = replace(NEW, start_ns=np.full(len(NEW), NEW.start_ns[0]))
     found = told(BASE, still)

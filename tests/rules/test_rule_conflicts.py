@@ -5,6 +5,7 @@ What two rules tell of the same cause counts once.
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import duckdb
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from vtprof_rules.evaluate import evaluate
 from vtprof_rules.fact_rows import FactRow, Facts
 from vtprof_rules.load import load_packs
-from vtprof_rules.savings import best_of_groups
+from vtprof_rules.outcome import Outcome, Saving
+from vtprof_rules.savings import best_of_groups, combine
 
 CORE = {rule.id: rule for rule in load_packs()}
 CHUNK_RULES = (CORE["PF004"], CORE["PF005"])
@@ -110,10 +112,48 @@ STALLED_BY_PREFILL: Facts = {
 def test_what_two_rules_gain_from_the_same_cause_counts_once(
     names: tuple[str, ...], facts: Facts, under: dict[str, str]
 ) -> None:
+    assert best_of_groups(all_fired(names, facts)) == under
+
+
+def all_fired(names: Sequence[str], facts: Facts) -> Sequence[Outcome]:
     rules = [CORE[name] for name in names]
     with duckdb.connect(":memory:") as nothing:
-        nothing.execute("CREATE TABLE requests (trace_id VARCHAR)")
-        nothing.execute("CREATE TABLE steps (trace_id VARCHAR)")
+        for table in ("requests", "steps", "media_items"):
+            nothing.execute(f"CREATE TABLE {table} (trace_id VARCHAR)")
         outcomes = evaluate(rules, {rule.facts: [FactRow(None, facts)] for rule in rules}, nothing)
     assert {outcome.rule for outcome in outcomes if outcome.status == "fired"} == set(names)
-    assert best_of_groups(outcomes) == under
+    return outcomes
+
+
+IMAGES_COME_BACK: Facts = {
+    "n_requests": 100, "repeat_image_share": 0.5, "mm_cache_hit_rate": 0.2, "preprocess_ms_p50": 50.0,
+    "preprocess_ms_mean": 60.0, "fetch_ms_mean": 20.0, "encode_ms_p50": 80.0, "encode_ms_mean": 100.0,
+    "encode_repeat_ms_mean": 30.0, "ttft_ms_mean": 200.0,
+}  # fmt: skip
+
+
+def test_images_that_come_back_save_preprocessing_by_one_rule_and_encoding_by_another() -> None:
+    """They are other milliseconds, so that both count, each where it is saved."""
+    outcomes = all_fired(("PRE005", "ENC005"), IMAGES_COME_BACK)
+    assert best_of_groups(outcomes) == {}
+    rows = combine(outcomes, {"deployment_facts": [FactRow(None, IMAGES_COME_BACK)]})
+    # 0.3 of 0.8 misses come before, of 60 - 20 ms; of encoding 30 ms, or half of them.
+    assert [(row.phase, row.rules) for row in rows] == [("preprocess", ("PRE005",)), ("encode", ("ENC005",))]
+    assert [(row.low_ms, row.high_ms) for row in rows] == [pytest.approx((15, 15)), pytest.approx((15, 30))]
+
+
+@pytest.mark.parametrize("name", ["ENC005", "KV003", "KV006", "MM001", "MM002", "MM003", "PF007", "PRE005"])
+def test_what_is_not_computed_at_all_is_saved_beyond_the_roofline_floor(name: str) -> None:
+    """Fewer tokens, or those of a cache: a phase at its floor gets shorter all the same."""
+    saving = CORE[name].saving
+    assert saving is not None
+    made = Saving(
+        "ttft_ms", "ms", None, None, None, saving.basis, "", saving.phases, less_work=saving.less_work
+    )
+    outcome = Outcome(
+        name, "fired", "", "", "", saving=replace(made, low_phase_share=0.5, high_phase_share=0.5)
+    )
+    times: Facts = {f"{phase}_ms_mean": 100.0 for phase in saving.phases}
+    floors: Facts = {f"{phase}_floor_ratio": 1.0 for phase in saving.phases}
+    rows = combine([outcome], {"deployment_facts": [FactRow(None, times | floors)]})
+    assert [row.high_ms for row in rows] == [pytest.approx(50)] * len(saving.phases)

@@ -75,7 +75,7 @@ def requests(
         models=(model,),
         text_tokens=np.full(count, 50.0),
         visual_tokens=np.full(count, visual),
-        audio_tokens=np.zeros(count),
+        audio_tokens=np.ones(count),  # what is encoded: visual tokens stand for other things here
         output_tokens=np.full(count, 1.0),
         cached_tokens=unknown,
         images=np.zeros(count),

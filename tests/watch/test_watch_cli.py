@@ -195,8 +195,32 @@ def test_a_model_that_the_base_lacks_is_no_clean_bill(tables: Path, tmp_path: Pa
     found = json.loads(ended.stdout)
     assert (ended.returncode, found["requests"]["judged"]) == (1, 0)
     assert "'new-vl' is not in the base" in found["notes"][0] and "'new-vl'" in ended.stderr
+    nothing = "nothing was judged: 0 of 1,200 requests had requests like them in the base"
+    assert found["notes"][-1].startswith(nothing) and nothing in ended.stderr
     assert watch(tables, *call, "alarm", cwd=tmp_path).returncode == 0
-    assert watch(tables, "T/same.csv", *call[1:], "insufficient", cwd=tmp_path).returncode == 0
+    ended = watch(tables, "T/same.csv", *call[1:], "insufficient", cwd=tmp_path)
+    assert (ended.returncode, json.loads(ended.stdout)["notes"]) == (0, [])
+
+
+def test_a_look_that_judges_hardly_anything_says_so_and_ends_well(tables: Path, tmp_path: Path) -> None:
+    # Too few for a block of 60; and 300 of the base's model beside 1,200 of another.
+    lines = (tables / "same.csv").read_text().splitlines(keepends=True)
+    others = [line.replace("s-", "o-").replace(",qwen,", ",new-vl,") for line in lines[1:]]
+    for name, rows, begin, told in (
+        ("few", lines[:21], "nothing was judged: ", "no block of them was full"),
+        (
+            "most",
+            [*lines[:301], *others],
+            "only ",
+            " of 1,500 requests had requests like them in the base: no alarm",
+        ),
+    ):
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
+        ended = watch(tables, str(tmp_path / f"{name}.csv"), "--base", "T/base.csv", "--once")
+        document = json.loads(ended.stdout)
+        assert (ended.returncode, document["alarms"]) == (0, []), ended.stderr
+        assert document["notes"][-1].startswith(f"{begin}{document['requests']['judged']:,} of ")
+        assert told in document["notes"][-1]
 
 
 def test_a_damaged_state_is_one_line_that_says_how_to_start_afresh(tables: Path, tmp_path: Path) -> None:
@@ -276,10 +300,55 @@ def test_it_follows_a_table_that_grows_tells_posts_ends_by_a_signal_and_does_not
     assert "another vtprof watch" in refused.stderr
     assert refused.returncode == 2
     again.send_signal(signal.SIGINT)
-    assert again.communicate(timeout=60) == ("", "")
+    kept = f"what is known is kept in .vtprof/watch/{state.name}"
+    said = f"vtprof: interrupted; {kept}: the next start goes on from there\n"
+    assert again.communicate(timeout=60) == ("", said)
     assert again.returncode == 130
     assert state.stat().st_mtime_ns > before
     assert len(posted) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("runs.read.read_runs", "nothing was judged, and a state is as it was before"),
+        (
+            "watch.loop.Watch.once",
+            "no document was printed, for not all was judged; s may tell of a part: --fresh judges all anew",
+        ),
+    ],
+)
+def test_an_interrupted_look_says_what_is_left(
+    tables: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    said: str,
+) -> None:
+    def interrupted(*_args: object, **_given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"vtprof_analyzer.{where}", interrupted)
+    call = ["vtprof", "watch", f"{tables}/same.csv", "--base", f"{tables}/base.csv", "--once", "--state", "s"]
+    monkeypatch.setattr(sys, "argv", call)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, *capsys.readouterr()) == (130, "", f"vtprof: interrupted; {said}\n")
+
+
+def test_a_state_that_cannot_be_written_is_not_said_to_be_kept(tables: Path, tmp_path: Path) -> None:
+    process = started(tables, "T/slow.csv", "--base", "T/base.csv", "--state", "d/s", cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline()  # it has judged
+    (tmp_path / "d").rename(tmp_path / "e")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == (
+        "vtprof: interrupted; the state could not be written: the next start goes on from the one before"
+    )
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tables: Path, tmp_path: Path) -> None:

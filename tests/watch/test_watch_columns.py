@@ -323,6 +323,26 @@ def test_a_queue_or_work_that_is_all_zero_on_one_side_is_left_out_and_said(colum
     assert [each.unlike for each in other.left_out] == [Unlike(zero_in_base=(column,))]
 
 
+@pytest.mark.parametrize(
+    ("pair", "lost"),
+    [(("tpot_ms", "output_tokens"), {"decode", "kv"}), (("visual_tokens", "images"), ALL)],
+    ids="+".join,
+)
+def test_what_is_all_zero_together_is_left_out_and_said_where_a_third_column_tells_otherwise(
+    pair: tuple[str, ...], lost: set[str]
+) -> None:
+    """A first token tells of outputs, an encode of images. Before, both were told as slower phases."""
+    one = detector()
+    zero = replace(service_run(1), **{name: nothing(getattr(service_run(1), name)) for name in pair})
+    assert one.add(zero, FOREVER_NS) == []
+    assert [(each.unlike, set(each.lost)) for each in one.left_out] == [(Unlike(zero=pair), lost)]
+    assert all(abs(effect) < UNCHANGED for effect in effects(one).values()), effects(one)
+    base = of_tables(0, **dict.fromkeys(pair, nothing))
+    other = Detector(CostModel.fit([base]), runs=[base])
+    assert other.add(of_tables(1), FOREVER_NS) == []
+    assert [each.unlike for each in other.left_out] == [Unlike(zero_in_base=pair)]
+
+
 def test_a_queue_in_seconds_is_left_out_and_said_and_less_of_a_queue_is_none() -> None:
     whole = of_tables(0)
     one = Detector(CostModel.fit([whole]), runs=[whole])
@@ -355,6 +375,11 @@ def test_no_work_that_nothing_contradicts_is_no_column_that_has_gone() -> None:
     assert columns.left_out(MODEL) == frozenset()
     columns.take(failed.select(slice(0, 300)))
     assert "output_tokens" not in columns.left_out(MODEL)
+    failed = of_tables(2, output_tokens=nothing, tpot_ms=nothing)
+    columns, given = Columns([of_tables(0)]), replace(failed, ttft_ms=failed.ttft_ms * np.nan)
+    while len(given):
+        given = given.select(slice(columns.take(given), None))
+    assert columns.left_out(MODEL) == {"ttft_ms", "unexplained_ms"}
 
 
 @pytest.mark.parametrize("column", ["queue_ms", "visual_tokens"])

@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Final
 
-from vtprof_analyzer.interrupts import watch_ctrl_c
+from vtprof_analyzer.interrupts import Interrupted, is_interrupt, watch_ctrl_c
 from vtprof_schemas.errors import VtprofError
 from vtprof_schemas.printable import one_line
 
@@ -33,7 +33,7 @@ _ENVIRONMENT: Final = frozenset(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 fine, 1 a finding at or above `--fail-on`, 2 bad input or usage.
+    """Run the command line and exit: 0 fine, 1 a finding at or above `--fail-on`, 2 bad input or usage, 130 Ctrl-C.
 
     A bug prints its traceback and exits 2 as well: there is no report, and 1 would tell a script of a finding.
     """
@@ -56,8 +56,10 @@ def main() -> None:
         # A missing package of others: an installation without dependencies, such as the agent's image.
         ours = package.startswith("vtprof")
         code = _crash() if ours else _say(f"the package {package} is missing: pip install vtprof")
+    except Interrupted as error:
+        code = _say(f"interrupted; {error}", INTERRUPTED)
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has gone: no traceback, and none at exit when stdout is flushed.
         _discard_stdout()
@@ -69,14 +71,8 @@ def main() -> None:
             _discard_stdout()
             code = _say(f"{error.filename or 'output'}: {error.strerror}; free space, or give another place")
     except Exception as error:
-        code = INTERRUPTED if _tells_of_interrupt(error) else _crash()
+        code = _say("interrupted", INTERRUPTED) if is_interrupt(error) else _crash()
     sys.exit(code)
-
-
-def _tells_of_interrupt(error: Exception) -> bool:
-    """Say whether an error is what DuckDB makes of Ctrl-C during a query: the first, where it saw the signal itself."""
-    seen = isinstance(error, RuntimeError) and str(error) == "Query interrupted"
-    return seen or type(error).__name__ == "InterruptException"
 
 
 def _say(message: str, code: int = VtprofError.exit_code) -> int:

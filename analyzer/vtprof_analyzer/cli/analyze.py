@@ -9,6 +9,7 @@ import typer
 
 from vtprof_analyzer.cli import given, options
 from vtprof_analyzer.cli.lists import list_devices
+from vtprof_analyzer.interrupts import leaving
 
 DEFAULT_FORMATS = "terminal,html"
 
@@ -130,7 +131,12 @@ def command(
         usd_per_node_hour=price_per_hour,
         nodes=nodes,
     )
-    with progress_bar("reading", lambda: size_of(paths)) as progress:
+    left = "no report was written"
+    if db:
+        left += f", and --db {db} is as it was before"
+    if cache:
+        left += "; the cache keeps only what was read to the end"
+    with leaving(left), progress_bar("reading", lambda: size_of(paths)) as progress:
         report = analyze(asked, progress)
     deliver(report, REPORT_FORMATS, wanted, out, sys.stdout)
     severities = list(Severity)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from vtprof_analyzer.cli import given, options
+from vtprof_analyzer.interrupts import leaving
 from vtprof_schemas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -152,9 +153,11 @@ def command(
     def read(side: list[Path], progress: Callable[[int], None]) -> "list[Run]":
         return [run for path in side for run in read_runs(path, progress, cache=cache)]
 
-    with progress_bar("reading", lambda: size_of([*found[0], *found[1]])) as progress:
-        runs = [read(side, progress) for side in found]
-    comparison = compare(runs[0], runs[1], Options(alpha, min_effect, expect_change))
+    left = "nothing was compared" + ("; the cache keeps only runs that were read to the end" if cache else "")
+    with leaving(left):
+        with progress_bar("reading", lambda: size_of([*found[0], *found[1]])) as progress:
+            runs = [read(side, progress) for side in found]
+        comparison = compare(runs[0], runs[1], Options(alpha, min_effect, expect_change))
     deliver(comparison, COMPARISON_FORMATS, wanted, out, sys.stdout, _WIDEST)
     if outcomes(comparison) & failing:
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
+from vtprof_analyzer.interrupts import leaving
 from vtprof_analyzer.report.formats import Content, Format
 from vtprof_analyzer.report.output import write
 from vtprof_schemas.errors import ConfigError
@@ -45,7 +46,10 @@ def deliver(
     if _HTML in files and _JSON not in files:
         files.append(_JSON)
     where = folder or _DEFAULT_FOLDER
-    written = {name: write(where, formats[name].file_name, formats[name].render(content)) for name in files}
+    with leaving(f"each report file in {where} is whole, but some may be missing, or older than others"):
+        written = {
+            name: write(where, formats[name].file_name, formats[name].render(content)) for name in files
+        }
     shown = written.get(_HTML) or next(iter(written.values()), None)
     if stdout is None:
         if not written or _TERMINAL in wanted:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vtprof_analyzer.cli import given
+from vtprof_analyzer.interrupts import Interrupted, leaving
 
 if TYPE_CHECKING:
     from vtprof_analyzer.watch import assembly
     from vtprof_analyzer.watch.figures import Figures
     from vtprof_analyzer.watch.loop import Watch
     from vtprof_analyzer.watch.sinks import JsonLines
-
-_INTERRUPTED = 130
 
 
 class FailOn(StrEnum):
@@ -217,25 +216,31 @@ def command(
         link=link,
     )
     paths = assembly.base_paths(base)
-    with progress_bar("reading the base", lambda: size_of(paths)) as progress:
+    nothing = "nothing was judged, and a state is as it was before"
+    with leaving(nothing), progress_bar("reading the base", lambda: size_of(paths)) as progress:
         runs = assembly.read_base(paths, progress)
     lines = JsonLines(sys.stdout)
     with _metrics(metrics, insecure_listen) as publish:
-        watch = assembly.assemble(
-            options,
-            runs,
-            tell=(lambda _: None) if once else lines.tell,
-            publish=publish,
-            say=assembly.notes_to_stderr,
-            now=time.time,
-        )
+        with leaving(nothing):
+            watch = assembly.assemble(
+                options,
+                runs,
+                tell=(lambda _: None) if once else lines.tell,
+                publish=publish,
+                say=assembly.notes_to_stderr,
+                now=time.time,
+            )
         if once:
             _once(watch, lines, [str(one) for one in base], options, fail_on)
             return
         with _signals() as ended:
             watch.run(ended.wait, poll)
     if ended.by == signal.SIGINT:
-        raise typer.Exit(_INTERRUPTED)
+        raise Interrupted(
+            f"what is known is kept in {watch.state_file.path}: the next start goes on from there"
+            if watch.state_file and watch.saved
+            else "the state could not be written: the next start goes on from the one before"
+        )
 
 
 def _once(
@@ -245,7 +250,9 @@ def _once(
     from vtprof_schemas.errors import NoData
     from vtprof_schemas.printable import one_line
 
-    told = watch.once()
+    part = f"; {options.state} may tell of a part: --fresh judges all anew" if options.state else ""
+    with leaving(f"no document was printed, for not all was judged{part}"):
+        told = watch.once()
     if not watch.judge.newest_ns:
         # No alarm would be a verdict; of what a state told before there was one.
         raise NoData(

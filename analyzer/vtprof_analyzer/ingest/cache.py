@@ -27,6 +27,7 @@ import duckdb
 
 from vtprof_analyzer.ingest.cache_key import Key, Stamp, digest_of, reader_version
 from vtprof_analyzer.ingest.sources import CACHE_FOLDER
+from vtprof_analyzer.interrupts import is_interrupt
 
 KEPT_ENTRIES: Final = 3
 VIEWS: Final = ("spans", "metric_samples")
@@ -209,11 +210,13 @@ def _write(connection: duckdb.DuckDBPyConnection, key: Key) -> None:
         (made / _MANIFEST).write_text(json.dumps(manifest))
         entry = made.rename(parent / f"{key.name}-{token}")
         _remove_others(parent, entry)
-    except (OSError, ValueError, duckdb.Error):
-        # No room, or no permission: the analysis goes on without.
+    except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
         with suppress(OSError):
             parent.rmdir()
+        # No room, or no permission: the analysis goes on without.
+        if is_interrupt(error) or not isinstance(error, OSError | ValueError | duckdb.Error):
+            raise
 
 
 def _write_table(connection: duckdb.DuckDBPyConnection, table: str, folder: Path) -> str:

@@ -177,6 +177,9 @@ def create_scratch() -> str:
     """
     return f"""
 -- One row: one span as it was read, with the columns that some span has; `spans` shows all columns.
+-- cut_values         how many long values of `extra` were cut
+-- suspect            whether an id, name or time may be wrong: then its file is read again, carefully
+-- shape, attributes  of a span of unknown kind or shape, while it waits for its columns: what it is told by; NULL since
 CREATE TABLE span_rows (
     file VARCHAR, {", ".join(f"{column} VARCHAR USING COMPRESSION uncompressed" for column in _IDS)}, name VARCHAR,
     dialect VARCHAR, resource_id UBIGINT, start_ns BIGINT, end_ns BIGINT, kind UTINYINT, status_code UTINYINT,

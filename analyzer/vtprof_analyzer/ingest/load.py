@@ -16,6 +16,7 @@ import duckdb
 
 from vtprof_analyzer.ingest import columns
 from vtprof_analyzer.ingest.careful import CarefulCounts, write_plain_copy
+from vtprof_analyzer.ingest.databases import what_it_is
 from vtprof_analyzer.ingest.finish import finish
 from vtprof_analyzer.ingest.formats import is_database
 from vtprof_analyzer.ingest.ledger import Ledger
@@ -105,17 +106,13 @@ def _prepared(sources: Sources, reader: "JsonReader") -> Iterator[TraceFile]:
             reader.ledger.begin(shown_name(path), 0, format=None, damaged=True)
             reader.ledger.note(shown_name(path), None, f"cannot be read ({error.strerror}); left out")
             continue
-        entry = reader.ledger.begin(
-            file.name, file.size, format=file.format, damaged=file.fault is not None or file.format is None
-        )
+        other = file.format is None and is_database(file.plain)
+        damaged = file.fault is not None or (file.format is None and not other)
+        entry = reader.ledger.begin(file.name, file.size, format=file.format, damaged=damaged)
         if file.fault:
             reader.ledger.note(file.name, None, f"{file.fault}; read up to there")
         if file.format is None:
-            what = (
-                "a DuckDB database"
-                if is_database(file.plain)
-                else "neither OTLP (JSON or protobuf) nor Parquet"
-            )
+            what = what_it_is(file.plain) if other else "neither OTLP (JSON or protobuf) nor Parquet"
             reader.ledger.note(file.name, None, f"{what}; left out")
         if file.counts:
             entry.messages, entry.dropped_messages = file.counts.messages, file.counts.dropped_messages

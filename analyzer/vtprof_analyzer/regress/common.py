@@ -16,8 +16,9 @@ _TIMES: Final = (
 )  # fmt: skip
 _THOUSANDFOLD: Final = (250.0, 4000.0)
 """Ratios of times that units explain better than engines do; and their squares, for microseconds beside seconds."""
+_NEARLY: Final = 0.98
 _WORK: Final = dict.fromkeys(("preprocess_ms", "encode_ms", "prefill_ms", "tpot_ms"), _MOSTLY) | {
-    "queue_ms": 0.98
+    "queue_ms": _NEARLY
 }
 """Times that are zero where nobody recorded them, if so many of the other side's are not; a queue is often empty."""
 PARTS: Final = ("preprocess_ms", "queue_ms", "encode_ms", "transfer_ms", "prefill_ms")
@@ -67,6 +68,11 @@ def in_common(base: Sequence[Run], new: Sequence[Run]) -> Common:
             more = f"{ratio:,.0f} times" if ratio > 1 else f"1/{1 / ratio:,.0f} of"
             gone[column] = f"NEW's {column} are about {more} BASE's"
             lines.append(f"{gone[column]}: not compared; are both in milliseconds?")
+    for column in ("visual_tokens", "images", "output_tokens"):
+        zero = _all_zero(sides, column)
+        if zero is not None:
+            gone[column] = f"{('BASE', 'NEW')[zero]}'s n_{column} are all zero"
+            lines.append(f"{gone[column]}: not compared; were they recorded?")
     for name, side in zip(("BASE", "NEW"), sides, strict=True):
         weight = np.concatenate([q.weight for q in side]) if side else np.zeros(0)
         if len(weight) >= _FEWEST_WEIGHTS and weight.sum() ** 2 < _FEWEST_WEIGHTS / 3 * (weight**2).sum():
@@ -88,6 +94,35 @@ def in_common(base: Sequence[Run], new: Sequence[Run]) -> Common:
         # What is left of TTFT holds what was taken out.
         gone.setdefault("unexplained_ms", gone[parts[0]])
     return Common([_without(run, gone) for run in base], [_without(run, gone) for run in new], gone, lines)
+
+
+def told_to_be_there(q: Requests) -> dict[str, Flags]:
+    """Say by column of work of which requests another column tells that it is more than zero.
+
+    Images and encodes tell of visual tokens, these of images, and a first token or times between tokens of outputs. (Of
+    audio there may be encodes alone, and what was cut off before its first token has no output.)
+    """
+    with np.errstate(invalid="ignore"):
+        encoded = (q.encode_ms > 0) & ~(q.audio_tokens > 0)
+        return {
+            "visual_tokens": ((q.images > 0) & ~(q.audio_tokens > 0)) | encoded,
+            "images": (q.visual_tokens > 0) | encoded,
+            "output_tokens": (q.tpot_ms > 0) | ((q.tpot_ms == 0) & (q.ttft_ms > 0)),
+        }
+
+
+def _all_zero(sides: Sequence[Sequence[Requests]], column: str) -> int | None:
+    """Return which side's column of work is zero where others tell otherwise, if hardly any of the other's is."""
+    shares = []
+    for side in sides:
+        found = [
+            getattr(q, column)[told_to_be_there(q)[column] & np.isfinite(getattr(q, column))] for q in side
+        ]
+        values = np.concatenate(found) if found else np.zeros(0)
+        if len(values) < _FEWEST:
+            return None
+        shares.append(float((values > 0).mean()))
+    return shares.index(min(shares)) if max(shares) >= _NEARLY and min(shares) <= _HARDLY / 10 else None
 
 
 def _share_of(side: Sequence[Requests], tells: Callable[[Requests], Flags]) -> float:

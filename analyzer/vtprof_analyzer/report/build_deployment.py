@@ -139,6 +139,9 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         no_roof=physics.no_roof,
         models=[row["name"] for row in models],
         devices=[DeviceKind(row["name"], row["count"]) for row in devices if row["name"]],
+        pipeline_parallel=resource.get("parallel_pp"),
+        data_parallel=resource.get("parallel_dp"),
+        expert_parallel=resource.get("parallel_ep"),
     )
 
 

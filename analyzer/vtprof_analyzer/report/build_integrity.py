@@ -18,7 +18,10 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
     files = one(
         connection,
         """
-        SELECT count(*) AS files, coalesce(sum(malformed_lines), 0)::BIGINT AS malformed,
+        SELECT count(*) FILTER (damaged OR format IS NOT NULL) AS files,
+               -- A database beside traces: sound, but nothing to read.
+               count(*) FILTER (NOT damaged AND format IS NULL) AS left_out,
+               coalesce(sum(malformed_lines), 0)::BIGINT AS malformed,
                coalesce(sum(truncated_lines), 0)::BIGINT AS truncated,
                coalesce(sum(ignored_signals), 0)::BIGINT AS ignored, coalesce(sum(dropped_spans), 0)::BIGINT AS dropped,
                coalesce(sum(dropped_messages), 0)::BIGINT AS dropped_messages,
@@ -32,7 +35,7 @@ def build_integrity(connection: duckdb.DuckDBPyConnection, files_skipped: int, d
     total = spans["used_spans"] + files["dropped"]
     return Integrity(
         files_read=files["files"],
-        files_skipped=files_skipped,
+        files_skipped=files_skipped + files["left_out"],
         malformed_lines=files["malformed"],
         truncated_lines=files["truncated"],
         duplicates=duplicates,

@@ -111,7 +111,9 @@ def build_kv(connection: duckdb.DuckDBPyConnection) -> Kv:
         over_time=_over_time(connection),
         over_time_difference=one(
             connection,
-            "SELECT sum(requests_token_seconds) / nullif(sum(engine_token_seconds), 0) - 1 AS ratio FROM kv_reconciled",
+            # Rounded: where both are the same, the rest is what the order of adding leaves.
+            "SELECT round(sum(requests_token_seconds) / nullif(sum(engine_token_seconds), 0) - 1, 9) AS ratio"
+            " FROM kv_reconciled",
         )["ratio"],
         headroom=[
             KvHeadroom(**row)

@@ -104,6 +104,9 @@ class Deployment:
     no_roof: str | None  # why no ceilings are known; None where they are
     models: list[str] = field(default_factory=list)  # asked for, the most often first; `model` is the first
     devices: list[DeviceKind] = field(default_factory=list)  # recorded with name and id; most requests first
+    pipeline_parallel: int | None = None
+    data_parallel: int | None = None
+    expert_parallel: int | None = None
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,10 @@ def _kept_requests(number: int, report: Report) -> str:
 
 
 def setting(deployment: Deployment) -> str:
-    """Return data type, parallel size and engine: ``bfloat16, TP 1, vllm 0.33``; the unknown is left out."""
+    """Return data type, parallel sizes and engine: ``bfloat16, TP 2, PP 2, vllm 0.33``; the unknown is left out.
+
+    Of pipeline, data and expert parallelism those that there are: a size of one is none.
+    """
     parts = []
     if deployment.weights_dtype is not None:
         parts.append(safe(deployment.weights_dtype, 20))
@@ -103,6 +106,12 @@ def setting(deployment: Deployment) -> str:
         parts.append(f"KV {safe(deployment.kv_dtype, 20)}")
     if deployment.tensor_parallel is not None:
         parts.append(f"TP {deployment.tensor_parallel}")
+    more = {
+        "PP": deployment.pipeline_parallel,
+        "DP": deployment.data_parallel,
+        "EP": deployment.expert_parallel,
+    }
+    parts.extend(f"{name} {ranks}" for name, ranks in more.items() if ranks is not None and ranks > 1)
     if deployment.engine is not None:
         parts.append(f"{safe(deployment.engine, 24)} {safe(deployment.engine_version or '', 24)}".strip())
     return ", ".join(parts)

@@ -5,6 +5,7 @@ from typing import Final
 
 import duckdb
 
+from vtprof_analyzer.ingest.databases import MARK
 from vtprof_analyzer.ingest.parquet_columns import text
 from vtprof_analyzer.regress.requests import Run
 from vtprof_analyzer.report.format import safe
@@ -12,8 +13,6 @@ from vtprof_analyzer.runs.traces import run_of
 from vtprof_analyzer.store import lack_of, open_store
 from vtprof_schemas.errors import DataError
 
-_MARK: Final = "ingest_files"
-"""A table that every database of ours has, as `store` knows."""
 _SAVED: Final = "saved"
 _SPANS: Final = ("span_rows", "spans")
 """Where the spans are: rows below a view or, where they came from the cache, a table of that name."""
@@ -48,23 +47,6 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
 """What `trace_requests` and `deployment` read. A column of spans that no span had is not there."""
 
 
-def made_of(path: Path) -> list[str] | None:
-    """Return the files that a database was made of, as they were given; None for one that is not ours, or damaged."""
-    try:
-        with duckdb.connect(
-            str(path.resolve()), read_only=True, config={"enable_external_access": False}
-        ) as given:
-            tables = given.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main'"
-            ).fetchall()
-            if (_MARK,) not in tables:
-                return None
-            rows = given.execute(f"SELECT file::VARCHAR FROM main.{_MARK} ORDER BY 1").fetchall()
-            return [file for (file,) in rows if file is not None]
-    except duckdb.Error:
-        return None
-
-
 def read_database(path: Path, shown: str) -> Run:
     """Return the run of a database; raise DataError for one that is not ours, or of another version."""
     with open_store() as connection:
@@ -95,7 +77,7 @@ def _take(connection: duckdb.DuckDBPyConnection, shown: str) -> None:
     )
     for table, column in connection.execute(query).fetchall():
         there.setdefault(table, set()).add(column)
-    if _MARK not in there:
+    if MARK not in there:
         raise DataError(
             f"{shown}: is a database, but not one of vtprof's; give what `vtprof analyze --db` wrote"
         )

@@ -4,11 +4,11 @@
 -- start_ns, end_ns   Unix time, by the clock of the request's machine (`clock_offsets`: here alone clocks are put right);
 --                    a missing or earlier end counts as no time, so that it shows as unexplained
 -- end_missing, negative_duration  whether that was done
--- gpu_time_ns        the request's share of GPU time [ns]; energy_mj its share of energy [mJ], energy_low_mj and
---                    energy_high_mj the ends of its interval, energy_quality how it was got
+-- gpu_time_ns        the request's share of GPU time [ns]; energy_mj: its share of energy [mJ]
+-- energy_low_mj, energy_high_mj  ends of the interval of that [mJ]; energy_quality: how it was got
 -- works              false where it tells of no work: the first fragment of a stretch that others interrupt carries all
 --                    of it, and an encoder whose every output was cached did not run; NULL in other dialects
--- cpu_ns             CPU time of preprocessing [ns]; pixels before resizing
+-- cpu_ns             CPU time of preprocessing [ns]; pixels: of its items, before resizing
 -- items, patches     media items and patches encoded
 -- tokens, visual_tokens  prompt tokens computed in prefill; chunks: steps that they were computed in
 -- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got

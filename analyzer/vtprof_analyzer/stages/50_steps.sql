@@ -1,5 +1,6 @@
 -- One row: one engine iteration, or a window of folded iterations: of parallel ranks the first one's report.
 -- step_id            number of the row, in order of time: joins `step_cost`
+-- trace_id, span_id  its span
 -- resource_id        the process that ran it
 -- start_ns, end_ns   Unix time; a missing or earlier end counts as no time
 -- duration_ns        wall time [ns]; gpu_time_ns: GPU time, NULL on a machine without a GPU

@@ -11,6 +11,7 @@
 -- floor_s            roofline floor [s]; NULL without a roof, as all that follows from it
 -- intensity, ridge   FLOP/B: of the work, and where the ceilings of the device meet
 -- floor_ratio        floor / time; above 1 where a ceiling was exceeded, never clamped
+-- attainable         whether the ceilings were measured on such a machine, rather than a datasheet's
 -- dram_ratio, tensor_ratio, sm_ratio  counters over the step, 0..1: those on its span, else those of `span_counters`
 -- counter_quality    measured, attributed or estimated; sampled ones are measured where the samples' windows lie in the step
 -- host_cores         CPU cores that its process kept busy meanwhile

@@ -9,8 +9,9 @@
 -- rest_ns            from when on the rest ran, evenly: encoded_ns, or start_ns where the encoder fills the step
 -- blocked            requests waited that the scheduler passed over for want of room: it preempted, the KV cache or the
 --                    sequences were full, or it left a part of the step's tokens unused
--- busy               time in the step [ns], cut into encode, image (visual part of prefill: by FLOPs where known, else by
---                    tokens), text (other prefill) and decode (against prefill: by the cost model's times, else by tokens);
+-- busy               time in the step [ns]
+-- encode, image, text, decode  what it is cut into [ns]: image is the visual part of prefill (by FLOPs where known, else by
+--                    tokens), text other prefill, decode is told from prefill by the cost model's times, else by tokens;
 --                    none of the four for folded iterations, of which it cannot be told
 -- iterations, patches, visual_tokens, text_tokens, decodes, context  iterations; patches encoded; prompt tokens; decoding
 --                    requests and the cached tokens that they read, summed over iterations

@@ -9,8 +9,8 @@
 -- decode_ns          decodes, its own included; steps_ns: the time that the process was in a step, with its own work
 -- iterations         engine iterations meanwhile; patches, visual_tokens, text_tokens: encoded and prefilled for others;
 --                    decodes, context_tokens: decoding requests and the cached tokens that they read, summed over iterations
--- blocked_ns         time in steps that passed over waiting requests for want of room (`engine_work.blocked`), of which
---                    blocked_encode_ns, blocked_image_ns, blocked_text_ns are in the times above
+-- blocked_ns         time in steps that passed over waiting requests for want of room (`engine_work.blocked`) [ns]
+-- blocked_encode_ns, blocked_image_ns, blocked_text_ns  what of it is in the times above [ns]
 CREATE TABLE exposures AS
 WITH requests AS MATERIALIZED (
     SELECT q.request_number, q.resource_id, q.arrival_ns + q.ttft_ns AS first_token_ns, q.end_ns,

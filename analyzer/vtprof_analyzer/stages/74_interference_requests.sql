@@ -2,9 +2,12 @@
 -- that have one time: sums of what they waited for, for a regression of their times on the work beside them.
 -- instance, block    as there; what: ttft_ms (from hand-over to first token) or tpot_ms (from there to the end, per token)
 -- requests           how many; weight: for how many they stand; value_ms: sum of weight x the time itself [ms]
--- y                  sum of weight x the time that work can explain [ns]; x1..x6: of weight x what ran meanwhile: iterations,
---                    decodes, context tokens, other prompt tokens (own ones too), visual prompt tokens, patches; per token
---                    where the time is. time_ns, known_ns: of the requests' time, all and in recorded steps [ns]. x11..x66: of weight x products of these, x1y..x6y: with the time
+-- y                  sum of weight x the time that work can explain [ns]
+-- x1, x2, x3, x4, x5, x6  sums of weight x what ran meanwhile: iterations, decodes, context tokens, other prompt tokens (own
+--                    ones too), visual prompt tokens, patches; per token where the time is
+-- x*y                sums of weight x one of x1 to x6, by its digit, x the time y
+-- x*                 sums of weight x the product of two of x1 to x6, by their digits
+-- time_ns, known_ns  sums of the requests' time, all of it and that in recorded steps [ns]
 CREATE TABLE interference_requests AS
 WITH whole AS (
     SELECT min(start_ns) AS begin_ns, max(end_ns) AS until_ns FROM engine_work

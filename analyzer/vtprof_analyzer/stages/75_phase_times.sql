@@ -1,7 +1,7 @@
 -- One row: one phase over all requests that had it.
 -- phase              name of the phase
 -- requests           requests that had it
--- duration_ns        sum over requests; gpu_time_ns, energy_mj likewise, NULL where nothing recorded them
+-- duration_ns        sum over requests [ns]; gpu_time_ns, energy_mj: likewise, NULL where nothing recorded them [ns, mJ]
 -- p50_ms, p95_ms, p99_ms  of its duration per request, linear interpolation [ms]
 -- dram_ratio, tensor_ratio, sm_ratio  means weighed by duration, 0..1; counter_quality: the weakest of them
 -- cpu_timed_s, cpu_s  duration and CPU time of what recorded CPU time [s]; fetch_s, decode_s: media download and decoding

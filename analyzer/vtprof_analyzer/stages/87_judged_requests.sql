@@ -1,12 +1,12 @@
 -- One row: one request whose status is known, against the objectives in `settings`.
--- request_number     row of `request_base`; model, visual_stratum as in `requests`
+-- request_number     row of `request_base`; model, visual_stratum: as in `requests`
 -- node               machine that took it in
 -- arrival_ns, end_ns Unix time
 -- weight             requests that it stands for, in billionths: integers add up to the same in any order
 -- completed          whether it ended well; where nothing is said it did
 -- ttft_kept, tpot_kept  whether it completed and met that objective, at most that long; NULL where none was given
 -- kept               whether it completed and met every objective given
--- energy_nj          energy that it took [nJ], where that is known in full; gpu_time_ns its share of GPU time
+-- energy_nj          energy that it took [nJ], where that is known in full; gpu_time_ns: its share of GPU time [ns]
 CREATE TABLE judged_requests AS
 WITH worked AS (
     SELECT request_number, sum(gpu_time_ns) AS gpu_time_ns FROM phases WHERE gpu_time_ns IS NOT NULL GROUP BY request_number

@@ -3,8 +3,7 @@
 -- objective          ttft or tpot, where given; completed: to end well, however long it took
 -- requests           of the group, weighted
 -- attainment         share that met the objective, 0..1
--- The rest is of all objectives together, and the same in each row of a group:
--- goodput_share      share that met every objective given, 0..1; NULL where none was
+-- goodput_share      of all objectives together, as what follows, and the same in each row of a group: share that met every objective given, 0..1; NULL where none was
 -- goodput_per_s      of them by the second of the whole run: the groups of a scope add up to the run's
 -- usd_per_ok_request price of the nodes over those that met every objective (or completed, where none was given): of a
 --                    node its own; of a model or stratum the part of all that is its part of GPU time. NULL without a

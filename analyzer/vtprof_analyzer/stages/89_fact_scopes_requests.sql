@@ -1,5 +1,5 @@
 -- One row: the requests of one resource for one model, in one scope of `fact_scopes` that they belong to.
--- member             number of the pair of resource and model; resource_id, model as in `request_base`
+-- member             number of the pair of resource and model; resource_id, model: as in `request_base`
 -- scope              everything, their model's, their process's
 CREATE TABLE fact_members AS
 SELECT DISTINCT q.member, q.resource_id, q.model, s.scope

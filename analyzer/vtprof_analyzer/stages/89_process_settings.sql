@@ -1,12 +1,11 @@
 -- One row: one process that sent spans: what runs there, as recorded, under the names of vLLM, SGLang and Transformers alike.
 -- instance           the process
 -- work               requests and steps that it told of: who speaks for a scope where processes differ
--- engine, engine_version, device_kind, cpu_cores, tp, dp, ep, kv_cache_dtype, max_num_batched_tokens, max_num_seqs,
--- max_model_len, reserve_by_max_len, prefix_caching, mm_encoder_tp_mode, encode_attn_backend, processor_device,
--- mm_processor_cache_gb, mm_limit_image, mm_limit_video, enforce_eager, cuda_graph_mode, spec_method, api_server_count,
--- renderer_workers   as in `vtprof_rules/facts.toml`; weights_dtype, quantization: from which weight_dtype follows
--- patch_pixels       pixels of an encoder's patch; audio_window_seconds: what it pads a clip to; both by the model's config
--- A setting that the engine did not record is NULL. processor_device, api_server_count and renderer_workers are recorded by
+-- weights_dtype, quantization  as recorded: from them weight_dtype follows
+-- step_tokens_limit  tokens of a step, as given; -1 where prompts are not cut into chunks (SGLang)
+-- patch_pixels       pixels of an encoder's patch, by the model's config
+-- audio_window_seconds  what an encoder pads a clip to, likewise [s]
+-- The others are as in `vtprof_rules/facts.toml`. A setting that the engine did not record is NULL. processor_device, api_server_count and renderer_workers are recorded by
 -- nothing yet, under whatever name: they are read where `vtprof.engine.config` has them.
 CREATE TABLE process_settings AS
 WITH used AS (

@@ -3,14 +3,18 @@
 -- request_number     row of `request_base`; member: of `fact_members`; resource_id, instance, model: who served it, what it
 --                    asked for
 -- recorded           false for the repetitions of a sampled request; counts: whether facts count the row
--- ok                 that it did not fail; met: every objective given, NULL without any or where its status is not known
+-- ok                 that it did not fail; rejected: that it was not admitted
+-- met                that it met every objective given, NULL without any or where its status is not known
+-- ttft_kept, tpot_kept  whether that objective was met, likewise
+-- weight             requests that a sampled one stands for; sequences: as in `request_base`
 -- arrival_ns, end_ns Unix time; since_first_ns: arrival since the first one of its process
 -- ttft_ms, tpot_ms, e2e_ms, preprocess_ms, queue_ms, encode_ms, transfer_ms, prefill_ms, unexplained_ms  as in `requests`
 -- fetch_ms           media download, of it at most preprocess_ms [ms]
 -- pre_ns, cpu_ns     duration and CPU time of preprocessing [ns], where both are recorded
 -- input_tokens, text_tokens, visual_tokens, image_tokens, video_tokens, audio_tokens, output_tokens, cached_tokens  tokens
 -- images, videos, clips, pixels, frames, audio_ns  what the prompt holds; media: whether it holds any
--- encoded_items, patches, encode_stretches, encoder_hits  of the encoder; chunks, prefilled_tokens  of prefill
+-- encoded_items, patches, encode_stretches, encoder_hits  of the encoder; chunks, prefilled_tokens: of prefill
+-- context_tokens, token_bytes  longest context of the process, and KV bytes of one token there, as in `kv_sizes`
 -- decode_steps, preemptions  of decode
 -- repeats, digests   items whose digest came before, and items with a digest
 -- others_encode_ns   time before its first token in which its process ran the encoder [ns]
@@ -100,5 +104,6 @@ FROM (SELECT f.* REPLACE (false AS recorded), c.copies, unnest(range(c.copies - 
 DROP TABLE request_copies;
 
 -- One row: one request in one scope (`fact_scopes`), as often as its sampling says that there were of its like.
+-- scope              as in `fact_scopes`; the rest as in `request_facts`
 CREATE VIEW scoped_requests AS
 SELECT m.scope, f.* FROM request_facts AS f JOIN (SELECT member, scope FROM fact_members) AS m USING (member);

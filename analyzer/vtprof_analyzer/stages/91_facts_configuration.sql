@@ -1,6 +1,7 @@
 -- One row: one scope (`fact_scopes`) and its configuration, in the names of `vtprof_rules/facts.toml`.
 -- Where the processes of a scope differ, that of the one with most work; what none of them recorded is taken from others only
 -- where these agree on it: an engine's worker says what holds for its server.
+-- patch_pixels       as in `process_settings`
 CREATE TABLE facts_configuration AS
 WITH widths AS (
     SELECT k.instance, max(m.weight_dtype) AS weight_dtype, max(m.fp8_peak_ratio) AS fp8_peak_ratio,

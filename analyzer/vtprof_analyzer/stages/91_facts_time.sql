@@ -1,6 +1,7 @@
 -- One row: one scope (`fact_scopes`) and its facts of time and preprocessing, in the names of `vtprof_rules/facts.toml`.
 -- Times in ms over requests with a first token, in which a phase that a request did not have counts 0. NULL for a phase that
 -- no request of the run ever showed, or that the spans of most cannot tell: it is not known to be zero.
+-- preprocess_ms_p95, encode_ms_p95, transfer_ms_p95, prefill_ms_p95  95th percentile of the phase's time [ms]
 CREATE TABLE facts_time AS
 WITH recorded AS (
     SELECT bool_or(phase = 'preprocess') AS preprocess, bool_or(phase = 'queue') AS queue, bool_or(phase = 'encode') AS encode,

@@ -5,8 +5,8 @@
 --                    its growth is all that the engine did
 -- kv_used_ratio_p50, kv_used_ratio_max  share of the KV cache held by requests being served, fullest rank of each reading
 -- running_*, waiting_*  requests, summed over ranks of one reading, median and most
--- preemptions, prompt_tokens, output_tokens, mm_queried, mm_hit, ...  growth from first to last reading; an engine that
---                    was started again counts from zero again
+-- preemptions, prompt_tokens, output_tokens  growth from first to last reading; an engine that was started again counts
+--                    from zero again
 -- prefix_hit_rate    tokens found in the prefix cache / tokens looked up (vLLM) or prompt tokens (SGLang)
 -- mm_cache_hit_rate  media items found in vLLM's cache of preprocessed items / items looked up
 -- encoder_cache_hit_rate  the same of the cache of encoder outputs of SGLang's separate encoder

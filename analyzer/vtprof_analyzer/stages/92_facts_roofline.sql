@@ -1,8 +1,8 @@
 -- One row: one scope (`fact_scopes`) and its facts by the cost model and the steps, in the names of `vtprof_rules/facts.toml`.
 -- Of encode, prefill and decode over the steps that held them; rates against the ceilings of each step's own device. What
 -- FP8 saves is what the floor of a step loses where its KV values, or its weights, take one byte each.
--- X_time_s           time of the phase in steps, on the device or, where that is not told, by the wall [s]: for shares
--- X_above_roof_share of the phase's time in steps whose bytes exceed any cache of a device (256 MiB), the part in steps faster
+-- *_time_s           time of the phase in steps, on the device or, where that is not told, by the wall [s]: for shares
+-- *_above_roof_share  of the phase's time in steps whose bytes exceed any cache of a device (256 MiB), the part in steps faster
 --                    than their floor / 1.05; NULL without such steps or without a roof
 CREATE TABLE facts_roofline AS
 WITH costed AS (

@@ -6,7 +6,7 @@ WITH rows_asked AS (
     UNION ALL
     SELECT 'phase_facts', phase, 0 FROM facts_phase
 )
-SELECT a.view, a.subject, i.* EXCLUDE (scope), c.* EXCLUDE (scope), t.* EXCLUDE (scope), k.* EXCLUDE (scope), h.* EXCLUDE (scope),
+SELECT a.view, a.subject, i.* EXCLUDE (scope), c.* EXCLUDE (scope), t.* EXCLUDE (scope), k.* EXCLUDE (scope, audio_window_seconds), h.* EXCLUDE (scope),
        r.* EXCLUDE (scope), x.* EXCLUDE (scope), s.* EXCLUDE (scope), m.* EXCLUDE (scope), d.* EXCLUDE (scope),
        o.* EXCLUDE (scope), p.*
 FROM rows_asked AS a

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vtprof_analyzer.regress.common import PARTS
+from vtprof_analyzer.regress.common import PARTS, told_to_be_there
 from vtprof_analyzer.regress.requests import Flags, Floats, Integers, Requests, joined
 from vtprof_analyzer.regress.thin import of_model
 from vtprof_analyzer.watch.events import Unlike
@@ -260,14 +260,11 @@ def _taken(q: Requests) -> Flags:
                 _table(q, ("queue_ms",)) > 0,
             ]
         )
-        # Zero contradicts what else is told: items and encodes of their tokens, tokens of their items, times of outputs.
-        told = {
-            "visual_tokens": (_items(q) > 0) & ~(q.audio_tokens > 0),
-            "images": q.visual_tokens > 0,
-            "output_tokens": q.tpot_ms > 0,
-        }
-        # What the encoder's cache held does not encode, and of one token there is no time per further token.
-        free = {"encode_ms": q.encoder_hit > 0, "tpot_ms": q.output_tokens < 2}
+        told = told_to_be_there(q)
+        # What the encoder's cache held does not encode, and of one token there is no time per further token; but with no
+        # output at all there would be no first token either.
+        few = (q.output_tokens < 2) & ~(told["output_tokens"] & (q.output_tokens == 0))
+        free = {"encode_ms": q.encoder_hit > 0, "tpot_ms": few}
     for place, (name, test) in enumerate(_TESTS):
         if name in free:
             taken[:, place] &= ~free[name]
@@ -350,8 +347,8 @@ def _kind(q: Requests) -> Integers:
 
 
 def _items(q: Requests) -> Floats:
-    """Return what is above zero of requests with media: items, or where nobody counted them the time of their encodes."""
-    return np.nan_to_num(np.where(np.isnan(q.images), q.encode_ms, q.images))
+    """Return what is above zero of requests with media: items, or where these are none the time of their encodes."""
+    return np.nan_to_num(np.where(q.images > 0, q.images, q.encode_ms))
 
 
 def _gone(share: float, *, nearly_all: bool) -> tuple[int, int]:

@@ -174,6 +174,13 @@ class Judge:
         judged = counts.get("judged", 0)
         return not counts.get("blocks", 0) or 2 * judged < judged + _not_comparable(counts)
 
+    def insufficient_notes(self) -> list[str]:
+        """Return what to say of a look that no alarm tells nothing of."""
+        if not self.seen or not self.insufficient:
+            return []
+        counts = self.detector.counts
+        return [wording.insufficient(self.seen, counts.get("judged", 0), counts.get("blocks", 0))]
+
     def figures(self) -> Figures:
         """Return the numbers for Prometheus; who polls adds his own."""
         counts = self.detector.counts

@@ -66,6 +66,8 @@ class Watch:
     state_file: StateFile | None = None
     identity: dict[str, str] = field(default_factory=dict)
     now: Callable[[], float] = time.time
+    saved: bool = False
+    """Whether the state was written when it last was to be."""
     _told: list[Notification] = field(default_factory=list)
     _notes: dict[str, None] = field(default_factory=dict)
     _posted_s: float = 0.0
@@ -94,7 +96,7 @@ class Watch:
             while not self.poll(follows=False):
                 pass
             self._take(self.follower.finish(), follows=False)
-            for note in self.judge.silence_notes():
+            for note in (*self.judge.silence_notes(), *self.judge.insufficient_notes()):
                 self._note(note)
             self._tell(self.judge.silences(self.now()))
         finally:
@@ -174,8 +176,9 @@ class Watch:
             self.state_file.save(self.identity, content)
         except OSError as error:
             self._note(f"{self.state_file.path}: the state cannot be written ({error.strerror})")
+            self.saved = False
             return
-        self._saved_s, self._unsaved = self.now(), False
+        self.saved, self._saved_s, self._unsaved = True, self.now(), False
 
     def _publish(self) -> None:
         posts: dict[str, tuple[int, int, int]] = {}

@@ -262,6 +262,17 @@ def unknown_model(model: str, lacks: Sequence[str] | None = None) -> str:
     return f"model {one_line(model, 80)!r} is not in the base: its requests are not judged; record a base with it"
 
 
+def insufficient(seen: int, judged: int, blocks: int) -> str:
+    """Return what is said where too little was judged for no alarm to mean that nothing is slower."""
+    part = f"{judged:,} of {seen:,} requests had requests like them in the base"
+    if blocks:
+        return f"only {part}: no alarm does not mean that the others are no slower"
+    return (
+        f"nothing was judged: {part}, and no block of them was full: no alarm does not mean that nothing is slower;"
+        " give more requests, or a base with such requests"
+    )
+
+
 def left_out(one: LeftOut) -> str:
     """Return what is said of a model whose requests carry other columns than the base's."""
     shown, told = _model(one.model), _unlike(one.unlike, dict(one.since))
