@@ -16,7 +16,7 @@ from vtprof_agent.counters.nonnegative import Array, solve
 
 _BEGIN: Final = (0.7, 0.5, 0.4, 0.4)
 """Shares of the windows to begin with, one after the other: those that show least for their work."""
-_ROUNDS: Final = 8
+_ROUNDS: Final = 15
 _SETTLED: Final = 1e-3
 """Mean change of a window's probability below which another round is not worth it."""
 _LEAST_SHARE, _MOST_SHARE = 0.02, 0.9
