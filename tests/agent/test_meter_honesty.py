@@ -1,17 +1,20 @@
 """RollingMeter where values cannot be known: idle power, clocks, co-tenants, numbers that defy computing."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
 import pytest
 from meter_day import DRAM, ENERGY, MS, START_NS, Day, errors, make_day, run, windows_of
 
+from vtprof_agent.counters.assessment import BACKGROUND, NOISY
 from vtprof_agent.counters.gpu_work import GpuWork
 from vtprof_agent.counters.idle_power import IdleBound, truncated
 from vtprof_agent.counters.meter import CounterWindow, StepCounters
 from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.counters.rolling_fit import RollingFit
 from vtprof_agent.counters.series import Series
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
 from vtprof_schemas import names
 
 
@@ -144,3 +147,76 @@ def test_fit_that_cannot_be_computed_is_counted_and_harms_nothing(monkeypatch: p
     run(meter, day, windows)
     assert meter.state()[0].failures > 0
     assert sum(meter.totals().values()) == pytest.approx(sum(one.amount for one in windows), rel=1e-9)
+
+
+def test_what_begins_beside_a_settled_fit_is_estimated_at_once_and_within_the_interval() -> None:
+    """From 40 s on others add half the mean: the fit, of 10 s before, does not know, but the windows tell."""
+    day = make_day(19, 42)
+    first = len(windows_of(day, 19)) - 20
+
+    def begins(amounts: np.ndarray, _: np.random.Generator) -> np.ndarray:
+        return np.where(np.arange(len(amounts)) >= first, 0.5 * amounts.mean(), 0.0)
+
+    given = run(RollingMeter(), day, windows_of(day, 19, beside=begins))
+    beside_ns = START_NS + (first * 100 + 100) * MS
+    found = [
+        (counters, used)
+        for step, used, counters in zip(day.steps, day.truth, given, strict=True)
+        if step.start_ns >= beside_ns and step.end_ns < day.steps[-1].end_ns - 200 * MS and counters
+    ]
+    assert len(found) > 20
+    assert {counters.quality[DRAM] for counters, _ in found} == {names.QUALITY_ESTIMATED}
+    held = [
+        share.low <= true <= share.high
+        for counters, used in found
+        for share, true in zip(counters.shares[DRAM], used, strict=True)
+        if true
+    ]
+    assert np.mean(held) > 0.9
+
+
+@pytest.mark.parametrize(("background", "noise", "why"), [(0.1, 0.0, BACKGROUND), (0.0, 0.06, NOISY)])
+def test_memory_traffic_that_is_not_all_ours_lowers_the_label(
+    background: float, noise: float, why: str
+) -> None:
+    """A tenth of the mean flows all the time, pauses included; or it varies by 6 % from window to window."""
+
+    def beside(amounts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return background * amounts.mean() + noise * amounts * rng.standard_normal(len(amounts))
+
+    day = make_day(20, 60, gap_ms=30.0)
+    for others, label, said in (
+        (None, names.QUALITY_ATTRIBUTED, None),
+        (beside, names.QUALITY_ESTIMATED, why),
+    ):
+        meter = RollingMeter()
+        run(meter, day, windows_of(day, 20, beside=others))
+        (state,) = meter.state()
+        assert (state.quality, state.why) == (label, said)
+
+
+def test_an_amount_that_no_gpu_can_show_is_refused() -> None:
+    """10^160 ns of bandwidth in 100 ms: what it would spoil goes on as before."""
+    day = make_day(18, 20)
+    windows = windows_of(day, 18)
+    windows[100] = replace(windows[100], amount=1e160)
+    meter = RollingMeter()
+    given = run(meter, day, windows)
+    (state,) = meter.state()
+    assert (state.refused, state.failures) == (1, 0)
+    assert (errors(day, given) < 0.05).all()
+
+
+def test_what_flows_between_steps_need_not_flow_during_them() -> None:
+    """7 a ms of steps and 5 a ms between them: of the 7 others have 5 or none, so 2 are known to 5 / 2 at best."""
+    rng = np.random.default_rng(6)
+    pause = rng.uniform(0.0, 30.0, 200)
+    work = np.zeros((200, COLUMNS + 1))
+    work[:, CLASS_COLUMNS[2].start], work[:, COLUMNS] = 100.0 - pause, (100.0 - pause) * MS
+    fit = RollingFit(300, 5, always_idle=False)
+    amounts = (7.0 * (100.0 - pause) + 5.0 * pause) * (1 + rng.normal(0, 0.01, 200))
+    fit.add(START_NS, work, np.full(200, 100.0 * MS), amounts)
+    found = fit.fit()
+    assert found is not None
+    assert found.costs[CLASS_COLUMNS[2].start] == pytest.approx(2.0, rel=0.1)
+    assert found.class_error[2] == pytest.approx(2.5, rel=0.15)

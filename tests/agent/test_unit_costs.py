@@ -5,20 +5,20 @@ from math import exp, sqrt
 import pytest
 
 from vtprof_agent.counters.meter import COUNTERS, Work
-from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
+from vtprof_agent.counters.unit_costs import OFF, Trust, UnitCosts, join_parts
 from vtprof_agent.counters.work_curve import COLUMNS
 from vtprof_schemas import names
 
 DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
 SURE = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
-NONE = [0.0] * (COVERED + 1)
+NONE = [0.0] * (OFF + 1)
 
 
 def rows(
-    costs: dict[int, float], given: tuple[float, float, float, float], covered: float
+    costs: dict[int, float], given: tuple[float, float, float, float], covered: float, off: float = 0.0
 ) -> list[list[float]]:
     """Make the rows of a stretch in which one counter alone was read."""
-    row = [costs.get(column, 0.0) for column in range(COLUMNS)] + [*given, covered]
+    row = [costs.get(column, 0.0) for column in range(COLUMNS)] + [*given, covered, off]
     return [row if key == DRAM else NONE for key in COUNTERS]
 
 
@@ -108,7 +108,7 @@ def test_the_encoders_part_and_the_rest_have_each_their_own_costs() -> None:
 def test_what_is_not_known_at_all_is_no_more_than_can_be() -> None:
     """A ratio's integral at most the time; energy three times the mean power over its windows, for a tenth of a second."""
     trust = Trust.of((float("inf"),) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
-    row = [1.0 if column == 14 else 0.0 for column in range(COLUMNS)] + [0.0, 0.0, 4e8, 1e8, 1e9]
+    row = [1.0 if column == 14 else 0.0 for column in range(COLUMNS)] + [0.0, 0.0, 4e8, 1e8, 1e9, 0.0]
     stretch = [row if key in (DRAM, ENERGY) else NONE for key in COUNTERS]
     costs = UnitCosts.of_stretch(stretch, 1e9, [trust] * 4)
     assert costs is not None
@@ -118,3 +118,32 @@ def test_what_is_not_known_at_all_is_no_more_than_can_be() -> None:
         assert [shares[DRAM][2].high for shares in both] == [end_ns, 2 * end_ns]
         assert both[0][ENERGY][2].high == pytest.approx(energy)
         assert all(shares[ENERGY][2].low == 0.0 for shares in both)
+
+
+@pytest.mark.parametrize(("off", "quality"), [(0.5, names.QUALITY_ESTIMATED), (0.01, names.QUALITY_MEASURED)])
+def test_windows_far_from_what_was_predicted_are_estimated_and_the_interval_goes_there(
+    off: float, quality: str
+) -> None:
+    """Half as much again as predicted: of 100 the prediction was 67, which 50 and the usual 1.8 % below reach."""
+    stretch = rows({12: 50.0}, (0.0, 0.0, 100.0, 0.0), 50.0, off * 50.0)
+    costs = UnitCosts.of_stretch(stretch, 50.0, [SURE] * 4)
+    assert costs is not None
+    counters = costs.shares(Work(0, 1_000, decode_requests=1, decode_context_tokens=100))
+    decode = counters.shares[DRAM][2]
+    assert (decode.amount, decode.low) == pytest.approx((100.0, 100.0 * (1 - 0.018 - off)))
+    assert counters.quality[DRAM] == quality
+    together = costs.run(2, 2_000.0, [200.0, 2.0, 2.0])
+    assert together.quality[DRAM] == quality
+
+
+def test_a_ratio_is_no_more_than_one_over_the_time_of_its_class() -> None:
+    """300 ns of an encoder that ran for 200 of 1,000: wrong, so it is given 200 and the label says so; prefill has 800."""
+    stretch = rows({0: 1.0, 3: 1.0}, (300.0, 300.0, 0.0, 0.0), 1.0)
+    costs = UnitCosts.of_stretch(stretch, 1.0, [SURE] * 4)
+    assert costs is not None
+    wrong = costs.shares(Work(0, 1_000, patches=300, prefill_tokens=300, encode_ns=200))
+    assert [share.amount for share in wrong.shares[DRAM]] == [200.0, 300.0, 0.0]
+    assert wrong.quality[DRAM] == names.QUALITY_ESTIMATED
+    right = costs.shares(Work(0, 1_000, patches=190, prefill_tokens=300, encode_ns=200))
+    assert [share.amount for share in right.shares[DRAM]] == [190.0, 300.0, 0.0]
+    assert right.quality[DRAM] == names.QUALITY_ATTRIBUTED

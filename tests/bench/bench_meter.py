@@ -27,7 +27,7 @@ START_NS = 10**15
 TICK_NS = 100_000_000
 """Period of the counters, and how often the agent hands over what came."""
 HOLD_NS = 2_000_000_000
-COSTS = np.array([9000.0, 20000.0, 60.0, 9000.0])
+COSTS = np.array([2250.0, 5000.0, 15.0, 2250.0])
 """Amount of a patch, a token of a prompt, a token of context and a request in decoding, in the first counter."""
 FACTORS = (1.0, 0.7, 1.4, 2e-6)
 """The same in the others; a machine of which the amounts are linear in the work."""

@@ -23,6 +23,13 @@ _OVER_NOISE: Final = 2.2
 """What the fit leaves over that stays for a second is not noise when it is more than ``_SLOW`` of the amount (of bytes,
 which follow the work without rounding up to tiles, more than ``_SLOW_COUNTABLE``: windows have 1 to 2 % noise), or more
 than ``_LEAST_SLOW`` of it and so many times what noise from window to window would leave in the mean of a second."""
+NOISY: Final = "it varies more than the work does"
+BACKGROUND: Final = "it shows something between steps too, which others may do"
+_MOST_BACKGROUND: Final = 0.02
+"""Of a counter that shows nothing of an idle GPU: more than this share without work of ours is that of others."""
+_NOISY_COUNTABLE: Final = 0.035
+"""Bytes that vary so much more than the work, relative, from window to window: something may follow our load."""
+_SMALL: Final = 0.3
 _FORM: Final = 0.002
 """Kernels are no linear function of the work: so much of the whole amount may go to a wrong class."""
 _BIN_NS: Final = 1e9
@@ -43,29 +50,41 @@ class Assessment:
     """Standard deviation of the residuals' means over a second, over the mean amount."""
     noise: float
     """What noise from window to window alone would make it."""
+    mean: float
+    """Mean amount of a window."""
+    doubt: str | None = None
+    """Why no class is sound, whatever the errors are."""
 
 
 def assess(
     fit: Fit, starts: Array, ends: Array, amounts: Array, work: Array,
-    *, countable: bool = False, least_rate: float = 0.0,
+    *, countable: bool = False, always_idle: bool = False, least_rate: float = 0.0,
 ) -> Assessment:  # fmt: skip
     """Judge a fit by the windows of the last time.
 
-    ``countable``: the counter follows the work closely, as bytes do; ``least_rate``: what comes and goes by less, a ns,
-    is no co-tenant but how an idle GPU drifts.
+    ``countable``: the counter follows the work closely, as bytes do; ``always_idle``: an idle GPU shows something too, as
+    energy; ``least_rate``: what comes and goes by less, a ns, is no co-tenant but how an idle GPU drifts.
     """
     classes = (work[:, :COLUMNS] * fit.costs) @ TO_CLASS
     residual = amounts - classes.sum(axis=1) - fit.idle * (ends - starts)
     spread = _spread(classes, residual, float(amounts.mean()))
     slow, noise = _slow_residual(ends, residual, amounts)
     enough = fit.amounts >= FEWEST
-    sound = tuple(enough and error < MOST_ERROR for error in fit.class_error)
+    mean = float(amounts.mean())
+    doubt = None
+    if countable and mean > 0:
+        noise_ratio = float((residual / np.hypot(amounts - residual, _SMALL * mean)).std())
+        doubt = NOISY if noise_ratio > _NOISY_COUNTABLE else None
+    if not always_idle and fit.idle_ratio > _MOST_BACKGROUND and fit.idle > least_rate:
+        doubt = BACKGROUND
+    sound = tuple(enough and not doubt and error < MOST_ERROR for error in fit.class_error)
     stays = slow > (_SLOW_COUNTABLE if countable else _SLOW) or slow > max(_LEAST_SLOW, _OVER_NOISE * noise)
-    stays = stays and slow * float(amounts.mean()) > least_rate * float((ends - starts).mean())
+    stays = stays and slow * mean > least_rate * float((ends - starts).mean())
     steps = np.maximum(work[:, WEIGHT_READS].sum(axis=0), 1e-300)
     typical = np.where(steps > 0.5, classes.sum(axis=0) / steps, 0.0).tolist()
     return Assessment(
-        spread, (typical[0], typical[1], typical[2]), (sound[0], sound[1], sound[2]), enough and stays, slow, noise
+        spread, (typical[0], typical[1], typical[2]), (sound[0], sound[1], sound[2]), enough and stays, slow, noise,
+        mean, doubt,
     )  # fmt: skip
 
 

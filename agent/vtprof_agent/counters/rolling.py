@@ -299,11 +299,8 @@ def _state(series: Series) -> CounterState:
     elif fit is None or seen is None or fit.amounts < FEWEST:
         why = "no fit yet"
     elif not sound:
-        why = (
-            "its idle power was not seen"
-            if fit.idle_error > MOST_ERROR
-            else "too much alike to be told apart"
-        )
+        unseen = "its idle power was not seen" if fit.idle_error > MOST_ERROR else None
+        why = seen.doubt or unseen or "too much alike to be told apart"
     return CounterState(
         series.hw_id, series.key, names.QUALITY_ESTIMATED if why else names.QUALITY_ATTRIBUTED,
         fit.condition_number if fit else None, series.windows, series.refused,

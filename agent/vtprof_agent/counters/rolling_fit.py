@@ -228,8 +228,8 @@ class RollingFit:
         more, less = (max(_residual(gram, moment, squares, x), least) for x in (without, tried))
         if amounts * np.log(more / less) <= 2 * _MUST_GAIN or tried[_PAUSE] < _SURE * shown:
             return without, without
-        costs = self._with_idle(gram, moment, float(tried[_PAUSE]))
-        return costs, costs
+        # A GPU that others use between our steps may be left alone during them, and the reverse.
+        return self._with_idle(gram, moment, float(tried[_PAUSE])), without
 
     def _with_idle(self, gram: Array, moment: Array, idle: float) -> Array:
         """Fit the work to what is left beside an idle amount for each ns."""

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import Final
 from zlib import crc32
 
@@ -45,6 +45,8 @@ _LEAST_POWER: Final = 10_000 / 1e9
 """10 W, mJ a ns: by so much the power of an idle GPU moves with its temperature and clocks."""
 _LEAST_RATIO: Final = 0.005
 """Half a percent of what the GPU can do: so much of background work of the driver is nobody's load."""
+_MOST_AMOUNT: Final = 1e18
+"""Of a window: more than a second of 10^9 GPUs, or 10^15 J."""
 _MANY: Final = 300
 """Windows from which on a fit is made anew by time alone."""
 _LESS: Final = 2.0
@@ -53,6 +55,11 @@ _SELDOM: Final = 6.0
 """So many times longer a fit is used that came out like the one before, as long as it predicts what is measured; but
 for no longer than it was made from."""
 _LIKE: Final = 0.02
+_UNUSUAL, _LEAST_UNUSUAL = 5.0, 0.1
+"""A window that lies so many standard deviations, and so much of it, from what is predicted holds other work than known."""
+_FARTHEST: Final = 100.0
+_SMALL_WINDOW: Final = 0.3
+"""Of a window with less than this share of the mean amount that is no wonder."""
 _UNLIKE: Final = 0.03
 """Relative difference of what two fits give a class; of what is measured from what is predicted."""
 
@@ -67,6 +74,8 @@ class Settled:
     """What a unit of each column of work is given in each window."""
     given: Array
     """What each class, and behind them nobody, is given in each window."""
+    off: Array
+    """How far each lies from what was predicted, relative, where that is more than usual; 0 elsewhere."""
 
 
 class Series:
@@ -143,7 +152,7 @@ class Series:
         """Take the next window, or refuse and count it."""
         length = window.end_ns - window.start_ns
         overlap = self.end_ns - window.start_ns
-        usable = isfinite(window.amount) and window.amount >= 0 and length > 0
+        usable = 0 <= window.amount <= _MOST_AMOUNT and length > 0
         if not usable or (self.end_ns and overlap > length // 4):
             self.refused += 1
             return
@@ -230,7 +239,7 @@ class Series:
         if self.fit is not None:
             starts, ends, kept, work = self._kept.all()
             self.assessment = assess(
-                self.fit, starts, ends, kept, work, countable=self._countable,
+                self.fit, starts, ends, kept, work, countable=self._countable, always_idle=self._always_idle,
                 least_rate=_LEAST_POWER if self._always_idle else _LEAST_RATIO,
             )  # fmt: skip
             if many and before is not None and not self.assessment.co_tenant:
@@ -355,12 +364,28 @@ class Series:
         scale = np.divide(amounts, predicted, out=np.zeros_like(amounts), where=predicted > 0)
         begun = self._gpu.begun_in(starts - self.lag_ns, ends - self.lag_ns)
         scale = np.minimum(scale, np.where(begun, 1.0, _MOST_SCALE))
+        off = self._off(amounts, classes, predicted)
         there = self._others.there(ends, self._told_by_all())
         if there is not None:
             scale = np.where(there, np.minimum(scale, 1.0), scale)
+            off[there] = 0.0
         given = np.empty((len(amounts), len(self.totals)))
         np.multiply(classes, scale[:, None], out=given[:, :-1])
         np.maximum(amounts - given[:, :-1].sum(axis=1), 0.0, out=given[:, -1])
         for place, amount in enumerate(given.sum(axis=0).tolist()):
             self.totals[place] += amount
-        return Settled(starts - self.lag_ns, ends - self.lag_ns, costs * scale[:, None], given)
+        return Settled(starts - self.lag_ns, ends - self.lag_ns, costs * scale[:, None], given, off)
+
+    def _off(self, amounts: Array, classes: Array, predicted: Array) -> Array:
+        """Return how much more or less than predicted windows hold, where that is unusual: 0.5 is half as much again."""
+        off = np.zeros(len(amounts))
+        if self.assessment is None:
+            return off
+        usual = np.sqrt(((classes * self.assessment.spread) ** 2).sum(axis=1))
+        least = np.maximum(predicted, _SMALL_WINDOW * self.assessment.mean)
+        far = np.abs(amounts - predicted) > np.maximum(_UNUSUAL * usual, _LEAST_UNUSUAL * least)
+        more, less = np.maximum(amounts, predicted)[far], np.minimum(amounts, predicted)[far]
+        off[far] = (
+            np.divide(more, less, out=np.full_like(more, _FARTHEST), where=less * _FARTHEST > more) - 1.0
+        )
+        return off

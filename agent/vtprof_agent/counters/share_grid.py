@@ -12,12 +12,12 @@ from vtprof_agent.counters.nonnegative import Array
 from vtprof_agent.counters.rolling_fit import Fit
 from vtprof_agent.counters.running_sums import read_between, read_curve
 from vtprof_agent.counters.series import Series, Settled
-from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts, join_parts
+from vtprof_agent.counters.unit_costs import COVERED, OFF, Trust, UnitCosts, join_parts
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, rows_of_decoding
 
 KEEP_NS: Final = 30_000_000_000
 """How long after a step its shares can be asked for."""
-_WIDTH: Final = COVERED + 1
+_WIDTH: Final = OFF + 1
 _DECODE: Final = CLASS_COLUMNS[2]
 
 
@@ -213,6 +213,7 @@ def _rows(parts: Sequence[Settled]) -> Array:
     rows[:, : costs.shape[1]] = costs * length[:, None]
     rows[:, costs.shape[1] : COVERED] = given
     rows[:, COVERED] = length
+    rows[:, OFF] = np.concatenate([part.off for part in parts]) * length
     return rows
 
 

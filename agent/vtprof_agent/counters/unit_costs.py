@@ -19,16 +19,22 @@ from vtprof_schemas import names
 
 COVERED: Final = COLUMNS + len(CLASSES) + 1
 """Column of the time in windows, behind what a unit of each column of work, each class and nobody is given."""
+OFF: Final = COVERED + 1
+"""And of this time, times how far windows lie from what was predicted (``series.Settled``)."""
 _Z: Final = 1.8
 """Within so many standard deviations lie 90 %: of a normal distribution 1.645, but these have longer tails."""
 _STEP: Final = 2.0
 """The work of one step is not the mean of its class: its costs are known so much worse."""
 _PEAK: Final = 3.0
 """A step takes no more than so many times the mean power over its windows,"""
+_BEYOND: Final = 1.05
+"""What is given more than that times what can be is given wrongly."""
 _BRIEF_NS: Final = 100_000_000
 """or, when it is shorter than this, than that would be in this time."""
 _ALONE: Final = 0.98
 """Share of the amount that one class must have to count as measured."""
+_MOST_OFF: Final = 0.02
+"""So far off, in the mean, a step's windows may lie for its values to be more than an estimate."""
 _WHOLE: Final = 0.98
 """Share of a step's time that must lie in windows."""
 _DECODE: Final = CLASS_COLUMNS[2]
@@ -119,8 +125,8 @@ class UnitCosts:
     ) -> "UnitCosts | None":
         """Read them off windows; None when these cover no GPU.
 
-        ``rows``: by counter what each unit was given times the time, what each class and nobody was, and the time in
-        windows, summed over GPUs; ``length``: of the stretch.
+        ``rows``: by counter what each unit was given times the time, what each class and nobody was, the time in windows,
+        and that times how far these are off, summed over GPUs; ``length``: of the stretch.
         """
         gpus = ceil(max(row[COVERED] for row in rows) / length - 0.02)
         if gpus < 1:
@@ -133,10 +139,12 @@ class UnitCosts:
                 given = row[COLUMNS:COVERED]
                 whole = max(sum(given), 1e-300)
                 mix = [one / whole for one in given[:3]]
-                whole_time = covered / length >= _WHOLE * gpus
+                off = row[OFF] / covered
+                whole_time = covered / length >= _WHOLE * gpus and off <= _MOST_OFF
+                half = [one + off for one in _half(mine, mix)]
                 energy = key == names.GPU_ENERGY_MJ
                 peak = _PEAK * sum(given) * scale if energy else float(gpus)
-                counters.append(_Counter(key, row, scale, mix, _half(mine, mix), mine, whole_time, peak))
+                counters.append(_Counter(key, row, scale, mix, half, mine, whole_time, peak))
         return cls(counters, gpus)
 
     @classmethod
@@ -162,10 +170,10 @@ class UnitCosts:
                 costs = self._by_requests[requests] = [sum(map(mul, one[1], row)) for one in self._decode]
             time_ns = work.end_ns - work.start_ns
             for (key, unit, half, typical, peak), cost in zip(self._decode, costs, strict=True):
-                amount = unit[0] * context + cost
-                if amount <= 0:
+                amount, most = unit[0] * context + cost, _most(key, peak, time_ns)
+                if not 0 < amount <= most:
                     break
-                shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical, _most(key, peak, time_ns)))
+                shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical, most))
             else:
                 return StepCounters(shares, self._quality, self.gpus)
         whole = row_of(work)
@@ -174,13 +182,15 @@ class UnitCosts:
             amounts = [
                 one.scale * sum(map(mul, one.unit[columns], whole[columns])) for columns in CLASS_COLUMNS
             ]
-            most = _most(one.key, one.peak, work.end_ns - work.start_ns)
+            limits = [_most(one.key, one.peak, time_ns) for time_ns in _times(work)]
             encode, prefill, decode = (
-                _share(amount, half, typical, most)
-                for amount, half, typical in zip(amounts, one.half, one.typical, strict=True)
+                _share(_possible(one.key, amount, limit), half, typical, limit)
+                for amount, half, typical, limit in zip(amounts, one.half, one.typical, limits, strict=True)
             )
             shares[one.key] = (encode, prefill, decode)
             labels[one.key] = one.quality(*amounts)
+            if any(_wrong(one.key, amount, limit) for amount, limit in zip(amounts, limits, strict=True)):
+                labels[one.key] = names.QUALITY_ESTIMATED
         return StepCounters(shares, labels, self.gpus)
 
     def run(
@@ -191,11 +201,15 @@ class UnitCosts:
         ``work``: the sum of their columns of decoding; ``amounts`` by counter where they are known better than from that.
         """
         shares: dict[str, tuple[Share, Share, Share]] = {}
+        labels = self._quality
         for key, unit, half, typical, peak in self._decode:
             amount = sum(map(mul, unit, work)) if amounts is None else amounts[key]
             most = _most(key, peak, time_ns)
-            shares[key] = (_NO_SHARE, _NO_SHARE, _share(amount, half, typical * steps, most))
-        return StepCounters(shares, self._quality, self.gpus, steps)
+            possible = _possible(key, amount, most)
+            shares[key] = (_NO_SHARE, _NO_SHARE, _share(possible, half, typical * steps, most))
+            if _wrong(key, amount, most):
+                labels = {**labels, key: names.QUALITY_ESTIMATED}
+        return StepCounters(shares, labels, self.gpus, steps)
 
 
 def join_parts(
@@ -239,6 +253,14 @@ def _most(key: str, peak: float, time_ns: float) -> float:
     return peak * (max(time_ns, _BRIEF_NS) if key == names.GPU_ENERGY_MJ else time_ns)
 
 
+def _times(work: Work) -> Three:
+    """Return how long each class can have run in a step, ns: the encoder apart from the rest, where that is told."""
+    whole = work.end_ns - work.start_ns
+    encode = min(max(work.encode_ns, 0), whole)
+    rest = whole - encode
+    return encode or whole, rest or whole, rest or whole
+
+
 def _share(amount: float, half: float, typical: float, most: float) -> Share:
     """Return an amount with its interval, which ends at the most that can be; what is not known at all goes that far."""
     if not amount:
@@ -246,3 +268,12 @@ def _share(amount: float, half: float, typical: float, most: float) -> Share:
     within = half * max(amount, typical)
     low, high = amount - within, amount + within
     return Share(amount, low if low > 0.0 else 0.0, high if high < most else max(amount, most))
+
+
+def _possible(key: str, amount: float, most: float) -> float:
+    """Return an amount as far as it can have flowed: a ratio is 1 at most; of power only the order of magnitude is known."""
+    return amount if key == names.GPU_ENERGY_MJ else min(amount, most)
+
+
+def _wrong(key: str, amount: float, most: float) -> bool:
+    return key != names.GPU_ENERGY_MJ and amount > _BEYOND * most
