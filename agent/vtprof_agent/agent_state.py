@@ -82,14 +82,20 @@ class AgentState:
     attribution: "tuple[CounterState, ...]" = ()
     rings: int = 0
     records_read: int = 0
+    """By all agents."""
     records_lost: int = 0
     open_requests: int = 0
+    """That have not ended."""
     keep_ratio: float = 1.0
     requests_sampled_out: int = 0
     faults: int = 0
     losses: tuple[Loss, ...] = ()
     detail_refused: tuple[int, ...] = ()
     """PIDs of processes that cannot be told their level of detail, and record at their own."""
+    records_read_before: int = 0
+    """Of ``records_read``, what agents before this one read."""
+    held_requests: int = 0
+    """That have ended and wait for their counters."""
 
     def document(self, unix_ns: int) -> dict[str, Any]:
         """Return the state as JSON, as of a time."""
@@ -116,11 +122,11 @@ class StateWriter:
         self._clock_ns, self._unix_ns = clock_ns, unix_ns
         self._next_ns: int | None = None
 
-    def write(self, state: Callable[[], AgentState]) -> None:
-        """Write the state if it is time; it is not asked for otherwise. Raises OSError."""
+    def write(self, state: Callable[[], AgentState]) -> bool:
+        """Write the state if it is time, and tell whether it was; it is not asked for otherwise. Raises OSError."""
         now_ns = self._clock_ns()
         if self._next_ns is not None and now_ns < self._next_ns:
-            return
+            return False
         self._next_ns = now_ns + int(PERIOD_S * NS_PER_S)
         text = json.dumps(state().document(self._unix_ns()), allow_nan=False)
         fresh = self._path.with_suffix(".new")
@@ -129,6 +135,7 @@ class StateWriter:
         with os.fdopen(file, "w") as out:
             out.write(text)
         fresh.replace(self._path)
+        return True
 
     def close(self) -> None:
         """Remove the file: no agent runs here any more. Raises OSError."""

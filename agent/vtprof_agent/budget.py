@@ -37,6 +37,8 @@ ROOMY: Final = 0.6
 """Of a limit on time: below it a level more is tried."""
 ROOMY_MEMORY: Final = 0.9
 """The same of memory, which seldom shrinks much."""
+STRAINED: Final = 0.7
+"""Of the limit on CPU time: beyond it the spans of others are refused, at once, so that no detail need be shed for them."""
 _GAIN: Final = 1 - math.exp(-AHEAD_S / LONG_S)
 """How far the long average moves towards the short one within that time."""
 
@@ -92,6 +94,8 @@ class Budget:
         self.level = MOST
         self.reason: str | None = None
         """Why the level is not the highest."""
+        self.strained = False
+        """Whether CPU time is on the way to its limit."""
         self.seconds: dict[int, float] = dict.fromkeys(LEVELS, 0.0)
         """How long each level was in force."""
         self._seen_ns: int | None = None
@@ -127,7 +131,11 @@ class Budget:
         self._probes = {ring: self._probes.get(ring) or _Rate() for ring in probe_ns}
         for ring, total_ns in probe_ns.items():
             self._probes[ring].add(total_ns / NS_PER_S, passed_s)
-        return self._judge(now_ns / NS_PER_S, self._costs(rss_bytes))
+        costs = self._costs(rss_bytes)
+        self.strained = any(
+            cost.name == CPU and min(cost.projected, cost.now) >= STRAINED * cost.limit for cost in costs
+        )
+        return self._judge(now_ns / NS_PER_S, costs)
 
     @property
     def _held_s(self) -> float:

@@ -20,6 +20,8 @@ ORIGIN_DEFAULT = "default"
 _SERVICE_LINK = re.compile(rf"{ENV_PREFIX}(SERVICE_.*|PORT(_.*)?)")
 """What Kubernetes puts into every container when a Service is called vtprof-agent: no settings of ours."""
 DEFAULT_OUT_DIR = Path("traces")
+LEAST_SPOOL_BYTES = 256 * 1024
+"""Some batches; see ``export.spool``."""
 DEFAULT_FILE = Path("/etc/vtprof/agent.toml")
 """Read when it is there and no --config was given."""
 
@@ -117,6 +119,17 @@ class Settings:
     config: Config
     origins: Mapping[str, str]
 
+    def named(self, said: str) -> str:
+        """Return what is said of a value with where that came from, for the flag that such messages begin with."""
+        flag = re.match(r"--[a-z-]+", said)
+        if flag is None:
+            return said
+        key = "out_dir" if flag[0] == "--out" else flag[0].removeprefix("--").replace("-", "_")
+        origin = self.origins.get(key, ORIGIN_DEFAULT)
+        if origin == ORIGIN_DEFAULT or origin.startswith("--"):
+            return said
+        return _where(key, origin) + said.removeprefix(flag[0])
+
 
 def merge(
     flags: Mapping[str, Any],
@@ -128,6 +141,10 @@ def merge(
     values: dict[str, Any] = {}
     origins = {field.name: ORIGIN_DEFAULT for field in fields(Config)}
     for key, value in (file or {}).items():
+        if isinstance(value, dict):
+            raise ConfigError(
+                f"{file_name}: [{key}]: settings stand in no [table]; move those below it to the top level"
+            )
         _known(key, file_name)
         values[key], origins[key] = _convert(key, value, f"{file_name}: {key}"), file_name
     for variable, text in environment.items():
@@ -139,7 +156,20 @@ def merge(
         if value is not None:
             flag = "--" + key.removesuffix("_dir" if key == "out_dir" else "\0").replace("_", "-")
             values[key], origins[key] = _convert(key, value, flag), flag
-    return Settings(Config(**values), origins)
+    merged = Config(**values)
+    if 0 < merged.keep_bytes < merged.rotate_bytes:
+        blamed = "keep_bytes" if "keep_bytes" in values else "rotate_bytes"
+        raise ConfigError(
+            f"{_where(blamed, origins[blamed])} = {getattr(merged, blamed)}: keep_bytes must be 0, to keep all, or not less"
+            f" than rotate_bytes ({merged.keep_bytes} and {merged.rotate_bytes}): every file would be deleted when it is"
+            " finished; correct one"
+        )
+    return Settings(merged, origins)
+
+
+def _where(key: str, origin: str) -> str:
+    """Return how a message names a setting: a file's by both, others by what was given."""
+    return origin if origin.startswith(("--", ENV_PREFIX)) else f"{origin}: {key}"
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str], path: Path | None = None) -> Settings:
@@ -195,6 +225,9 @@ def _convert(key: str, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} = {value!r}: must not be negative; correct it")
     if key in _POSITIVE and converted == 0:
         raise ConfigError(f"{where} = {value!r}: must be more than zero; correct it")
+    if key in _AT_LEAST and converted < _AT_LEAST[key] and not (key in _ZERO_IS_NONE and converted == 0):
+        zero = "0 or " if key in _ZERO_IS_NONE else ""
+        raise ConfigError(f"{where} = {value!r}: must be {zero}at least {_AT_LEAST[key]}; correct it")
     if key in _CHOICES:
         for one in converted if isinstance(converted, tuple) else (converted,):
             _require_choice(one, _CHOICES[key], where)
@@ -226,6 +259,13 @@ _AT_MOST = {
     "budget_cpu_ratio": 1024, "budget_rss_bytes": _BYTES, "budget_probe_ratio": 1,
 }  # fmt: skip
 """Beyond these a setting is a slip: the agent would never write, or need more memory than there is."""
+_AT_LEAST = {
+    "rotate_bytes": 64 << 10, "flush_s": 0.01, "gpu_sample_s": 0.1, "budget_rss_bytes": 32_000_000,
+    "spool_bytes": LEAST_SPOOL_BYTES,
+}  # fmt: skip
+"""Below these too: a file for each span, batches without end, windows in which no counter moves, a budget that no Python
+process keeps, a spool without room for a batch."""
+_ZERO_IS_NONE = frozenset(("budget_rss_bytes", "spool_bytes"))
 
 
 def _short(value: Any) -> str:

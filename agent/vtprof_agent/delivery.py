@@ -44,15 +44,16 @@ class Delivery:
         """Spans and batches of metric points that were lost under earlier agents."""
         self._losses_stored = {one.target: store.lost(one.target) for one in destinations}
 
-    def submit(self, spans: Sequence[ReadableSpan], metrics: MetricsData | None) -> None:
-        """Hand spans and metrics to every destination."""
+    def submit(self, spans: Sequence[ReadableSpan], metrics: MetricsData | None, from_rings: int = 0) -> None:
+        """Hand spans, of which the first so many come ``from_rings``, and metrics to every destination."""
         size = self._batch_spans
         chunks = [spans[at : at + size] for at in range(0, len(spans), size)]
         if metrics is not None and not chunks:
             chunks = [[]]
         for position, chunk in enumerate(chunks):
             self._batches += 1
-            batch = Batch(self._batches, chunk, metrics if position == 0 else None)
+            again = min(len(chunk), max(0, from_rings - position * size))
+            batch = Batch(self._batches, chunk, metrics if position == 0 else None, again)
             for destination in self.destinations:
                 self._faults.guard("exporting", partial(destination.submit, batch))
 
@@ -84,7 +85,7 @@ class Delivery:
                 logger.error("%s", error)
             self._store_failed = True
 
-    def close(self, timeout_s: float) -> None:
-        """Close the destinations, each within a time."""
+    def close(self, timeout_s: float, *, last: bool = False) -> None:
+        """Close the destinations, each within a time; ``last``: nobody reads the rings after us."""
         for destination in self.destinations:
-            self._faults.guard("closing a destination", partial(destination.close, timeout_s))
+            self._faults.guard("closing a destination", partial(destination.close, timeout_s, last=last))

@@ -14,7 +14,9 @@ FEED_COUNTS: Final[Mapping[str, str]] = {
     "vtprof_agent_otlp_spans_received_total": "Spans that engines sent and the agent took.",
     "vtprof_agent_otlp_spans_refused_total": "Spans that engines sent and the agent refused: too many wait, or no valid id.",
     "vtprof_agent_otlp_requests_malformed_total": "OTLP requests refused: malformed, too large, another signal, no token.",
-    "vtprof_agent_otlp_requests_turned_away_total": "OTLP requests and connections turned away: too many, too slow.",
+    "vtprof_agent_otlp_requests_turned_away_total": (
+        "OTLP requests and connections turned away: too many, too slow, over budget."
+    ),
     "vtprof_agent_otlp_contents_dropped_total": "Attributes and events of engines' spans left out: prompts, answers, media.",
     "vtprof_agent_engine_scrapes_total": "Readings of engines' metrics pages.",
     "vtprof_agent_engine_scrapes_failed_total": "Attempts to read an engine's metrics page that failed.",

@@ -274,9 +274,20 @@ class RingFollower:
         return Progress(cursor, exported_through, self._passed, self.records_lost, lost_ahead, offset_ns)
 
     @property
-    def open_requests(self) -> int:
+    def running_requests(self) -> int:
         """Return how many requests that this ring told of have not ended."""
-        return self._family.assembly.requests.open_requests(self._member.index)
+        requests, ring = self._family.assembly.requests, self._member.index
+        return requests.open_requests(ring) - requests.held_requests(ring)
+
+    @property
+    def held_requests(self) -> int:
+        """Return how many requests that this ring told of have ended and wait for their counters."""
+        return self._family.assembly.requests.held_requests(self._member.index)
+
+    @property
+    def model(self) -> str:
+        """Return the model that the requests of its server are told as; empty while it is not known."""
+        return self._family.assembly.requests.model or ""
 
     @property
     def unusable_requests(self) -> int:

@@ -81,10 +81,12 @@ class Agent:
         measures: Measures | None = None,
         keep: Keep | None = None,
         processes: Processes | None = None,
+        claim: Callable[[], None] | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         unix_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Prepare; nothing is read yet."""
+        """Prepare; nothing is read yet. ``claim`` raises BackendError when the folder has become another agent's."""
+        self._claim = claim
         self._directory = RingDirectory(ring_dir)
         self._store = ProgressStore(ring_dir)
         self._settings = settings
@@ -191,12 +193,14 @@ class Agent:
             if self._clock_ns() < deadline:
                 # There may be more than could be followed at a time.
                 self._faults.guard("looking for rings", self._scan)
-        left = 0 if last else sum(ring.open_requests for ring in self._drained.values())
+        left = 0 if last else sum(ring.running_requests for ring in self._drained.values())
         if left:
             logger.info("%d requests in flight are left to the next agent", left)
         self._feeds.close()
         self._flush(last=True)
-        self._delivery.close(self._settings.stop_s)
+        # What a ring held that somebody removed is read by nobody again.
+        gone = any(not path.exists() for path in self._drained)
+        self._delivery.close(self._settings.stop_s, last=last or gone)
         self._faults.guard("storing the progress", self._settle)
         self._faults.guard("the metrics", self._refresh_metrics)
         self._observer.close()
@@ -224,6 +228,8 @@ class Agent:
         return sorted(self._rings.items(), key=lambda item: item[1].order)
 
     def _scan(self) -> None:
+        if self._claim is not None:
+            self._claim()
         found = self._directory.scan()
         for problem in found.problems:
             logger.warning("%s", problem)
@@ -350,7 +356,11 @@ class Agent:
             if not removed and path.exists():
                 continue
             self._retired.add(ring)
-            self._store.forget(ring.reader.identity.ring_id)
+            ring_id = ring.reader.identity.ring_id
+            if not self._directory.repeated(
+                ring_id
+            ):  # else the next agent would read it anew by its other name
+                self._store.forget(ring_id)
             del self._drained[path]
 
     # --- Export --------------------------------------------------------------------------------------------
@@ -374,11 +384,12 @@ class Agent:
                 self._take(ring)  # progress is only true of a ring whose spans are all here
             except Exception as error:
                 self._put_aside(path, ring, error)
+        from_rings = len(self._spans)
         self._feeds.take(self._spans, self._points)
         rings = (*self._rings.values(), *self._drained.values())
         spans, points, self._spans, self._points = self._spans, self._points, [], []
         data = self._observer.data(points, self._clock_ns(), self._unix_ns(), last=last)
-        self._delivery.submit(spans, data)
+        self._delivery.submit(spans, data, from_rings)
         self._delivery.reached({ring.reader.identity.ring_id: ring.progress() for ring in rings})
         self._faults.guard("storing the progress", self._settle)
         self._faults.guard("the metrics", self._refresh_metrics)
@@ -391,7 +402,8 @@ class Agent:
         account = Account(
             self._retired.plus((*self._rings.values(), *self._drained.values())),
             len(self._rings),
-            sum(ring.open_requests for ring in self._rings.values()),
+            sum(ring.running_requests for ring in self._rings.values()),
+            sum(ring.held_requests for ring in self._rings.values()),
             self._faults.count + self._observer.faults,
             self._delivery.destinations,
             Losses(self._before, *self._delivery.dropped_before),

@@ -2,33 +2,28 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 from vtprof_agent import agent_state
 from vtprof_agent.attach.candidates import candidates
-from vtprof_agent.attach.processes import tracing_allowed
-from vtprof_agent.config import Config, Settings, without_secrets
-from vtprof_agent.endpoint_checks import checks, cleaned
+from vtprof_agent.attach.processes import read_process, tracing_allowed
+from vtprof_agent.attach.refusal import Refused
+from vtprof_agent.attach.rings import open_rings
+from vtprof_agent.config import ORIGIN_DEFAULT, Config, Settings, without_secrets
+from vtprof_agent.endpoint_checks import checks
+from vtprof_agent.gpu_checks import look_at_gpus
+from vtprof_agent.gpu_checks import problems as gpu_problems
+from vtprof_agent.private_rings import sessions
 from vtprof_agent.progress_store import check
-from vtprof_agent.rings_report import look
+from vtprof_agent.rings_report import RingLine, look
 from vtprof_agent.samplers.nvml_session import SHARED
-from vtprof_agent.samplers.sampler import SAMPLERS, load
-from vtprof_schemas.errors import BackendError, ConfigError
+from vtprof_schemas.errors import BackendError
 
 ENGINES = ("transformers", "vllm", "sglang")
-COSTS: Final[Mapping[str, str]] = {
-    "host": "no CPU time and memory of the inference processes",
-    "gpm": "no DRAM bandwidth, tensor and SM activity from the driver; a dcgm-exporter may tell (--dcgm-url)",
-    "nvml": "no energy, power, clocks and memory of NVIDIA GPUs",
-    "pcie": "no PCIe traffic",
-    "amd": "no counters of AMD GPUs",
-    "dcgm": "no DRAM and tensor activity of NVIDIA GPUs before Hopper",
-}
-"""What goes missing without a sampler."""
 _GPU_DEVICES: Final = "/dev/nvidia*", "/dev/kfd"
 _SYS_NICE: Final = 1 << 23
 
@@ -36,31 +31,47 @@ _SYS_NICE: Final = 1 << 23
 def report(settings: Settings) -> dict[str, Any]:
     """Look at the node and return the document of `doctor --format json`."""
     config = settings.config
-    gpus, samplers = _samplers(config)
-    try:
-        rings, problems = look(config.ring_dir)
-    except BackendError as error:
-        rings, problems = [], [str(error)]
+    looked_at = look_at_gpus(config)
+    others = sessions()
+    folders = [config.ring_dir, *(others if settings.origins["ring_dir"] == ORIGIN_DEFAULT else [])]
+    rings: list[RingLine] = []
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            lines, said = look(folder)
+        except BackendError as error:
+            problems.append(str(error))
+            continue
+        rings += lines
+        problems += said
     running = candidates()
     permissions = _permissions(config)
     agent = agent_state.look(config.ring_dir, time.time_ns())
-    looked = checks(config, agent.alive is True)
+    looked = [
+        replace(one, problem=one.problem and settings.named(one.problem))
+        for one in checks(config, agent.alive is True)
+    ]
     problems += [f"{one['what']}: {one['problem']}; {one['costs']}" for one in permissions if one["problem"]]
     problems += [check.line() for check in looked if check.problem is not None]
-    problems += _without_bandwidth(gpus, samplers)
+    problems += gpu_problems(looked_at, config)
     return {
-        "gpus": gpus,
+        "gpus": looked_at.devices(),
         "driver": _driver(),
         "engines": [
             {"name": name, "version": found} for name in ENGINES if (found := _version(name)) is not None
         ],
         "attach": tracing_allowed(),
         "permissions": permissions,
-        "processes": [asdict(candidate) for candidate in running if candidate.engine is not None],
+        "processes": [
+            {**asdict(candidate), "ring": _ring_of(candidate.pid, (config.ring_dir, *others))}
+            for candidate in running
+            if candidate.engine is not None
+        ],
         "other_python_processes": sum(candidate.engine is None for candidate in running),
         "agent": agent.document(),
+        "ring_dirs": [str(folder) for folder in folders],
         "rings": [ring.document() for ring in rings],
-        "samplers": samplers,
+        "samplers": looked_at.samplers(),
         "endpoints": [asdict(check) for check in looked],
         "settings": [
             {
@@ -75,39 +86,13 @@ def report(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _samplers(config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    gpus: dict[str, dict[str, Any]] = {}
-    states: list[dict[str, Any]] = []
-    for name in SAMPLERS:
-        reason: str | None = "not among the samplers chosen"
-        if not config.samplers or name in config.samplers:
-            try:
-                reason = _open(name, config.dcgm_url, gpus)
-            except (BackendError, ConfigError) as error:
-                reason = str(error)
-            reason = cleaned(reason, config.dcgm_url) if reason and config.dcgm_url else reason
-        states.append(
-            {"name": name, "available": reason is None, "reason": reason, "costs": COSTS.get(name, "")}
-        )
-    for gpu in gpus.values():
-        gpu.setdefault("gpm", False)
-        gpu["mig"] = any(other.get("mig_of") == gpu["uuid"] for other in gpus.values())
-    return list(gpus.values()), states
-
-
-def _open(name: str, dcgm_url: str | None, gpus: dict[str, dict[str, Any]]) -> str | None:
-    """Open a sampler, add the devices it finds, and close it; return why it is not here."""
-    sampler = load(name, dcgm_url)
-    reason = sampler.why_not()
-    if reason is not None:
-        return reason
+def _ring_of(pid: int, folders: Sequence[Path]) -> str | None:
+    """Return the ring that a process records to at present."""
     try:
-        sampler.open()
-        for device in sampler.devices():
-            gpus.setdefault(device.uuid, {"uuid": device.uuid, "name": device.name}).update(device.details)
-    finally:
-        sampler.close()
-    return None
+        process = read_process(pid)
+        return next((str(ring) for folder in folders for ring in open_rings(process, folder)), None)
+    except (Refused, BackendError, OSError):
+        return None  # it has ended, or may not be looked into: attach says so
 
 
 def _driver() -> str | None:
@@ -121,17 +106,6 @@ def _driver() -> str | None:
         return None
     finally:
         SHARED.close()
-
-
-def _without_bandwidth(gpus: list[dict[str, Any]], samplers: list[dict[str, Any]]) -> Iterator[str]:
-    if any(one["available"] for one in samplers if one["name"] in ("dcgm", "amd")):
-        return
-    for gpu in gpus:
-        if not gpu["gpm"]:
-            yield (
-                f"GPU {gpu['uuid']}: no performance metrics (GPM, from Hopper on); no DRAM bandwidth nor tensor activity"
-                " of it, and their attribution: give the page of a dcgm-exporter with --dcgm-url"
-            )
 
 
 def _permissions(config: Config) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from functools import partial
 
 from opentelemetry.sdk.metrics.export import MetricsData
 
+from vtprof_agent.config import without_secrets
 from vtprof_agent.counters.rolling import RollingMeter
 from vtprof_agent.faults import Faults
 from vtprof_agent.follower import RingFollower
@@ -14,9 +15,9 @@ from vtprof_agent.metric_points import Point, metrics_data
 from vtprof_agent.metrics import series
 from vtprof_agent.metrics.metrics import Metrics
 from vtprof_agent.metrics.otel import attributed_metrics, registry_metrics, with_metrics
+from vtprof_agent.metrics.series import Series
 from vtprof_agent.oversight import Account, Oversight
 from vtprof_agent.resource import RingResource
-from vtprof_agent.ring_totals import show
 from vtprof_agent.sampling import Sampling, agent_points
 from vtprof_schemas import records
 from vtprof_schemas.units import NS_PER_S
@@ -105,13 +106,24 @@ class Observer:
     def refresh(self, account: Account, followed: Sequence[RingFollower], feeds: Mapping[str, int]) -> None:
         """Bring the metrics and the state for `status` up to date."""
         self._account = account
-        more, states = {series.SAMPLER_FAULTS: float(self._sampler_faults)}, {}
+        more: dict[Series, float] = {series.SAMPLER_FAULTS: self._sampler_faults}
+        states: dict[Series, float | None] = {}
         if self._oversight is not None:
             more |= self._oversight.totals()
             states = self._oversight.states(account.destinations)
             self._faults.guard("telling `status`", partial(self._oversight.tell, account))
-        ledgers = [destination.outbox for destination in account.destinations]
-        show(self._metrics, followed, account.totals, ledgers, account.faults, feeds, more, states)
+        self._metrics.kv_bytes(_kv_held(followed))
+        self._metrics.delivered(
+            {
+                without_secrets(one.target): (
+                    one.outbox.spans_delivered,
+                    one.outbox.spans_dropped,
+                    one.outbox.metrics_dropped,
+                )
+                for one in account.destinations
+            }
+        )
+        self._metrics.refresh(_totals(account, feeds) | more, _states(account) | states)
         if self._meter is not None:
             self._metrics.attributed(self._meter.totals(), self._meter.state())
 
@@ -144,3 +156,35 @@ class Observer:
             sampled = self._sampling.sample(rings, self._node, unix_ns)
             points += sampled
             self._metrics.gpu(sampled)
+
+
+def _totals(account: Account, feeds: Mapping[str, int]) -> dict[Series, float]:
+    """Return running totals: what was lost over all agents, for no loss may be missed, and all else of this agent."""
+    totals = account.totals
+    return {
+        series.RECORDS_READ: account.records_read,
+        series.RECORDS_LOST: totals.records_lost,
+        series.RECORDS_DROPPED: totals.records_dropped,
+        series.HOOK_ERRORS: totals.hook_errors,
+        series.REQUESTS_UNUSABLE: totals.requests_unusable,
+        series.FAULTS: account.faults,
+        **{counter: feeds.get(name, 0) for name, counter in series.FEEDS.items()},
+    }
+
+
+def _states(account: Account) -> dict[Series, float | None]:
+    return {
+        series.RINGS: account.rings,
+        series.OPEN_REQUESTS: account.running_requests,
+        series.HELD_REQUESTS: account.held_requests,
+    }
+
+
+def _kv_held(followed: Sequence[RingFollower]) -> dict[str, tuple[int, int] | None]:
+    """Return by model the bytes held by visual and by other tokens; None: its requests run, and no ring knows."""
+    found: dict[str, tuple[int, int] | None] = {}
+    for ring in followed:
+        held, before = ring.kv_bytes(), found.setdefault(ring.model, None)
+        if held is not None:
+            found[ring.model] = held if before is None else (before[0] + held[0], before[1] + held[1])
+    return found

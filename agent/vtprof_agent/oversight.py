@@ -52,14 +52,20 @@ class Account:
 
     totals: RingTotals
     rings: int
-    open_requests: int
+    running_requests: int
+    held_requests: int
     faults: int
     destinations: Sequence[Destination]
     before: Losses = field(default_factory=Losses)
 
+    @property
+    def records_read(self) -> int:
+        """Return how many records this agent read that none before it had."""
+        return max(0, self.totals.records_read - self.before.totals.records_read)
+
     def told(self) -> str:
         """Return in a line what was read, delivered and lost since this agent started."""
-        read = self.totals.records_read - self.before.totals.records_read
+        read = self.records_read
         lost = self.totals.records_lost - self.before.totals.records_lost
         dropped = sum(one.outbox.spans_dropped for one in self.destinations) - self.before.spans_dropped
         sent = ", ".join(f"{one.outbox.spans_delivered} to {one.target}" for one in self.destinations)
@@ -157,8 +163,8 @@ class Oversight:
         """Write the state for `status`, every other second; a folder that takes no file is said once."""
         self._note(account)
         try:
-            self._writer.write(lambda: self._state(account))
-            self._state_failed = False
+            if self._writer.write(lambda: self._state(account)):
+                self._state_failed = False
         except OSError as error:
             if not self._state_failed:
                 logger.error("the agent's state cannot be written: %s; `status` will not show it", error)
@@ -216,8 +222,10 @@ class Oversight:
             attribution=attribution,
             rings=account.rings,
             records_read=account.totals.records_read,
+            records_read_before=account.before.totals.records_read,
             records_lost=account.totals.records_lost,
-            open_requests=account.open_requests,
+            open_requests=account.running_requests,
+            held_requests=account.held_requests,
             keep_ratio=1.0 if self._tail is None else self._tail.keep_ratio,
             requests_sampled_out=self._left_out,
             faults=account.faults,

@@ -126,6 +126,24 @@ def claim(ring_dir: Path) -> int:
     return lock
 
 
+def claim_anew(ring_dir: Path, lock: int) -> None:
+    """Lock a ring folder that was removed and made anew since, by the same descriptor.
+
+    Raises BackendError when another agent was quicker.
+    """
+    try:
+        if os.path.samestat(os.fstat(lock), (ring_dir / LOCK_FILE).lstat()):
+            return
+    except FileNotFoundError:
+        pass
+    except OSError:  # a folder that cannot be read at present is no other
+        return
+    if ring_dir.is_dir():
+        fresh = claim(ring_dir)
+        os.dup2(fresh, lock, inheritable=False)
+        os.close(fresh)
+
+
 def check(ring_dir: Path) -> None:
     """Raise BackendError where ``claim`` could not make or use the folder; leave nothing behind, lock nothing."""
     try:

@@ -195,8 +195,12 @@ class RequestTable:
         return done
 
     def open_requests(self, ring: int | None = None) -> int:
-        """Return how many requests with an arrival (told by a ring) are open."""
+        """Return how many requests with an arrival (told by a ring) are open: running, or held after their end."""
         return sum(s.arrival_ns is not None and ring in (None, s.ring) for s in self._states.values())
+
+    def held_requests(self, ring: int) -> int:
+        """Return how many of a ring's open requests have ended and wait for what belongs to them, as their counters."""
+        return sum(s.arrival_ns is not None and s.ring == ring for s in self._leaving.values())
 
     @property
     def any_running(self) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from vtprof_agent.assembly import AssemblySettings
@@ -31,8 +32,9 @@ from vtprof_agent.metrics.page import serve
 from vtprof_agent.observer import Observer
 from vtprof_agent.oversight import Oversight
 from vtprof_agent.processes import Processes
-from vtprof_agent.progress_store import claim
+from vtprof_agent.progress_store import claim, claim_anew
 from vtprof_agent.receiver.decode import Lookup
+from vtprof_agent.receiver.gate import Gate
 from vtprof_agent.receiver.receiver import Receiver
 from vtprof_agent.resource import agent_resource
 from vtprof_agent.samplers.dcgm import exporter_url
@@ -64,12 +66,13 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             url, stop = serve(metrics.registry, config.metrics, guard, metrics.alive, filled)
             stack.callback(stop)
         processes = Processes()
-        feeds = _feeds(config, guard, processes.get, stack)
+        budget = Budget(config.budget_cpu_ratio, config.budget_rss_bytes, config.budget_probe_ratio)
+        gate = Gate(config.budget_rss_bytes, lambda: budget.strained)
+        feeds = _feeds(config, guard, processes.get, gate, stack)
         destinations = _destinations(config, instance)
         meter = RollingMeter()
         sampling = _sampling(config, meter)
         tail = TailSampling(config.keep_ratio, config.keep_ttft_above_s) if config.keep_ratio < 1 else None
-        budget = Budget(config.budget_cpu_ratio, config.budget_rss_bytes, config.budget_probe_ratio)
         oversight = Oversight(
             config.ring_dir,
             version,
@@ -97,6 +100,7 @@ def agent(config: Config, host_peaks: Mapping[str, Value]) -> Iterator[Agent]:
             measures=Measures(meter, StepTimeFit),
             keep=tail.ratio if tail else None,
             processes=processes,
+            claim=partial(claim_anew, config.ring_dir, lock),
         )  # fmt: skip
         running.look()
         filled.set()
@@ -125,12 +129,12 @@ def _sampling(config: Config, meter: RollingMeter) -> Sampling | None:
     )
 
 
-def _feeds(config: Config, guard: Guard, lookup: Lookup, stack: ExitStack) -> Feeds:
+def _feeds(config: Config, guard: Guard, lookup: Lookup, gate: Gate, stack: ExitStack) -> Feeds:
     """Open what comes from engines without the probe; all of it is closed with the stack."""
     feeds: list[Feed] = []
     urls = dict.fromkeys(map(page_url, config.engine_metrics))
     if Receiver.asked_for(config):
-        feeds.append(Receiver(config, guard, lookup))
+        feeds.append(Receiver(config, guard, lookup, gate))
         stack.callback(feeds[-1].close)
     for url in urls:
         feeds.append(EngineScraper(url, config.engine_metrics_s))

@@ -60,8 +60,10 @@ class Sampling:
         """Of the samplers that have no reader."""
         self._missing: dict[tuple[str, str], str] = {}
         self._limits: dict[str, int] = {}
+        self._doubted: set[tuple[str, str]] = set()
+        """GPUs and running totals of which a reading was left out."""
         self.faults = 0
-        """Readings that failed, over all samplers."""
+        """Readings that failed, and values that cannot be, over all samplers."""
 
     @classmethod
     def start(
@@ -108,7 +110,9 @@ class Sampling:
 
     def health(self) -> Health:
         """Return what is read, and what is not since when and why."""
-        return judge(self._readers, self._own, time.monotonic(), time.time_ns())
+        with self._lock:
+            told = self._tally.told(time.monotonic_ns())
+        return judge(self._readers, self._own, time.monotonic(), time.time_ns(), told)
 
     def sample(self, rings: Sequence[RingFollower], node: RingResource, unix_ns: int) -> list[Point]:
         """Return what there is to export: processes as they are now, GPUs over the time since the last call.
@@ -149,12 +153,15 @@ class Sampling:
         self._missing = missing
 
     def _tell_limits(self) -> None:
-        """Tell the meter of power limits that are new to it."""
+        """Tell the meter, and who bounds the counters, of power limits that are new."""
         for device in [device for reader in self._readers for device in reader.devices]:
             limit_mw = device.power_limit_mw
-            if self._meter is not None and limit_mw is not None and self._limits.get(device.uuid) != limit_mw:
+            if limit_mw is not None and self._limits.get(device.uuid) != limit_mw:
                 self._limits[device.uuid] = limit_mw
-                self._meter.limit_power(device.uuid, limit_mw)
+                with self._lock:
+                    self._tally.limits_mw[device.uuid] = limit_mw
+                if self._meter is not None:
+                    self._meter.limit_power(device.uuid, limit_mw)
 
     def _take(self, samples: list[Sample], period_s: float) -> None:
         """Take a reading of a GPU sampler, in its thread."""
@@ -162,6 +169,16 @@ class Sampling:
             before = self._tally.beyond
             expected, windows = self._tally.add(samples, time.monotonic_ns(), int(period_s * NS_PER_S))
             beyond = self._tally.beyond and not before
+            refusals = self._tally.refusals()
+            self.faults += len(refusals)
+            new = [one for one in refusals if (one.hw_id, one.key) not in self._doubted]
+            self._doubted.update((one.hw_id, one.key) for one in new)
+        for doubt in new:
+            logger.warning(
+                "%s: %s went from %.0f to %.0f within %.1f s, which cannot be: the reading is left out, or the counter"
+                " began anew; each is counted, the first is said",
+                doubt.hw_id, doubt.key, doubt.before, doubt.value, doubt.passed_ns / NS_PER_S,
+            )  # fmt: skip
         if beyond:
             logger.warning(
                 "more than %d GPUs are told of: those beyond are left out; name with --dcgm-url the page of this node alone",

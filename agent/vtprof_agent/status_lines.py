@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from vtprof_agent.budget import LEVELS, MOST
+from vtprof_agent.counters.meter import COUNTERS
 from vtprof_schemas import names
 from vtprof_schemas.units import NS_PER_S
 
 RECENT_S: Final = 300.0
 """A loss that is not older is a problem at present."""
+_UNITS: Final = ("_mj", "_mw", "_mhz", "_ratio", "_bytes", "_bytes_per_s")
 _WORST_FIRST: Final = (names.QUALITY_ESTIMATED, names.QUALITY_ATTRIBUTED, names.QUALITY_MEASURED)
 State = Mapping[str, Any]
 
@@ -54,7 +56,7 @@ def lines(agent: State, *, verbose: bool = False) -> list[str]:
     detail, kept = int(agent["detail"]), float(agent["keep_ratio"])
     lost = [f"{one['count']} {one['what']}{_earlier(one)}" for one in agent["losses"] if one["count"]]
     told = [
-        f"lost: {', '.join(lost) or 'nothing'}; {agent['records_read']} records read",
+        f"lost: {', '.join(lost) or 'nothing'}; {_read(agent)}",
         f"cost: {agent['cpu_ratio']:.3f} cores, {agent['rss_bytes'] / 1e6:.1f} MB of memory; {_probe(agent)}",
         f"detail {detail} ({LEVELS[detail]}), {_working(agent)}, version {agent['version']}",
     ]
@@ -72,13 +74,40 @@ def lines(agent: State, *, verbose: bool = False) -> list[str]:
     for fit in agent["attribution"]:
         fits.setdefault(fit["hw_id"], []).append(fit)
     gpus = {gpu["uuid"]: gpu for gpu in agent["gpus"]}
+    cut = {gpu["details"].get("mig_of") for gpu in agent["gpus"]}
     for uuid in dict.fromkeys((*gpus, *fits)):
         gpu = gpus.get(uuid)
         away = "" if gpu is None or gpu["reason"] is None else f"not read ({gpu['reason']}); "
-        told.append(f"{uuid}{_named(gpu) if gpu else ''}: {away}{_worst(fits.get(uuid, ()))}")
+        missing = gpu.get("missing", {}) if gpu is not None else {}
+        untold_keys = [] if gpu is None or uuid in cut else _lacking(gpu)
+        left_out = f"; not told: {', '.join(untold_keys)}" if untold_keys else ""
+        more = " (--verbose says why)" if untold_keys and not verbose else ""
+        told.append(f"{uuid}{_named(gpu) if gpu else ''}: {away}{_worst(fits.get(uuid, ()))}{left_out}{more}")
         if verbose:
-            told += [f"  {_fit(fit)}" for fit in fits.get(uuid, ())]
+            told += [f"  {_fit(fit)}{_no_more(fit['key'], missing)}" for fit in fits.get(uuid, ())]
+            fitted = {fit["key"] for fit in fits.get(uuid, ())}
+            rest = dict.fromkeys(COUNTERS, "no sampler that is on tells it") if gpu is not None else {}
+            told += [
+                f"  {_short(key)}: not told: {why}"
+                for key, why in {**rest, **missing}.items()
+                if key not in fitted
+            ]
     return told
+
+
+def _lacking(gpu: State) -> list[str]:
+    """Return the counters that are not told of a GPU though they could be: a MIG instance has no energy of its own."""
+    instance = "mig_of" in gpu["details"]
+    wanted = [key for key in COUNTERS if not (instance and key == names.GPU_ENERGY_MJ)]
+    return [_short(key) for key in wanted if key in gpu.get("missing", {})]
+
+
+def untold(missing: Mapping[str, str]) -> str:
+    """Return quantities that are not told, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for key, why in missing.items():
+        by_reason.setdefault(why, []).append(_short(key))
+    return ", ".join(f"{', '.join(keys)} ({why})" for why, keys in by_reason.items())
 
 
 def ago(seconds: float | None) -> str:
@@ -99,9 +128,15 @@ def _probe(agent: State) -> str:
     return f"the probe takes at most {100 * agent['probe_ratio']:.2f} % of a process's time"
 
 
+def _read(agent: State) -> str:
+    before = int(agent.get("records_read_before", 0))
+    return f"{agent['records_read']} records read" + (f" ({before} before this agent)" if before else "")
+
+
 def _working(agent: State) -> str:
-    rings, open_requests = agent["rings"], agent["open_requests"]
-    return f"{rings} ring{'s' * (rings != 1)}, {open_requests} request{'s' * (open_requests != 1)} in flight"
+    rings, running, held = agent["rings"], agent["open_requests"], int(agent.get("held_requests", 0))
+    ended = f" and {held} ended, waiting for their counters" if held else ""
+    return f"{rings} ring{'s' * (rings != 1)}, {running} request{'s' * (running != 1)} in flight{ended}"
 
 
 def _before(loss: State) -> int:
@@ -125,7 +160,14 @@ def _named(gpu: State) -> str:
 
 def _waiting(destination: State) -> str:
     waits = destination["spooled_bytes"]
-    return "" if waits is None else f", {waits / 1e6:.1f} MB wait on disk"
+    return "" if waits is None else f", {_size(waits)} wait on disk"
+
+
+def _size(many: float) -> str:
+    """Return a size in bytes, in a unit of which there is at least a tenth."""
+    if many < 1e5:
+        return f"{many / 1e3:.1f} kB" if many >= 100 else f"{many:.0f} bytes"
+    return f"{many / 1e6:.1f} MB"
 
 
 def _gpu_samplers(agent: State) -> list[State]:
@@ -165,7 +207,17 @@ def _badness(fit: State) -> float:
 
 
 def _counter(fit: State) -> str:
-    return str(fit["key"]).removeprefix("vtprof.gpu.").removesuffix("_mj").removesuffix("_ratio")
+    return _short(fit["key"])
+
+
+def _short(key: object) -> str:
+    """Return a quantity's name for people: of its attribute key what is not its unit."""
+    short = str(key).removeprefix("vtprof.gpu.")
+    return next((short.removesuffix(unit) for unit in _UNITS if short.endswith(unit)), short)
+
+
+def _no_more(key: object, missing: Mapping[str, str]) -> str:
+    return f", not told any more: {missing[str(key)]}" if key in missing else ""
 
 
 def _condition(fit: State) -> str:
@@ -178,7 +230,8 @@ def _fit(fit: State) -> str:
     return ", ".join(
         [f"{_counter(fit)}: {fit['quality']}"]
         + ([fit["why"]] if fit.get("why") else [])
-        + [_condition(fit), f"{fit['windows']} windows"]
+        + ([_condition(fit)] if _condition(fit) != fit.get("why") else [])
+        + [f"{fit['windows']} windows"]
         + ([] if idle is None else [f"{100 * idle:.1f} % unattributed"])
         + ([f"{fit['lag_ns'] / 1e6:.0f} ms late"] if fit["lag_ns"] else [])
         + ([f"windows refused: {refused}"] if refused else [])

@@ -5,6 +5,7 @@ Detail levels: 0 requests and their phases (steps that hold prefill or encode); 
 """
 
 import itertools
+import json
 import threading
 import time
 from typing import Any, Callable, Dict, Optional, Set, Tuple
@@ -38,6 +39,7 @@ class Recorder:
         self._ring: Any = None
         self._lock = threading.Lock()
         self._info: Dict[str, Any] = {}
+        self._hooks: Dict[str, str] = {}
         self._early_errors = 0
         self._fixed_detail = detail
         self._anchor_due = 0
@@ -69,6 +71,11 @@ class Recorder:
         self._info.update(info)
         if self.active and self._ring is not None:
             self._ring.set_info(dict(self._info))
+
+    def note_hook(self, name: str, state: str) -> None:
+        """Say whether a hook is set, for `vtprof-agent status`: see ``names.PROBE_HOOKS``."""
+        self._hooks[name] = state
+        self.add_info({names.PROBE_HOOKS: json.dumps(self._hooks, separators=(",", ":"))})
 
     def identify(self, role: str, rank: int = 0) -> None:
         """Say what this process does (api, engine, worker), before its first record; ``rank`` is a worker's or engine's.

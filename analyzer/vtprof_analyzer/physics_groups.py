@@ -44,6 +44,8 @@ GROUP BY coalesce(r.service_instance_id, r.resource_id::VARCHAR)
 HAVING sum(u.spans) > 0
 ORDER BY steps DESC, requests DESC, min(r.resource_id)
 """
+_NAMED = 4
+"""Models without cost that are named."""
 _MODEL = ("model_config",)
 _SIZES = ("weights_dtype", "kv_dtype", "parallel_tp", "parallel_pp", "parallel_dp", "parallel_ep")
 _ENGINE = ("engine_config",)
@@ -74,12 +76,13 @@ def find_groups(
     measured on this machine.
     """
     processes = [_Process(row, typed_config) for row in rows(connection, _PROCESSES)]
-    # What only one process recorded, as an engine's worker beside its server, holds for all.
+    # What only one process recorded, as an engine's worker beside its server, holds for all that may belong to it.
     for fields in (_MODEL, _SIZES, _DEVICE, _ENGINE):
-        known = {_values(process.row, fields) for process in processes} - {(None,) * len(fields)}
-        if len(known) == 1:
+        tellers = [process for process in processes if _told(process.row, fields)]
+        if len({_values(process.row, fields) for process in tellers}) == 1:
             for process in processes:
-                process.row.update(zip(fields, *known, strict=True))
+                if any(_may_be_one(process.row, teller.row) for teller in tellers):
+                    process.row.update(zip(fields, _values(tellers[0].row, fields), strict=True))
     for process in processes:
         process.read()
     alike: dict[tuple[Any, ...], list[_Process]] = {}
@@ -100,7 +103,9 @@ def find_groups(
             count = sum(member.row["steps"] for member in members)
             reason = first.fault or f"the data type {dtype or 'of its weights'} is not known"
             if count:
-                notes.append(f"{first.label()}: {count:,} steps without cost: {reason}")
+                whose = list(dict.fromkeys(member.label() for member in members if member.row["steps"]))
+                more = f" and {len(whose) - _NAMED} more" if len(whose) > _NAMED else ""
+                notes.append(f"{', '.join(whose[:_NAMED])}{more}: {count:,} steps without cost: {reason}")
             continue
         parallel, faults = recorded_parallel(row, first.spec)
         ranks = parallel.tensor
@@ -171,6 +176,16 @@ class _Process:
 
 def _values(row: Row, fields: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(row[field] for field in fields)
+
+
+def _told(row: Row, fields: tuple[str, ...]) -> bool:
+    return any(value is not None for value in _values(row, fields))
+
+
+def _may_be_one(one: Row, other: Row) -> bool:
+    """Tell whether two processes may be of one server: they name neither two models nor two engines."""
+    pairs = [(one[field], other[field]) for field in ("model", "engine")]
+    return all(left is None or right is None or left == right for left, right in pairs)
 
 
 def _mixtures(processes: list[_Process], models: bool, devices: bool) -> list[str]:

@@ -36,6 +36,8 @@ class Trust:
     reason: str
     factor: float
     """What is left of the trust, 0..1."""
+    counter: str | None = None
+    """The GPU counter that is known for part of the time, where that is the reason."""
 
 
 def concerning(phase: str, rows: Sequence[Trust]) -> list[Trust]:

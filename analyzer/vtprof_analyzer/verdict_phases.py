@@ -39,11 +39,23 @@ def judge_phase(
     )
 
 
+def without_work(sums: PhaseSums) -> PhaseSums:
+    """Return the sums without what the cost model says, for where it knows too few of the steps."""
+    return replace(
+        sums,
+        intensity=None,
+        flops_per_s=None,
+        floor_ratio=None,
+        floor_per_step_s=None,
+        visual_read_ratio=None,
+    )
+
+
 def _judge(sums: PhaseSums, counters: Counters, roof: Roof | None, limits: Thresholds) -> Verdict:
     counted = counter_bound(counters, limits)
     few = sums.spans < limits.few_steps
     if sums.floor_ratio is None or roof is None:
-        return _by_counters(sums, counters, counted, limits)
+        return _by_counters(sums, counters, counted, roof, limits)
     idle = sums.busy_ratio is not None and sums.busy_ratio < limits.busy_ratio
     neither = idle or sums.bound in _NEITHER
     bound, why = _neither(sums, counters, limits) if neither else (sums.bound, "")
@@ -74,13 +86,35 @@ def _judge(sums: PhaseSums, counters: Counters, roof: Roof | None, limits: Thres
     return Verdict(bound, confidence, "; ".join(parts))
 
 
-def _by_counters(sums: PhaseSums, counters: Counters, counted: str | None, limits: Thresholds) -> Verdict:
-    """Judge without a roof."""
+def _by_counters(
+    sums: PhaseSums, counters: Counters, counted: str | None, roof: Roof | None, limits: Thresholds
+) -> Verdict:
+    """Judge without a floor: no roof is known, or no work."""
+    lacking = (
+        "no roof of the device is known" if roof is None else "the work of most of its steps is not known"
+    )
     if counted is None:
-        return v.not_judged(sums.phase, "no roof of the device is known and no GPU counters were recorded")
+        return v.not_judged(sums.phase, f"{lacking} and {_no_witness(counters)}")
     bound, why = _neither(sums, counters, limits) if counted == v.LATENCY_BOUND else (counted, "")
-    text = f"{_lead(sums, bound)}by counters alone, {_witness(counters)}{why}; no roof is known"
+    unknown = "no roof is known" if roof is None else lacking
+    text = f"{_lead(sums, bound)}by counters alone, {_witness(counters)}{why}; {unknown}"
     return Verdict(bound, v.LOW if sums.spans < limits.few_steps else v.MEDIUM, text)
+
+
+def _no_witness(counters: Counters) -> str:
+    """Say why the counters judge nothing."""
+    read = [reading for reading in (counters.dram_bw_ratio, counters.tensor_ratio) if reading is not None]
+    if counters.quality is None:
+        return "no GPU counters were recorded"
+    if not read:
+        return (
+            "its GPU counters tell too little: they cover less than half of its time, or are vague estimates"
+        )
+    if not counters.is_witness:
+        return "its GPU counters are no witness: all or some of them are estimated"
+    if len(read) == 1:
+        return f"one GPU counter alone is known, and is low: {_witness(counters)}"
+    return f"its GPU counters are low over time that it shares with other work: {_witness(counters)}"
 
 
 def is_above_roof(floor_ratio: float | None, limits: Thresholds = DEFAULTS) -> bool:

@@ -132,6 +132,9 @@ class Seen:
         self.answer_headers: dict[str, str] = {}
         self.refusal = b""
         """The body of an answer over HTTP that is not 200."""
+        self.most_bytes: int | None = None
+        """Of an uncompressed message over HTTP; larger ones are answered with ``too_large``."""
+        self.too_large = 413
         self.trailers: tuple[tuple[str, bytes], ...] = ()
         self.url = ""
 
@@ -185,6 +188,8 @@ def http_collector(
             signal = self.path.rpartition("/")[2]
             status = seen.status(signal, 503)
             answer = seen.refusal
+            if status is None and seen.most_bytes is not None:
+                status = seen.too_large if len(gzip.decompress(body)) > seen.most_bytes else None
             if status is None:
                 kind = ExportTraceServiceRequest if signal == "traces" else ExportMetricsServiceRequest
                 seen.take(kind.FromString(gzip.decompress(body)))

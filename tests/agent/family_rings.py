@@ -59,7 +59,7 @@ class Kept:
         self.spans += batch.spans
         return Outcome.DELIVERED
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self, timeout_s: float = 0.0, *, last: bool = False) -> None:
         return
 
 

@@ -30,7 +30,8 @@ def filled() -> Metrics:
     phases = tuple(replace(phase, attributes={**phase.attributes, **told}) for phase in single.phases)
     items = {names.ITEMS_IMAGE: 1, names.TOKENS_CACHED: 5}
     metrics.observe(replace(single, attributes={**single.attributes, **items}, phases=phases), (TRACE, SPAN))
-    metrics.kv_bytes((2000, 1200))
+    metrics.kv_bytes({"vl-2b": (2000, 1200)})
+    metrics.delivered({"/out": (7, 2, 1)})
     node = agent_resource("agent-test")
     for energy_mj in (5_000, 7_500):
         samples = [Sample(key, energy_mj, True, hw_id="GPU-1") for key in series.GPU_COUNTERS]

@@ -1,5 +1,6 @@
 """The processes of a soak: the agent in its lives, the Collector, inference processes; and what makes a disk full."""
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import IO
 import psutil
 from nvml_standin import standin
 
+from vtprof_agent.agent_state import STATE_FILE
 from vtprof_agent.config import ENV_PREFIX, Config
 
 HERE = Path(__file__).parent
@@ -72,12 +74,14 @@ class Agent:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.page}/metrics", timeout=5) as answer:
                 text = answer.read().decode()
+            state = json.loads((self._folder / "rings" / STATE_FILE).read_text())["agent"]
             self.rss_bytes[-1].append(psutil.Process(self.process.pid).memory_info().rss)
-        except (OSError, psutil.Error):
+        except (OSError, ValueError, psutil.Error):
             return
         for name in PAGE_COUNTERS:
             lines = [line for line in text.split("\n") if line.startswith(f"vtprof_agent_{name}_total")]
             self.lives[-1][name] = sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        self.lives[-1]["records_read"] += state["records_read_before"]  # the page's are this life's own
 
     def end(self, how: signal.Signals, patience_s: float = 120.0) -> None:
         """End it; one that is asked to must do so in order."""

@@ -44,7 +44,7 @@ class SoakResult:
     received: soak_account.Account
     files: soak_account.Account
     lives: list[dict[str, float]]
-    """Of each life of the agent what its page last said."""
+    """Of each life of the agent what its page last said; the records read with those of the lives before."""
     records: int
     """Written to the rings that nothing may be lost from."""
     overrun: dict[str, float]

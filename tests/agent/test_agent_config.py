@@ -6,6 +6,7 @@ import pytest
 
 from vtprof_agent import config as config_module
 from vtprof_agent.config import Config, load, merge, read_file, without_secrets
+from vtprof_agent.export.spool import LEAST_BYTES
 from vtprof_schemas.errors import ConfigError
 
 
@@ -79,6 +80,12 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_setting() -> None:
         ("budget_rss_bytes", 1.5),
         ("gpu_sample_s", 0),
         ("spool_bytes", -1),
+        ("spool_bytes", 1),
+        ("rotate_bytes", 10),
+        ("flush_s", 0),
+        ("gpu_sample_s", 0.01),
+        ("budget_rss_bytes", 1000),
+        ("keep_bytes", 5),
         ("otlp_protocol", "http"),
         ("samplers", ["host", "nvlm"]),
         ("insecure_listen", "perhaps"),
@@ -159,3 +166,42 @@ def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None
 def test_a_tilde_is_the_users_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert merge({}, {}, {"ring_dir": "~/rings"}, "f").config.ring_dir == Path("/home/somebody/rings")
+
+
+def test_the_least_that_makes_sense_is_taken() -> None:
+    least = {
+        "spool_bytes": LEAST_BYTES, "rotate_bytes": 65_536, "keep_bytes": 65_536, "flush_s": 0.01, "gpu_sample_s": 0.1,
+        "budget_rss_bytes": 32_000_000,
+    }  # fmt: skip
+    assert merge({}, {}, least, "agent.toml").config == Config(**least)  # type: ignore[arg-type]
+    everything = merge({}, {"VTPROF_AGENT_KEEP_BYTES": "0"}, {"rotate_bytes": 1 << 40}, "agent.toml")
+    assert everything.config.keep_bytes == 0
+
+
+def test_files_that_would_be_deleted_at_once_blame_what_was_set() -> None:
+    with pytest.raises(ConfigError, match=r"^VTPROF_AGENT_KEEP_BYTES = 65536: .* \(65536 and 67108864\)"):
+        merge({}, {"VTPROF_AGENT_KEEP_BYTES": "65536"})
+    with pytest.raises(ConfigError, match=r"^agent.toml: rotate_bytes = 1099511627776: "):
+        merge({}, {}, {"rotate_bytes": 1 << 40}, "agent.toml")
+
+
+def test_a_table_is_told_as_one(tmp_path: Path) -> None:
+    for text in ("[agent]\nkeep_ratio = 0.5\n", "agent.keep_ratio = 0.5\n", "[agent]\n"):
+        (tmp_path / "agent.toml").write_text(text)
+        with pytest.raises(
+            ConfigError, match=r"agent.toml: \[agent\]: settings stand in no \[table\]; move those"
+        ):
+            load({}, {}, tmp_path / "agent.toml")
+
+
+def test_a_message_that_begins_with_a_flag_names_where_the_value_came_from() -> None:
+    settings = merge({"otlp_endpoint": "c"}, {"VTPROF_AGENT_OUT_DIR": "/x"}, {"metrics": "1"}, "/etc/my.toml")
+    assert settings.named("--metrics '1': no") == "/etc/my.toml: metrics '1': no"
+    assert settings.named("--out /x: no") == "VTPROF_AGENT_OUT_DIR /x: no"
+    for as_it_is in (
+        "--otlp-endpoint 'c': no",
+        "--ring-dir /dev/shm: no",
+        "--nothing: no",
+        "token_file x: --metrics",
+    ):
+        assert settings.named(as_it_is) == as_it_is

@@ -54,7 +54,7 @@ class Kept:
                     self.metrics.setdefault(metric.name, []).extend(values)
         return Outcome.DELIVERED
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self, timeout_s: float = 0.0, *, last: bool = False) -> None:
         return
 
 

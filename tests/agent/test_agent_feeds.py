@@ -42,7 +42,7 @@ class Kept:
         self.batches.append(batch)
         return Outcome.DELIVERED
 
-    def close(self, timeout_s: float = 0) -> None:
+    def close(self, timeout_s: float = 0, *, last: bool = False) -> None:
         """Nothing to do."""
 
     def names(self) -> list[str]:

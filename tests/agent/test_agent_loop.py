@@ -1,6 +1,8 @@
 """The loop in this process, on a real ring, with a clock that the test moves: what is known when, and what goes away."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ class _Collecting:
         self.spans += batch.spans
         return Outcome.DELIVERED
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self, timeout_s: float = 0.0, *, last: bool = False) -> None:
         return
 
 
@@ -208,9 +210,10 @@ def test_it_is_known_to_the_next_agent(tmp_path: Path) -> None:
     assert second.resources() == {8}
 
 
-def _held(page: Metrics) -> list[float | None]:
+def _held(page: Metrics, model: str | None = None) -> list[float | None]:
+    of = {} if model is None else {"model": model}
     return [
-        page.registry.get_sample_value(names.PROM_KV_BYTES, {"modality": modality})
+        page.registry.get_sample_value(names.PROM_KV_BYTES, {"modality": modality, **of})
         for modality in ("visual", "other")
     ]
 
@@ -280,6 +283,44 @@ def test_the_kv_gauge_of_running_requests_of_unknown_size_is_absent_and_not_zero
     assert _held(page) == [None, None]
 
 
+def test_a_request_that_ended_and_waits_for_its_counters_is_not_in_flight(tmp_path: Path) -> None:
+    ring, page = _ring(tmp_path), Metrics("1")
+    bench = _Bench(tmp_path, page)
+    bench.turn(0)
+    for number in (1, 2):
+        _begin(ring, number)
+    _end(ring)
+
+    def counted() -> list[float | None]:
+        series = ("vtprof_agent_open_requests", "vtprof_agent_held_requests")
+        ended = page.registry.get_sample_value("vtprof_requests_total", {"status": "ok"})
+        return [*map(page.registry.get_sample_value, series), ended]
+
+    bench.turn(SECOND)
+    assert counted() == [1, 1, None]
+    bench.turn(10 * SECOND)
+    assert counted() == [1, 0, 1]
+
+
+def test_kv_is_told_by_model_and_stays_at_zero_when_the_model_is_gone(tmp_path: Path) -> None:
+    page, rings = Metrics("1"), {}
+    for model, token_bytes in (("red", 8), ("blue", 100), ("blind", None)):
+        rings[model] = _ring(tmp_path)
+        known = {} if token_bytes is None else {names.KV_BYTES_PER_TOKEN: token_bytes}
+        rings[model].set_info({**BASE, **known, names.REQUEST_MODEL: model})
+    bench = _Bench(tmp_path, page)
+    for ring in rings.values():
+        _begin(ring)
+        _step(ring)
+    bench.turn(0)
+    # 20 visual tokens and 10 others, 8 or 100 bytes each; nobody knows of a token's in the third.
+    assert [_held(page, model) for model in rings] == [[160, 80], [2000, 1000], [None, None]]
+    rings["blue"].close()
+    bench.turn(SECOND)
+    assert [_held(page, model) for model in rings] == [[160, 80], [0, 0], [None, None]]
+    assert _held(page) == [None, None]
+
+
 def test_a_ring_cut_off_in_its_header_ends_the_ring_and_not_the_agent(tmp_path: Path) -> None:
     ring, bench = _ring(tmp_path), _Bench(tmp_path)
     _begin(ring)
@@ -299,3 +340,29 @@ def test_the_agent_clears_away_a_ring_that_a_killed_process_left_half_made(tmp_p
         os.utime(path, (bench.unix_s - age_s,) * 2)
     bench.turn(0)
     assert (young.exists(), old.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("again", [os.link, shutil.copy])
+def test_a_ring_with_two_names_is_read_once_by_this_agent_and_the_next(
+    again: Callable[[str, str], object], tmp_path: Path
+) -> None:
+    ring, bench = _ring(tmp_path), _Bench(tmp_path)
+    _begin(ring)
+    _end(ring)
+    records_written = 6
+    twin = tmp_path / "twin.ring"
+    again(ring.path, str(twin))
+    bench.turn(0)
+    ring.close()
+    for second in (2, 4, 6, 8):
+        bench.turn(second * SECOND)
+    assert not Path(ring.path).exists(), "drained"
+    assert twin.exists()
+    bench.agent.stop()
+    assert len(bench.kv_bytes) == 1
+    assert bench.agent.records_read == records_written
+    after = _Bench(tmp_path)
+    after.turn(10 * SECOND)
+    after.agent.stop()
+    assert not after.destination.spans
+    assert after.agent.records_read == 0

@@ -15,6 +15,7 @@ from vtprof_agent.attach.detaching import detach
 from vtprof_agent.attach.outcome import ATTACHED, DETACHED
 from vtprof_agent.attach.processes import read_process
 from vtprof_agent.attach.rings import open_rings
+from vtprof_agent.rings_report import look
 from vtprof_schemas import names
 
 pytest.importorskip("torch")
@@ -22,6 +23,13 @@ pytest.importorskip("transformers")
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 NEW_TOKENS = 3
+HOOKS = [
+    f"transformers.{name}"
+    for name in (
+        "image_load", "processor", "model", "encode_image", "encode_video", "generate", "forward",
+    )
+]  # fmt: skip
+"""Of a process with a Qwen2.5-VL, which takes images and video."""
 PROGRAM = f"""
 import io, sys, threading
 import torch
@@ -74,6 +82,8 @@ def test_a_loaded_model_is_recorded_and_left_as_it_was(tmp_path: Path) -> None:
             wait_for(lambda: bool(open_rings(read_process(process.pid), options.ring_dir)), 60.0)
             turns = int(ask(process, "counts['turns']"))
             wait_for(lambda: int(ask(process, "counts['turns']")) > turns + 1, 60.0)  # noqa: B023
+            assert (hooked := look(options.ring_dir)[0][0]).hooks == dict.fromkeys(HOOKS, "set")
+            assert f"  {len(HOOKS)} of {len(HOOKS)} hooks set; " in hooked.text()
             assert [outcome.result for outcome in detach(process.pid, options)] == [DETACHED]
             assert open_rings(read_process(process.pid), options.ring_dir) == []
         assert "False" not in ask(process, "same()")

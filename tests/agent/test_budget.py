@@ -54,6 +54,22 @@ class Plant:
             self.said.append(verdict.said)
 
 
+def test_cpu_time_is_short_before_detail_is_shed_for_it_and_no_more_once_it_is_low_again() -> None:
+    plant = Plant(Budget(0.1, 0, 0))
+    plant.run(300, cpu=0.06)
+    assert not plant.budget.strained
+    plant.run(300, cpu=0.095)
+    assert plant.budget.strained and plant.budget.level == 3
+    plant.run(6, cpu=0.01)  # the long average is at 0.0869, the short one at 0.0356
+    assert not plant.budget.strained
+
+
+def test_a_limit_of_none_is_never_short() -> None:
+    plant = Plant(Budget(0, 0, 0))
+    plant.run(100, cpu=8)
+    assert not plant.budget.strained
+
+
 def test_within_the_limits_nothing_happens_and_the_start_does_not_count() -> None:
     budget = Budget(0.05, 100 * MB, 0.005)
     plant = Plant(budget)

@@ -55,7 +55,7 @@ def test_exec_says_where_its_rings_are(tmp_path: Path) -> None:
 
 def test_status_shows_the_rings_of_sessions_too() -> None:
     with private_rings() as folder:
-        assert f"no rings in {folder}: no process has recorded anything there yet" in _agent("status").stdout
+        assert f"no rings in {folder} now: no process records there" in _agent("status").stdout
         ring = RingWriter.create(str(folder), 64, "all", 0, {})
         shown = _agent("status").stdout
         document = json.loads(_agent("status", "--format", "json").stdout)
@@ -64,9 +64,9 @@ def test_status_shows_the_rings_of_sessions_too() -> None:
     assert f"in {folder}:\nPID {os.getpid()} (alive)" in shown
     assert str(folder) in document["ring_dirs"]
     assert [one["pid"] for one in document["rings"] if one["file"].startswith(str(folder))] == [os.getpid()]
-    told = "no process has recorded anything there yet; `vtprof-agent doctor` says what it takes"
+    told = "no process records there; `vtprof-agent doctor` says what it takes"
     other = folder / "other"
-    assert alone == f"agent of {other}: none runs\nno rings in {other}: {told}\n"
+    assert alone == f"agent of {other}: none runs\nno rings in {other} now: {told}\n"
 
 
 def test_stage_names_a_ring_folder_that_containers_can_share(tmp_path: Path) -> None:
@@ -107,6 +107,25 @@ def test_a_grpc_port_in_use_is_one_line(tmp_path: Path) -> None:
         f"vtprof-agent: --otlp-receive-grpc 127.0.0.1:{port}: cannot listen there (port in use?); choose another port\n",
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "exec", "doctor"])
+def test_a_value_of_a_file_or_the_environment_is_blamed_on_it(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(f'metrics = "0.0.0.0:9464"\nring_dir = "{tmp_path}"\n')
+    tail = ("--", "true") if command == "exec" else ()
+    found = {}
+    for flag, more in (("", {}), ("", {"VTPROF_AGENT_METRICS": "0.0.0.0:9"}), ("--metrics=0.0.0.0:7", {})):
+        done = _agent(command, f"--config={file}", *filter(None, [flag]), *tail, **more)
+        assert done.returncode == (0 if command == "doctor" else 2), done.stderr
+        said = re.findall(
+            r"(\S+(?: metrics)?) '(0\.0\.0\.0:\d+)': would be open to the network", done.stdout + done.stderr
+        )
+        found.update({address: blamed for blamed, address in said})
+    file_said = f"{file}: metrics"
+    assert found == {
+        "0.0.0.0:9464": file_said, "0.0.0.0:9": "VTPROF_AGENT_METRICS", "0.0.0.0:7": "--metrics"
+    }  # fmt: skip
 
 
 def test_a_metrics_page_is_announced_when_all_else_is_open_too(tmp_path: Path) -> None:

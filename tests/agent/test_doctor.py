@@ -5,23 +5,28 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from collectors import dripping, http_collector
+from nvml_standin.fixtures import MIG, A, built_library  # noqa: F401  # a fixture
+from nvml_standin.standin import NO_PERMISSION, Control, environment
 from test_doctor_tls import answering
 from test_engine_metrics import engine
 from test_listening import make_pair, token_file
 
-from vtprof_agent import endpoint_checks, node_report
+from vtprof_agent import endpoint_checks, gpu_checks, node_report
+from vtprof_agent.attach.candidates import Candidate
 from vtprof_agent.cli.app import run
 from vtprof_agent.config import Config, merge
 from vtprof_agent.endpoint_checks import checks, connects, room, taken
 from vtprof_agent.progress_store import claim
 from vtprof_agent.runner import agent
 from vtprof_agent.samplers.sampler import SAMPLERS, Device, Sample, Sampler, load
+from vtprof_schemas import names
 from vtprof_schemas.errors import BackendError, ConfigError
 
 ENTRIES = {
@@ -166,7 +171,6 @@ HERE = "http://127.0.0.1:9"
 @pytest.mark.parametrize(
     "settings",
     [
-        {"otlp_endpoint": HERE, "spool_bytes": 100_000},
         {"otlp_endpoint": HERE, "spool_dir": "{}/file/spool"},
         {"otlp_endpoint": HERE, "spool_dir": "/proc/spool"},
         {"otlp_endpoint": "collector:4318"},
@@ -200,12 +204,12 @@ def test_doctor_finds_what_run_refuses_in_its_words_and_leaves_nothing(
 
     settings = {"out_dir": "{}/out", "ring_dir": "{}/rings", "samplers": ["host"], **settings}
     settings = {key: filled(value) for key, value in settings.items()}
-    config = merge({}, {}, settings, "f").config
+    merged = merge({}, {}, settings, "f")
     document = reported(monkeypatch, {}, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    with pytest.raises((ConfigError, BackendError)) as refused, agent(config, {}):
+    with pytest.raises((ConfigError, BackendError)) as refused, agent(merged.config, {}):
         pass
-    words = str(refused.value).replace("?key=secret", "").replace("#secret", "")
+    words = merged.named(str(refused.value)).replace("?key=secret", "").replace("#secret", "")
     assert [line for line in document["problems"] if words in line]
     assert "secret" not in json.dumps(document)
 
@@ -295,12 +299,27 @@ def test_listeners_beyond_this_machine_and_their_files_are_judged(tmp_path: Path
 
 
 class FakeSampler:
-    """A source of counters with given devices."""
+    """A source of counters with given devices, which tells given quantities of some."""
 
-    period_s = quiet_s = 1.0
+    quiet_s = 1.0
+    period_s = 0.0
 
-    def __init__(self, devices: list[Device], reason: str | None = None, failure: str | None = None) -> None:
-        self._devices, self._reason, self._failure = devices, reason, failure
+    def __init__(
+        self,
+        devices: list[Device] | None = None,
+        reason: str | None = None,
+        failure: str | None = None,
+        *,
+        told: Mapping[str, Sequence[str]] | None = None,
+        missing: dict[str, dict[str, str]] | None = None,
+        refused: dict[str, str] | None = None,
+        lost: dict[str, str] | None = None,
+        silent_readings: int = 0,
+    ) -> None:
+        self._devices, self._reason, self._failure = devices or [], reason, failure
+        self._told, self._missing = told or {}, missing or {}
+        self._refused, self._lost = refused or {}, lost or {}
+        self._silent_readings = silent_readings
         self.closed = False
 
     def why_not(self) -> str | None:
@@ -314,55 +333,264 @@ class FakeSampler:
         return self._devices
 
     def sample(self, pids: frozenset[int]) -> list[Sample]:
-        raise AssertionError(pids)
+        assert not pids and not self.closed
+        self._silent_readings -= 1
+        if self._silent_readings >= 0:
+            return []
+        return [Sample(key, 1, hw_id=uuid) for uuid, keys in self._told.items() for key in keys]
 
     def lost(self) -> dict[str, str]:
-        raise AssertionError
+        return self._lost
 
     def refused(self) -> dict[str, str]:
-        raise AssertionError
+        return self._refused
+
+    def missing(self) -> dict[str, dict[str, str]]:
+        return {} if self._silent_readings >= 0 else self._missing
 
     def close(self) -> None:
         self.closed = True
 
 
 def reported(monkeypatch: pytest.MonkeyPatch, there: dict[str, Sampler], **settings: Any) -> dict[str, Any]:
-    monkeypatch.setattr(node_report, "SAMPLERS", dict.fromkeys(there, ""))
-    monkeypatch.setattr(node_report, "load", lambda name, _url: there[name])
+    monkeypatch.setattr(gpu_checks, "SAMPLERS", dict.fromkeys(there, ""))
+    monkeypatch.setattr(gpu_checks, "load", lambda name, _url: there[name])
     monkeypatch.setattr(node_report, "candidates", list)
     return node_report.report(merge({}, {}, settings, "f"))
+
+
+DRAM, ENERGY = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
+DENIED = "GPM: Insufficient Permissions"
+
+
+def of_gpus(document: dict[str, Any]) -> list[str]:
+    return [line for line in document["problems"] if line.startswith("GPU ")]
 
 
 def test_a_gpu_that_two_samplers_know_is_one_and_what_it_lacks_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     samplers: dict[str, Sampler] = {
+        "gpm": FakeSampler(told={"GPU-1": [DRAM], "MIG-3": [DRAM]}),
         "nvml": FakeSampler(
-            [Device("GPU-1", "H200", {"gpm": True}), Device("GPU-2", "L40S", {"gpm": False}),
-             Device("MIG-3", "H200 MIG", {"gpm": True, "mig_of": "GPU-1"})]
+            [Device("GPU-1", "H200", {"gpm": True}), Device("GPU-2", "L40S", {"gpm": False})],
+            told={"GPU-1": [ENERGY], "GPU-2": [ENERGY]},
         ),
-        "pcie": FakeSampler([Device("GPU-1", "H200", {})]),
-        "gpm": FakeSampler([], failure="NVML: no permission"),
-        "dcgm": FakeSampler([], reason="no dcgm_url is set"),
+        "pcie": FakeSampler([Device("GPU-1", "H200", {})], failure="NVML: no permission"),
+        "dcgm": FakeSampler(reason="no dcgm_url is set"),
     }  # fmt: skip
     document = reported(monkeypatch, samplers, ring_dir=str(tmp_path))
-    assert [(gpu["uuid"], gpu["gpm"], gpu["mig"]) for gpu in document["gpus"]] == [
-        ("GPU-1", True, True),
-        ("GPU-2", False, False),
-        ("MIG-3", True, False),
+    assert [(gpu["uuid"], gpu["gpm"], gpu["mig"], gpu["missing"]) for gpu in document["gpus"]] == [
+        ("GPU-1", True, False, {}),
+        ("GPU-2", False, False, {}),
     ]
     states = {one["name"]: (one["available"], one["reason"]) for one in document["samplers"]}
     assert states == {
+        "gpm": (True, None),
         "nvml": (True, None),
-        "pcie": (True, None),
-        "gpm": (False, "NVML: no permission"),
+        "pcie": (False, "NVML: no permission"),
         "dcgm": (False, "no dcgm_url is set"),
     }
     assert all(one["costs"] for one in document["samplers"])
-    (missing,) = [line for line in document["problems"] if line.startswith("GPU ")]
-    assert missing.startswith("GPU GPU-2: no performance metrics")
+    (missing,) = of_gpus(document)
+    assert missing.startswith("GPU GPU-2: no GPM (from Hopper on); no DRAM bandwidth")
     assert "--dcgm-url" in missing
     assert all(sampler.closed for name, sampler in samplers.items() if name != "dcgm")  # type: ignore[attr-defined]
+
+
+def test_what_a_reading_is_refused_is_a_problem_of_that_gpu_with_its_reason_and_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    denied = (
+        "GPU GPU-1: GPM: Insufficient Permissions; no DRAM bandwidth nor tensor activity of it, and their attribution:"
+        " run as root (CAP_SYS_ADMIN), or load the driver with NVreg_RestrictProfilingToAdminUsers=0, or give the page of a"
+        " dcgm-exporter with --dcgm-url"
+    )
+    gpus = [Device(uuid, "H200", {"gpm": True}) for uuid in ("GPU-1", "GPU-2")]
+    samplers: dict[str, Sampler] = {
+        # GPM tells nothing before its second reading.
+        "gpm": FakeSampler(
+            told={"GPU-2": [DRAM]}, missing={"GPU-1": {DRAM: DENIED}}, refused={"GPU-1": DENIED}, silent_readings=1
+        ),
+        "nvml": FakeSampler(gpus, told={"GPU-2": [ENERGY]}, missing={"GPU-1": {ENERGY: "NVML: Not Supported"}}),
+    }  # fmt: skip
+    document = reported(monkeypatch, samplers, ring_dir=str(tmp_path))
+    assert of_gpus(document) == [
+        denied,
+        "GPU GPU-1: no energy counter (NVML: Not Supported); no energy of requests and steps on it",
+    ]
+    assert [gpu["missing"] for gpu in document["gpus"]] == [
+        {DRAM: DENIED, ENERGY: "NVML: Not Supported"}, {},
+    ]  # fmt: skip
+    assert [one["reason"] for one in document["samplers"]] == [None, None], "the other GPU tells them"
+    monkeypatch.setattr(node_report, "report", lambda _settings: document)
+    assert run(["doctor", "--ring-dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        f"GPU GPU-1: H200, GPM yes, MIG no; not told: dram_bandwidth ({DENIED}), energy (NVML: Not Supported)\n"
+        in shown
+    )
+    assert "GPU GPU-2: H200, GPM yes, MIG no\n" in shown
+
+
+def test_a_sampler_that_every_gpu_refuses_or_that_tells_nothing_or_fails_is_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Broken(FakeSampler):
+        def sample(self, pids: frozenset[int]) -> list[Sample]:
+            raise OSError(f"{len(pids)} processes")
+
+    samplers: dict[str, Sampler] = {
+        "gpm": FakeSampler(missing={"GPU-1": {DRAM: DENIED}}, refused={"GPU-1": DENIED}),
+        "nvml": FakeSampler([Device("GPU-1", "H200", {"gpm": True})], told={"GPU-1": [ENERGY]}),
+        "pcie": FakeSampler(),
+        "amd": Broken(),
+    }
+    document = reported(monkeypatch, samplers, ring_dir=str(tmp_path))
+    assert [one["reason"] for one in document["samplers"]] == [
+        DENIED, None, "no device here tells it anything", "a reading of it failed: OSError('0 processes')",
+    ]  # fmt: skip
+
+
+def test_a_gpu_in_mig_mode_is_judged_by_its_instances_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpus = [
+        Device("GPU-1", "H200", {"gpm": False}),
+        Device("MIG-a", "H200 MIG", {"gpm": True, "mig_of": "GPU-1"}),
+        Device("MIG-b", "H200 MIG", {"gpm": True, "mig_of": "GPU-1"}),
+    ]
+    no_energy = {"MIG-a": {ENERGY: "NVML: Not Supported"}}
+    samplers: dict[str, Sampler] = {
+        "gpm": FakeSampler(
+            told={"MIG-a": [DRAM]}, missing={"GPU-1": {DRAM: "whole"}, "MIG-b": {DRAM: DENIED}}
+        ),
+        "nvml": FakeSampler(gpus, told={"GPU-1": [ENERGY]}, missing=no_energy),
+    }
+    document = reported(monkeypatch, samplers, ring_dir=str(tmp_path))
+    (said,) = of_gpus(document)
+    assert said.startswith(f"GPU MIG-b: {DENIED}; no DRAM bandwidth")
+    monkeypatch.setattr(node_report, "report", lambda _settings: document)
+    assert run(["doctor", "--ring-dir", str(tmp_path)]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GPU ")]
+    assert shown == [
+        "GPU GPU-1: H200, cut into MIG instances",
+        "GPU MIG-a: H200 MIG, GPM yes, a MIG instance of GPU-1; not told: energy (NVML: Not Supported)",
+        f"GPU MIG-b: H200 MIG, GPM yes, a MIG instance of GPU-1; not told: dram_bandwidth ({DENIED})",
+    ]
+
+
+def test_a_gpu_that_fell_off_the_bus_and_a_driver_that_went_are_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lost = {"index 1": "the GPU fell off the bus"}
+    nvml = FakeSampler([Device("GPU-1", "L40S", {})], told={"GPU-1": [ENERGY, DRAM]}, lost=lost)
+    document = reported(monkeypatch, {"nvml": nvml}, ring_dir=str(tmp_path))
+    assert of_gpus(document) == ["GPU index 1: not read: the GPU fell off the bus; no counters of it"]
+    gone = FakeSampler([Device("GPU-1", "L40S", {})], lost={"": "the NVIDIA driver was reloaded"})
+    document = reported(monkeypatch, {"nvml": gone}, ring_dir=str(tmp_path))
+    assert [one["reason"] for one in document["samplers"]] == ["the NVIDIA driver was reloaded"]
+    assert of_gpus(document) == []
+
+
+def test_dram_bandwidth_of_an_exporter_s_page_is_no_lack_and_of_amd_none_is_expected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listening: int
+) -> None:
+    there: dict[str, Sampler] = {
+        "gpm": FakeSampler(reason="no GPU here offers GPM"),
+        "nvml": FakeSampler([Device("GPU-1", "A100", {"gpm": False})], told={"GPU-1": [ENERGY]}),
+        "amd": FakeSampler([Device("amd-1", "MI300X", {"gpm": False})], told={"amd-1": [ENERGY]}),
+        "dcgm": FakeSampler(told={"GPU-1": [DRAM]}),
+    }
+    settings = {"ring_dir": str(tmp_path), "dcgm_url": f"http://127.0.0.1:{listening}/metrics"}
+    monkeypatch.setattr(node_report, "checks", lambda *_: [])
+    assert of_gpus(reported(monkeypatch, there, **settings)) == []
+    there["dcgm"] = FakeSampler(told={"GPU-1": [ENERGY]})
+    (said,) = of_gpus(reported(monkeypatch, there, **settings))
+    assert said.startswith("GPU GPU-1: no GPM") and said.endswith(
+        "have its dcgm-exporter tell DCGM_FI_PROF_DRAM_ACTIVE and DCGM_FI_PROF_PIPE_TENSOR_ACTIVE of it"
+    )
+    there["dcgm"] = FakeSampler(lost={"": "nobody answers"})
+    assert of_gpus(reported(monkeypatch, there, **settings)) == [], "said of the page"
+
+
+def test_an_exporter_s_page_that_is_down_is_a_problem_and_its_sampler_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent: int
+) -> None:
+    url = f"http://127.0.0.1:{silent}/metrics"
+    document = reported(monkeypatch, {"dcgm": load("dcgm", url)}, ring_dir=str(tmp_path), dcgm_url=url)
+    (sampler,) = document["samplers"]
+    assert (sampler["available"], sampler["reason"]) == (False, "cannot connect")
+    assert any(line.startswith("dcgm-exporter ") for line in document["problems"])
+
+
+def test_doctor_takes_a_reading_of_the_driver(library: Path, tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    control.fail(0, "gpm_sample", NO_PERMISSION)
+    control.instances(1, MIG)
+
+    def doctor() -> dict[str, Any]:
+        arguments = ["--ring-dir", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "json"]
+        command = [sys.executable, "-m", "vtprof_agent", "doctor", *arguments]
+        ran = subprocess.run(
+            command, env=environment(library, control), capture_output=True, text=True, timeout=60, check=True
+        )
+        found: dict[str, Any] = json.loads(ran.stdout)
+        return found
+
+    document = doctor()
+    (said,) = of_gpus(document)
+    assert said.startswith(f"GPU {A}: {DENIED}; ")
+    assert {gpu["uuid"] for gpu in document["gpus"] if DRAM not in gpu["missing"]} == {"MIG-x", "MIG-y"}
+    control.fail(0, "gpm_sample", 0)
+    assert of_gpus(doctor()) == []
+
+
+RECORDS = """
+import sys
+from vtprof_probe.ring_writer import RingWriter
+ring = RingWriter.create(sys.argv[1], 64, "all", 0, {})
+print(ring.path, flush=True)
+sys.stdin.readline()
+ring.close()
+print("closed", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("of_session", [False, True], ids=["ring folder", "session"])
+def test_a_server_that_is_recorded_is_not_offered_to_attach_and_its_ring_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], of_session: bool
+) -> None:
+    rings, session = tmp_path / "rings", tmp_path / "session"
+    monkeypatch.setattr(gpu_checks, "SAMPLERS", {})
+    monkeypatch.setattr(node_report, "sessions", lambda: [session])
+    settings = merge({}, {}, {} if of_session else {"ring_dir": str(rings)}, "f")
+    settings = replace(settings, config=replace(settings.config, ring_dir=rings))
+    report = node_report.report
+
+    def told() -> list[str]:
+        monkeypatch.setattr(node_report, "report", lambda _settings: report(settings))
+        assert run(["doctor"]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    command = [sys.executable, "-c", RECORDS, str(session if of_session else rings)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None and server.stdout is not None
+        candidate = Candidate(server.pid, "serve", "transformers", None)
+        other = replace(candidate, pid=os.getppid())
+        monkeypatch.setattr(node_report, "candidates", lambda: [candidate, other])
+        ring = server.stdout.readline().strip()
+        who = f"PID {server.pid} (serve): transformers"
+        free = "can be attached to"
+        lines = told()
+        assert f"{who}, is recorded, to {ring}; `vtprof-agent detach {server.pid}` ends that" in lines
+        assert f"PID {os.getppid()} (serve): transformers, {free}" in lines
+        assert f"ring {ring}: PID {server.pid} (alive)" in lines
+        assert not [line for line in lines if line.startswith("no ring")]
+        print(file=server.stdin, flush=True)
+        assert server.stdout.readline() == "closed\n"
+        assert f"{who}, {free}" in told(), "it was detached from"
 
 
 def test_samplers_that_were_not_chosen_are_told_as_such(
@@ -378,7 +606,7 @@ def test_samplers_that_were_not_chosen_are_told_as_such(
 
 
 def test_every_sampler_there_is_has_its_cost() -> None:
-    assert node_report.COSTS.keys() == SAMPLERS.keys()
+    assert gpu_checks.COSTS.keys() == SAMPLERS.keys()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use any folder")

@@ -152,6 +152,15 @@ def test_a_file_ends_by_size_before_a_line_would_pass_it(tmp_path: Path) -> None
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
 
 
+def test_a_folder_that_the_agent_makes_is_its_users_alone_and_another_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    for name, mode in (("ours", 0o700), ("theirs", 0o755)):
+        lines = RotatingLines(tmp_path / name, "me", "traces", Rotation(), FakeClock(), lambda: 0.0)
+        lines.write(b"1\n")
+        lines.close()
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
 def test_a_file_ends_by_age(tmp_path: Path) -> None:
     clock = FakeClock()
     lines = RotatingLines(tmp_path, "me", "traces", Rotation(max_age_s=60.0), clock, lambda: 0.0)

@@ -57,7 +57,7 @@ def test_an_agent_that_is_stopped_says_what_it_read_and_wrote(tmp_path: Path, nu
 def test_the_last_line_counts_what_this_agent_lost_and_not_those_before_it() -> None:
     destinations = (_Destination("/out", 7, 2), _Destination("http://c:4318", 5, 4))
     before = Losses(RingTotals(records_read=100, records_lost=30), spans_dropped=5)
-    account = Account(RingTotals(records_read=112, records_lost=33), 1, 0, 0, destinations, before)  # type: ignore[arg-type]
+    account = Account(RingTotals(records_read=112, records_lost=33), 1, 0, 0, 0, destinations, before)  # type: ignore[arg-type]
     # 112 - 100 and 33 - 30 records; 2 + 4 - 5 spans
     assert account.told() == "records: 12 read, 3 lost; spans: 7 to /out, 5 to http://c:4318, 1 dropped"
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from vtprof_agent.cli import log_lines
 CODE = """
 import logging, sys
 from vtprof_agent.cli.log_lines import start_logging
-start_logging("debug", stamped=sys.argv[1] == "stamped")
+start_logging("debug", stamped={"stamped": True, "bare": False}.get(sys.argv[1]))
 for level in (10, 20, 30, 40, 50):
     logging.getLogger("vtprof_agent.x").log(level, "level %d", level)
 try:
@@ -61,6 +62,17 @@ def test_for_a_person_who_looks_on_there_is_no_stamp() -> None:
     assert lines[:2] == ["vtprof-agent: level 10", "vtprof-agent: level 20"]
 
 
+def test_without_a_wish_lines_are_bare_on_a_terminal_and_stamped_in_a_file() -> None:
+    assert [line.split(" ", 1)[1] for line in _lines("either")[:1]] == ["DEBUG vtprof-agent: level 10"]
+    terminal, side = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", CODE, "either"], stderr=side, timeout=60, check=True)
+    os.close(side)
+    shown = os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert shown.startswith(b"vtprof-agent: level 10\r\n")
+
+
 def test_the_journal_stamps_itself_and_is_given_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
     status = os.fstat(sys.stderr.fileno())
     here = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
@@ -76,6 +88,15 @@ def test_the_journal_stamps_itself_and_is_given_priorities(monkeypatch: pytest.M
     stamped = log_lines._formatter(True, {"JOURNAL_STREAM": "1:1"})
     assert re.match(r"\d{4}-\d\d-\d\dT", stamped.format(record)), "redirected, or of a parent: no journal"
     assert log_lines._formatter(False, here).format(record) == "vtprof-agent: text"
+
+
+def test_exec_stamps_its_lines_in_a_file(tmp_path: Path) -> None:
+    done = start_agent("exec", "--out", str(tmp_path / "out"), "--", "true")
+    _, errors = done.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if line.endswith("`vtprof-agent status` shows them")]
+    assert len(lines) == 1 and re.match(
+        r"\d{4}-\d\d-\d\dT\S+ INFO vtprof-agent: the processes' rings", lines[0]
+    )
 
 
 def test_run_stamps_its_lines(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
-from meter_day import DRAM, ENERGY, START_NS, errors, make_day, run, windows_of
+from meter_day import DRAM, ENERGY, START_NS, errors, make_day, run, window, windows_of
 
+from vtprof_agent.counters.assessment import assess
 from vtprof_agent.counters.rolling import RollingMeter
+from vtprof_agent.counters.rolling_fit import Fit
+from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS
 from vtprof_schemas import names
 
 SEEDS = range(4)
@@ -105,3 +108,50 @@ def labels(given: list, key: str = DRAM) -> dict[str, float]:
     return (
         {**dict.fromkeys((names.QUALITY_MEASURED,), 0.0), **shares} if key == DRAM and not shares else shares
     )
+
+
+@pytest.mark.parametrize(
+    ("encode", "decode", "expected"),
+    [
+        ((1.0, 0.0), (0.0, 1.0), 1.0),
+        ((1.0, 1.0), (1.0, 1.0), 1e6),
+        ((0.0, 0.0), (1.0, 2.0), 1.0),
+        ((0.0, 0.0), (0.0, 0.0), None),
+    ],
+)
+def test_condition_number_is_that_of_the_classes_in_the_windows(
+    encode: tuple[float, float], decode: tuple[float, float], expected: float | None
+) -> None:
+    """Of windows that alternate: 1 apart, as large as it gets always alike, 1 alone, none without work."""
+    work = np.zeros((40, COLUMNS + 1))
+    work[:, 0], work[:, CLASS_COLUMNS[2].start] = np.resize(encode, 40), np.resize(decode, 40)
+    costs = np.zeros(COLUMNS)
+    costs[0] = costs[CLASS_COLUMNS[2].start] = 2.0
+    fit = Fit(costs, 0.0, (0.0, 0.0, 0.0), 40, 0.0)
+    ends = np.arange(1.0, 41.0) * 1e8
+    found = assess(fit, ends - 1e8, ends, work[:, :COLUMNS] @ costs, work).condition_number
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-6))
+
+
+def test_condition_number_of_an_encode_in_every_other_window() -> None:
+    """Shares 1/2 and 1/2, then 0 and 1: cosine 1 / sqrt(5), so sqrt((1 + 0.4472) / (1 - 0.4472)) = 1.618."""
+    work = np.zeros((40, COLUMNS + 1))
+    work[::2, 0] = work[:, CLASS_COLUMNS[2].start] = 1.0
+    costs = np.zeros(COLUMNS)
+    costs[0] = costs[CLASS_COLUMNS[2].start] = 2.0
+    fit = Fit(costs, 0.0, (0.0, 0.0, 0.0), 40, 0.0)
+    ends = np.arange(1.0, 41.0) * 1e8
+    found = assess(fit, ends - 1e8, ends, work[:, :COLUMNS] @ costs, work).condition_number
+    assert found == pytest.approx(1.618, abs=0.001)
+
+
+def test_a_gpu_without_work_of_ours_is_no_better_than_estimated() -> None:
+    """Windows come for 10 s, and nobody records a step."""
+    meter = RollingMeter()
+    for place in range(100):
+        meter.add_window(window(place * 100.0, place * 100.0 + 100, 9_000.0, key=ENERGY))
+        meter.advance(START_NS + (place + 1) * 100_000_000)
+    meter.advance(START_NS + 40_000_000_000)
+    (state,) = meter.state()
+    assert (state.quality, state.condition_number) == (names.QUALITY_ESTIMATED, None)
+    assert state.why == "no work of ours yet"

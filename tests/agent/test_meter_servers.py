@@ -194,7 +194,7 @@ def test_a_window_in_which_a_server_is_first_heard_of_gives_steps_no_more_than_t
     series = Series("GPU-0", DRAM, gpu, [], 300, 5, 10)
     costs = np.zeros(COLUMNS)
     costs[CLASS_COLUMNS[2].start] = 1.0
-    series.fit = Fit(costs, 0.0, 1.0, (0.0, 0.0, 0.1), 100, 0.0)
+    series.fit = Fit(costs, 0.0, (0.0, 0.0, 0.1), 100, 0.0)
     starts, ends = np.array([0.0, 100.0]) * MS, np.array([100.0, 200.0]) * MS
     settled = series._give(starts, ends, np.array([1500.0, 3000.0]), gpu.between(starts, ends))
     assert settled.given[:, 2].tolist() == [1000.0, 3000.0]

@@ -97,7 +97,10 @@ def test_mig_instances_that_can_run_something_are_devices_and_energy_stays_the_w
         ("MIG-y", A),
     ]
     samples = driven.sample("nvml")
-    assert set(values(samples, names.GPU_ENERGY_MJ)) == {A}
+    for whole in (names.GPU_ENERGY_MJ, names.GPU_POWER_MW, names.GPU_THROTTLE_POWER_NS):
+        assert set(values(samples, whole)) == {A}, (
+            "of instances drivers tell the whole GPU's, which a sum would triple"
+        )
     assert values(samples, names.GPU_MEMORY_USED_BYTES)["MIG-y"] == (70 << 30) // 2
     assert [d["power_limit_mw"] for d in devices] == [700_000, None, None]
     assert values(samples, names.GPU_BUSY_RATIO) == {}, "not offered under MIG"

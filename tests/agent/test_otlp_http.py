@@ -60,6 +60,51 @@ def test_a_redirect_is_not_followed_and_the_batch_kept_until_it_is_gone(status: 
         assert (destination.outbox.spans_dropped, destination.outbox.spans_delivered) == (0, 4)
 
 
+@pytest.mark.parametrize("status", [203, 205, 206, 207, 226, 299])
+def test_a_success_that_otlp_does_not_know_is_none_and_the_batch_comes_again(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http_collector() as seen:
+        seen.answers = [status]
+        destination = _open(seen)
+        destination.submit(batch(1))
+        destination.close(20.0)
+        assert (seen.spans, seen.calls) == (ids(1), ["traces"] * 2)
+        assert (destination.outbox.spans_delivered, destination.outbox.spans_dropped) == (2, 0)
+    assert f"cannot deliver (HTTP status {status}; OTLP answers 200 to what it took" in caplog.text
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_what_gateways_answer_to_what_they_took_is_success(status: int) -> None:
+    with http_collector() as seen:
+        seen.answers = [status]
+        destination = _open(seen)
+        destination.submit(batch(1))
+        destination.close(20.0)
+        assert (seen.calls, destination.outbox.spans_delivered) == (["traces"], 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(413, b""), (400, b"\x08\x03\x12\x1ahttp: request body too large")]
+)
+def test_a_batch_that_is_too_large_for_the_collector_arrives_in_parts(
+    status: int, words: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http_collector() as seen:
+        seen.most_bytes, seen.too_large, seen.refusal = 2000, status, words
+        destination = _open(seen)
+        destination.submit(batch(1, spans=99, with_metrics=True))
+        destination.submit(batch(2, spans=99))
+        destination.close(20.0)
+        assert (seen.spans, seen.metrics) == (ids(1, 2, spans=99), 1)
+        assert (destination.outbox.spans_delivered, destination.outbox.spans_dropped) == (198, 0)
+        assert destination.outbox.settled() == 2
+    (said,) = caplog.messages
+    assert said == (
+        f"{seen.url}: a message is too large for it; sending it in halves: raise its limit, or set a smaller batch_spans"
+    )
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 407, 408, 429, 500, 502, 503, 504])
 def test_a_collector_that_is_not_ready_gets_the_batch_again_and_once(status: int) -> None:
     with http_collector() as seen:

@@ -28,7 +28,7 @@ from vtprof_agent.config import Config, merge
 from vtprof_agent.export.destination import Batch
 from vtprof_agent.export.files import FileDestination
 from vtprof_agent.export.rotating import Rotation
-from vtprof_agent.receiver import grpc_server, intake
+from vtprof_agent.receiver import grpc_server, http_server, intake
 from vtprof_agent.receiver.decode import decode
 from vtprof_agent.receiver.intake import (
     CONTENTS,
@@ -249,6 +249,20 @@ def test_what_is_not_taken_is_answered_and_counted(
     assert found == status
     assert answer, "the answer says why"
     assert feed.counts()[MALFORMED] == 1
+    assert post(port, b"")[0] == 200, "the receiver goes on"
+
+
+def test_who_sends_a_body_that_is_too_large_to_its_end_gets_the_answer(
+    receiver: tuple[Receiver, int],
+) -> None:
+    """Closed with 36 MB on the wire, its connection would break and the answer be lost."""
+    _, port = receiver
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/v1/traces", bytes(40 << 20), {"Content-Type": http_server.PROTOBUF})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (413, "close")
+    assert b"more than 4194304 bytes" in answer.read()
+    connection.close()
     assert post(port, b"")[0] == 200, "the receiver goes on"
 
 

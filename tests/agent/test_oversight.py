@@ -17,6 +17,7 @@ from vtprof_agent.inbox.ring_reader import RingReader
 from vtprof_agent.loop import Agent, LoopSettings
 from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics.metrics import Metrics
+from vtprof_agent.metrics.otel import registry_metrics
 from vtprof_agent.observer import Observer
 from vtprof_agent.oversight import Account, Losses, Oversight
 from vtprof_agent.processes import Processes
@@ -101,7 +102,7 @@ def test_points_of_the_agent_tell_its_losses_and_level(tmp_path: Path) -> None:
         [SimpleNamespace(outbox=outbox, spool_bytes=70), SimpleNamespace(outbox=outbox, spool_bytes=None)],
     )
     oversight = Oversight(tmp_path, "test", Decided(1))
-    points = oversight.points(NODE, Account(RingTotals(), 0, 0, 0, destinations), 5)
+    points = oversight.points(NODE, Account(RingTotals(), 0, 0, 0, 0, destinations), 5)
     told = {point.sample.key: point.sample.value for point in points}
     assert told[names.AGENT_SPANS_DROPPED] == 6
     assert told[names.AGENT_SPOOL_BYTES] == 70
@@ -135,7 +136,7 @@ def test_what_was_lost_and_who_cannot_be_told_its_detail_reach_the_state(
         now[0] = second * SECOND
         oversight.look(now[0], [ring])
         outbox.spans_dropped = lost - 7
-        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, destinations))
+        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, 0, destinations))
         told = json.loads((tmp_path / STATE_FILE).read_text())["agent"]
         losses[second] = {one["what"]: (one["count"], one["last_unix_ns"]) for one in told["losses"]}
         assert told["detail_refused"] == [ring.pid]
@@ -156,7 +157,7 @@ def test_what_earlier_agents_counted_is_no_growth_and_what_comes_on_top_is(tmp_p
         now[0] = second * SECOND
         outbox.spans_dropped += second == 6
         stored = Losses(RingTotals(records_lost=before), 11163, 2)
-        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, destinations, stored))
+        oversight.tell(Account(RingTotals(records_lost=lost), 1, 0, 0, 0, destinations, stored))
         losses = json.loads((tmp_path / STATE_FILE).read_text())["agent"]["losses"]
         told[second] = {one["what"]: (one["count"], one["before"], one["last_unix_ns"]) for one in losses}
     assert [told[second]["records lost in rings"] for second in told] == [
@@ -205,6 +206,66 @@ def test_a_state_that_cannot_be_told_costs_no_metrics(
     oversight, metrics = Oversight(tmp_path, "test", Decided(3)), Metrics("test")
     observer = Observer(NODE, metrics, oversight=oversight, sample_s=0, series_s=0)
     monkeypatch.setattr(oversight, "_state", lambda _account: 1 / 0)
-    observer.refresh(Account(RingTotals(records_read=5), 0, 0, 0, ()), [], {})
+    observer.refresh(Account(RingTotals(records_read=5), 0, 0, 0, 0, ()), [], {})
     assert metrics.registry.get_sample_value("vtprof_agent_records_read_total") == 5
     assert (observer.faults, len(caplog.messages)) == (1, 1)
+
+
+def test_what_each_destination_took_and_lost_is_told_apart() -> None:
+    def destination(target: str, *counts: int) -> Any:
+        told = dict(zip(("spans_delivered", "spans_dropped", "metrics_dropped"), counts, strict=True))
+        return SimpleNamespace(target=target, outbox=SimpleNamespace(**told))
+
+    metrics = Metrics("test")
+    observer = Observer(NODE, metrics, sample_s=0, series_s=0)
+    two = (destination("/traces", 438, 0, 0), destination("http://me:secret@collector:4318", 400, 38, 2))
+    observer.refresh(Account(RingTotals(), 0, 0, 0, 0, two), [], {})
+    counters = ("spans_exported", "spans_dropped", "metric_batches_dropped")
+    value = metrics.registry.get_sample_value
+    for target, counts in (("/traces", [438, 0, 0]), ("http://collector:4318", [400, 38, 2])):
+        found = [value(f"vtprof_agent_{name}_total", {"destination": target}) for name in counters]
+        assert found == counts, target
+    (sent,) = [
+        one for one in registry_metrics(metrics.registry, 0, 1) if one.name == "vtprof.agent.spans_exported"
+    ]
+    assert {point.attributes["vtprof.destination"]: point.value for point in sent.data.data_points} == {  # type: ignore[index, union-attr]
+        "/traces": 438, "http://collector:4318": 400,
+    }  # fmt: skip
+    nowhere = Metrics("test")
+    Observer(NODE, nowhere, sample_s=0, series_s=0).refresh(Account(RingTotals(), 0, 0, 0, 0, ()), [], {})
+    assert nowhere.registry.get_sample_value("vtprof_agent_spans_dropped_total") == 0
+
+
+def test_the_page_counts_the_records_of_this_agent_and_the_state_those_of_all(tmp_path: Path) -> None:
+    """A page that goes on from 100 falls after a kill to what was stored, which Prometheus counts once more."""
+    oversight, metrics = Oversight(tmp_path, "test", Decided(3)), Metrics("test")
+    observer = Observer(NODE, metrics, oversight=oversight, sample_s=0, series_s=0)
+    account = Account(RingTotals(records_read=112), 1, 3, 20, 0, (), Losses(RingTotals(records_read=100)))
+    observer.refresh(account, [], {})
+    value = metrics.registry.get_sample_value
+    assert value("vtprof_agent_records_read_total") == 112 - 100
+    assert (value("vtprof_agent_open_requests"), value("vtprof_agent_held_requests")) == (3, 20)
+    state = json.loads((tmp_path / STATE_FILE).read_text())["agent"]
+    told = [state[key] for key in ("records_read", "records_read_before", "open_requests", "held_requests")]
+    assert told == [112, 100, 3, 20]
+
+
+def test_a_folder_that_takes_no_state_is_said_once_until_it_took_one_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, folder = [0], tmp_path / "rings"
+    folder.mkdir()
+    oversight = Oversight(folder, "test", Decided(3), clock_ns=lambda: now[0])
+    said = []
+    # Told of twice a second, as with each flush, and written every other second.
+    for half_seconds in range(40):
+        if half_seconds in (8, 24):
+            (folder / STATE_FILE).unlink()
+            folder.rmdir()
+        elif half_seconds == 16:
+            folder.mkdir()
+        now[0] = half_seconds * SECOND // 2
+        oversight.tell(Account(RingTotals(), 0, 0, 0, 0, ()))
+        said.append(len(caplog.messages))
+    assert (said[7], said[15], said[23], said[39]) == (0, 1, 1, 2)
+    assert "the agent's state cannot be written" in caplog.messages[0]

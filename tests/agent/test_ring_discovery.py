@@ -1,6 +1,7 @@
 """Finding rings, telling the living from the dead, clearing up, and cursors that outlive the agent."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,34 @@ def test_scan_lists_sound_rings_and_reports_a_faulty_file_once(tmp_path: Path) -
     ]
     assert directory.scan().problems == ()
     assert directory.scan().rings == scan.rings
+
+
+def test_a_second_name_and_a_copy_of_a_ring_are_said_once_and_not_read(tmp_path: Path) -> None:
+    ring = Path(RingWriter.create(str(tmp_path), 64, "all", 0, {}).path)
+    link, copy = tmp_path / "0.ring", ring.with_name(ring.stem + "-copy.ring")  # both sort before the ring
+    os.link(ring, link)
+    shutil.copy(ring, copy)
+    directory = RingDirectory(tmp_path)
+    scan = directory.scan()
+    assert scan.rings == (ring,)
+    why = f"another name of the ring {ring.name}, or a copy of it, and is not read; remove it"
+    assert sorted(scan.problems) == sorted(f"{path}: {why}" for path in (link, copy))
+    assert directory.scan().problems == ()
+    ring.unlink()
+    assert directory.scan().rings == (), "what it holds was read under its first name"
+    link.unlink()
+    copy.unlink()
+    another = Path(RingWriter.create(str(tmp_path), 64, "all", 0, {}).path)
+    assert directory.scan().rings == (another,)
+
+
+def test_a_ring_that_has_another_name_only_is_read_under_that(tmp_path: Path) -> None:
+    ring = Path(RingWriter.create(str(tmp_path), 64, "all", 0, {}).path)
+    moved = ring.rename(tmp_path / "moved.ring")
+    directory = RingDirectory(tmp_path)
+    assert directory.scan().rings == (moved,)
+    os.link(moved, ring)
+    assert directory.scan().rings == (moved,), "as long as it has that"
 
 
 def test_directory_that_does_not_exist_yet_is_empty(tmp_path: Path) -> None:

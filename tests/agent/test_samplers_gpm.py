@@ -5,6 +5,7 @@ from nvml_standin.driven import values
 from nvml_standin.fixtures import BUSY, MIG, A, B, Start, built_library, process_starter  # noqa: F401  # fixtures
 from nvml_standin.standin import NO_PERMISSION, NOT_SUPPORTED, Activity
 
+from vtprof_agent.counters.meter import COUNTERS
 from vtprof_schemas import names
 
 DRAM_UTIL, TENSOR_UTIL = 10, 5
@@ -61,6 +62,13 @@ def test_a_metric_with_an_error_a_blank_or_no_number_is_left_out_and_costs_no_ot
     samples = driven.sample("gpm", after_s=0.1)
     assert values(samples, names.GPU_TENSOR_ACTIVE_RATIO) == {}
     assert values(samples, names.GPU_DRAM_BANDWIDTH_RATIO) == pytest.approx({A: 0.6, B: 0.6})
+    assert driven.ask("gpm", "missing") == {
+        A: {names.GPU_TENSOR_ACTIVE_RATIO: "GPM: Not Supported"},
+        B: {names.GPU_TENSOR_ACTIVE_RATIO: "GPM: 1.40737e+14 is no value of it"},
+    }
+    control.heal(0)
+    driven.sample("gpm", after_s=0.1)
+    assert driven.ask("gpm", "missing")[A] == {}
 
 
 def test_a_metric_that_never_has_a_number_holds_the_others_for_a_second_at_most(start: Start) -> None:
@@ -74,6 +82,8 @@ def test_a_metric_that_never_has_a_number_holds_the_others_for_a_second_at_most(
     assert [round((r[0].end_ns or 0) - (r[0].start_ns or 0), -6) for r in readings if r] == [
         1_000_000_000, 100_000_000, 100_000_000,
     ]  # fmt: skip
+    no_value = "GPM: no value (not a number)"
+    assert driven.ask("gpm", "missing") == {A: {names.GPU_DRAM_BANDWIDTH_RATIO: no_value}}
 
 
 def test_gpm_is_read_on_the_gpu_that_has_it_while_the_other_has_not(start: Start) -> None:
@@ -85,6 +95,7 @@ def test_gpm_is_read_on_the_gpu_that_has_it_while_the_other_has_not(start: Start
         samples = driven.sample("gpm", after_s=0.1)
     assert values(samples, names.GPU_DRAM_BANDWIDTH_RATIO) == pytest.approx({B: 0.6})
     assert control.calls()["gpm_support"] == 2, "a GPU that has it not is not asked at each reading"
+    assert set(driven.ask("gpm", "missing")[A].values()) == {"no GPM (from Hopper on)"}
 
 
 def test_gpm_that_a_gpu_refuses_though_it_offers_it_is_no_lost_gpu_and_has_the_drivers_reason(
@@ -97,6 +108,10 @@ def test_gpm_that_a_gpu_refuses_though_it_offers_it_is_no_lost_gpu_and_has_the_d
     samples = driven.sample("gpm", after_s=0.1)
     assert set(values(samples, names.GPU_DRAM_BANDWIDTH_RATIO)) == {B}
     assert driven.ask("gpm", "refused") == {A: "GPM: Insufficient Permissions"}
+    assert driven.ask("gpm", "missing")[A].items() >= {
+        (key, "GPM: Insufficient Permissions") for key in COUNTERS if key != names.GPU_ENERGY_MJ
+    }
+    assert driven.ask("gpm", "missing")[B] == {}
     assert driven.ask("gpm", "lost") == {}
     before = control.calls()["gpm_sample"]
     driven.sample("gpm", after_s=60.0)
@@ -114,9 +129,15 @@ def test_what_an_instance_refused_goes_with_it(start: Start) -> None:
     driven.ask("gpm", "open")
     driven.sample("gpm")
     assert set(driven.ask("gpm", "refused")) == {"MIG-x", "MIG-y"}
+    missing = driven.ask("gpm", "missing")
+    assert {uuid: set(keys.values()) for uuid, keys in missing.items()} == {
+        A: {"GPM tells it of the MIG instances alone"},
+        "MIG-x": {"GPM: Insufficient Permissions"},
+        "MIG-y": {"GPM: Insufficient Permissions"},
+    }
     control.set(0, mig=0)
     driven.sample("gpm", after_s=31.0)
-    assert set(driven.ask("gpm", "refused")) == {A}
+    assert set(driven.ask("gpm", "refused")) == set(driven.ask("gpm", "missing")) == {A}
 
 
 def test_an_instance_made_under_the_id_of_another_begins_a_window_of_its_own(start: Start) -> None:

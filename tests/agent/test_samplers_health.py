@@ -32,6 +32,7 @@ class Fake:
     def __init__(self, *, listed: bool = True, reason: str | None = None) -> None:
         self.gone: dict[str, str] = {}
         self.denied: dict[str, str] = {}
+        self.untold: dict[str, dict[str, str]] = {}
         self.silent: set[str] = set()
         self.error: Exception | None = None
         self.running = threading.Event()
@@ -62,6 +63,9 @@ class Fake:
 
     def refused(self) -> Mapping[str, str]:
         return self.denied.copy()
+
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        return self.untold
 
     def close(self) -> None: ...
 
@@ -206,6 +210,7 @@ class Told:
     ) -> None:
         self.name = name
         self.devices = [Device(uuid, "Fake") for uuid in told] if lists else []
+        self.missing: dict[str, dict[str, str]] = {}
         self._told, self._off = told, off
 
     def absence(self, now_s: float) -> Absence | None:
@@ -253,6 +258,46 @@ def test_what_a_gpu_refuses_to_one_sampler_makes_it_no_lost_gpu_and_has_its_reas
     assert found.missing() == {("gpm", "GPU-1"): "GPM: no permission"}
     mute = Told("nvml", {"GPU-1": Absence(SILENT, 70.0)}, lists=True)
     assert gpus(mute, Told("gpm", {"GPU-1": denied})) == [("GPM: no permission", 40, {})], "nobody reads it"
+
+
+def test_why_a_quantity_is_missing_is_the_first_source_s_word_unless_another_tells_it() -> None:
+    gpm = Told("gpm", {"GPU-1": None})
+    gpm.missing = {
+        "GPU-1": {names.GPU_SM_ACTIVE_RATIO: "GPM: no value", names.GPU_PCIE_TX_BYTES_PER_S: "GPM"}
+    }
+    nvml = Told("nvml", {"GPU-1": None, "GPU-2": None}, lists=True)
+    nvml.missing = {
+        "GPU-1": {names.GPU_ENERGY_MJ: "NVML: Not Supported", names.GPU_PCIE_TX_BYTES_PER_S: "NVML"}
+    }
+    told = {("GPU-1", names.GPU_ENERGY_MJ), ("GPU-2", names.GPU_SM_ACTIVE_RATIO)}
+    first, second = judge((gpm, nvml), (), 100.0, UNIX_S * S, told).gpus
+    assert first.missing == {names.GPU_SM_ACTIVE_RATIO: "GPM: no value", names.GPU_PCIE_TX_BYTES_PER_S: "GPM"}
+    assert second.missing == {}
+
+
+def test_what_a_sampler_says_of_missing_quantities_reaches_the_state_and_goes_when_it_is_told(
+    start: Start,
+) -> None:
+    fake = Fake()
+    reader = start(fake)
+    fake.untold = {"GPU-1": {names.GPU_ENERGY_MJ: "NVML: Not Supported"}}
+    wait_for(lambda: reader.missing == fake.untold)
+    fake.untold = {}
+    wait_for(lambda: reader.missing == {})
+
+
+def test_what_another_sampler_tells_is_not_missing() -> None:
+    fake, absent = Fake(), Fake(reason="it is not here")
+    no_counter = "NVML: Not Supported"
+    fake.untold = {"GPU-1": {names.GPU_POWER_MW: no_counter, names.GPU_ENERGY_MJ: no_counter}}
+    made: dict[str, Sampler] = {name: fake if name == "nvml" else absent for name in SAMPLERS}
+    sampling = Sampling.start((), gpu_sample_s=0.01, make=made.__getitem__, open_s=DEADLINE_S)
+    try:
+        wait_for(lambda: fake.readings > 2)
+        first, second = sampling.health().gpus
+    finally:
+        sampling.close()
+    assert (first.missing, second.missing) == ({names.GPU_ENERGY_MJ: no_counter}, {}), "power is told"
 
 
 def test_a_sampler_that_is_refused_by_one_gpu_is_on_and_by_all_is_off_with_the_reason(start: Start) -> None:

@@ -4,7 +4,7 @@ The virtual clock begins at 1 s, as do the scripts' origin at 0: energy until th
 """
 
 from nvml_standin.driven import values
-from nvml_standin.fixtures import BUSY, A, B, Start, built_library, process_starter  # noqa: F401  # fixtures
+from nvml_standin.fixtures import BUSY, MIG, A, B, Start, built_library, process_starter  # noqa: F401  # fixtures
 from nvml_standin.standin import NO_PERMISSION, NOT_SUPPORTED, uuid
 
 from vtprof_schemas import names
@@ -46,8 +46,28 @@ def test_what_a_gpu_refuses_is_not_asked_ten_times_a_second_and_asked_again_at_l
         samples = driven.sample("nvml", after_s=0.1)
     assert (control.calls()["energy"], control.calls()["utilization"]) == (1, 1)
     assert not {names.GPU_ENERGY_MJ, names.GPU_BUSY_RATIO} & {s.key for s in samples}
+    no_right = dict.fromkeys(
+        (names.GPU_BUSY_RATIO, names.GPU_MEMORY_BUSY_RATIO), "NVML: Insufficient Permissions"
+    )
+    assert driven.ask("nvml", "missing") == {A: {names.GPU_ENERGY_MJ: "NVML: Not Supported", **no_right}}
     control.fail(0, "energy", 0)
     assert values(driven.sample("nvml", after_s=700.0), names.GPU_ENERGY_MJ)
+    assert driven.ask("nvml", "missing") == {A: no_right}
+
+
+def test_why_a_quantity_of_an_instance_is_missing_goes_with_it_and_memory_has_two_calls(start: Start) -> None:
+    control, driven = start(gpus=1)
+    control.instances(0, MIG)
+    driven.ask("nvml", "open")
+    told = driven.sample("nvml")
+    assert {"MIG-x", "MIG-y", A} == values(told, names.GPU_MEMORY_USED_BYTES).keys()
+    missing = driven.ask("nvml", "missing")
+    whole = "NVML tells it of the whole GPU alone"
+    assert missing["MIG-x"].items() >= {names.GPU_ENERGY_MJ: whole, names.GPU_POWER_MW: whole}.items()
+    assert names.GPU_MEMORY_USED_BYTES not in missing["MIG-x"]
+    control.set(0, mig=0)
+    driven.sample("nvml", after_s=31.0)
+    assert driven.ask("nvml", "missing") == {}
 
 
 def test_fields_that_a_driver_does_not_know_are_left_out_and_power_comes_from_the_old_call(

@@ -1,7 +1,7 @@
 """Samplers in their threads: what they read reaches points and meter, and none that fails or hangs holds another."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import cast
 
@@ -53,6 +53,9 @@ class Fake:
         return {}
 
     def refused(self) -> dict[str, str]:
+        return {}
+
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
         return {}
 
     def close(self) -> None:

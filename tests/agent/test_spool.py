@@ -349,7 +349,16 @@ def test_a_file_cut_off_anywhere_keeps_every_whole_entry(
         assert path.stat().st_size == places[len(whole) - 1][1], "the rest is cut off"
     spool.append(_parcel(100))
     assert _rest(spool) == [*whole, 100]
-    assert spool.lost.spans == 0, "what was half written was never settled"
+    assert spool.lost.spans == sum(range(1, len(sizes) + 1)) - sum(whole)
+
+
+def test_what_a_killed_agent_had_half_written_was_never_settled_and_is_not_lost(tmp_path: Path) -> None:
+    path, places = _damaged(tmp_path, [40] * 3, 0)
+    # The name follows what is written: that of two entries, before half of the third.
+    os.truncate(path, (places[1][1] + places[2][1]) // 2)
+    path.rename(path.with_name(path.name.replace("-6-0.spool", "-3-0.spool")))
+    spool = Spool(tmp_path, ROOM)
+    assert (_rest(spool), spool.lost.spans) == ([1, 2], 0)
 
 
 @settings(max_examples=200, deadline=None)
@@ -375,12 +384,86 @@ def test_damage_anywhere_costs_only_what_it_hit_and_that_is_counted(
         if number > delivered and not any(start <= place < end for place in changed)
     ]  # fmt: skip
     assert found == sound
-    submitted = sum(range(delivered + 1, len(sizes) + 1))
-    tail = sum(number for number in range(1, len(sizes) + 1) if number > max(sound, default=0))
-    # Behind the last sound entry a file does not say how much there was.
-    assert submitted - tail <= sum(found) + spool.lost.spans <= submitted
-    if sound and sound[-1] == len(sizes):
-        assert sum(found) + spool.lost.spans == submitted
+    assert sum(found) + spool.lost.spans == sum(range(delivered + 1, len(sizes) + 1))
+
+
+@settings(max_examples=150, deadline=None)
+@given(SIZES, st.data())
+def test_zeros_in_place_of_the_start_or_the_end_cost_what_they_hit_and_that_is_counted(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "zeros"
+    folder.mkdir(exist_ok=True)
+    path, places = _damaged(folder, sizes, 0)
+    size = path.stat().st_size
+    start = data.draw(st.integers(0, size))
+    end = data.draw(st.sampled_from([0, size]))
+    hit = range(start, size) if end else range(start)
+    content = bytearray(path.read_bytes())
+    content[hit.start : hit.stop] = bytes(len(hit))
+    path.write_bytes(content)
+    spool = Spool(folder, ROOM)
+    found = _rest(spool)
+    whole = [
+        number
+        for number, (first, last) in enumerate(places, 1)
+        # A zero may stand where one stood before.
+        if last <= hit.start or hit.stop <= first or number in found
+    ]
+    assert found == whole
+    assert sum(found) + spool.lost.spans == sum(range(1, len(sizes) + 1))
+    assert _files(folder) == []
+
+
+def test_batches_of_metric_points_in_a_file_of_zeros_are_counted_too(tmp_path: Path) -> None:
+    spool = _filled(tmp_path, 3)
+    spool.append(_parcel(4, signal=Signal.METRICS))
+    spool.append(_parcel(5, signal=Signal.METRICS))
+    spool.close()
+    (path,) = _files(tmp_path)
+    path.write_bytes(bytes(path.stat().st_size))
+    again = Spool(tmp_path, ROOM)
+    assert (again.lost.spans, again.lost.metrics, again.messages) == (1 + 2 + 3, 2, 0)
+    assert [file.suffix for file in sorted(tmp_path.iterdir())] == [".damaged", ".lost"]
+    again.forget_notes(again.noted())
+    again.close()
+    assert (Spool(tmp_path, ROOM).lost.spans, len(list(tmp_path.iterdir()))) == (0, 1)
+
+
+def test_what_is_missing_at_the_end_is_counted_by_the_next_agent_until_the_count_is_stored(
+    tmp_path: Path,
+) -> None:
+    path, places = _damaged(tmp_path, [40] * 3, 0)
+    with path.open("r+b") as file:
+        file.seek(places[1][0])
+        file.write(bytes(places[2][1] - places[1][0]))
+    killed = Spool(tmp_path, ROOM)
+    assert (_rest(killed), killed.lost.spans) == ([1], 2 + 3)
+    for note in killed._buried:
+        note.close()
+    assert Spool(tmp_path, ROOM).lost.spans == 2 + 3
+
+
+def test_what_was_delivered_before_the_damage_is_neither_delivered_again_nor_lost(tmp_path: Path) -> None:
+    path, places = _damaged(tmp_path, [40] * 5, delivered=3)
+    with path.open("r+b") as file:
+        file.seek(places[1][0])
+        file.write(bytes(places[3][1] - places[1][0]))  # the second to the fourth
+    spool = Spool(tmp_path, ROOM)
+    assert (_rest(spool), spool.lost.spans) == ([5], 4)
+
+
+def test_a_file_whose_name_another_agent_changes_just_now_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, _ = _damaged(tmp_path, [40], 0)
+    listed = list(tmp_path.iterdir())
+    path.rename(path.with_name(path.name.replace("-1-0.spool", "-3-0.spool")))
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listed))
+    assert Spool(tmp_path, ROOM).messages == 0
+    assert not caplog.records
+    monkeypatch.undo()
+    assert _rest(Spool(tmp_path, ROOM)) == [1]
 
 
 @settings(max_examples=100, deadline=None)

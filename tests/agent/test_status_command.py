@@ -47,7 +47,9 @@ def test_that_no_agent_runs_is_said_first_without_being_asked_to_check(
 ) -> None:
     assert run(["status", "--ring-dir", str(tmp_path)]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"agent of {tmp_path}: none runs" and second.startswith(f"no rings in {tmp_path}: ")
+    assert first == f"agent of {tmp_path}: none runs" and second.startswith(
+        f"no rings in {tmp_path} now: no process records there; "
+    )
 
 
 def test_the_command_shows_it_as_text_and_json(tmp_path: Path) -> None:

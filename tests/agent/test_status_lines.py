@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from agent_states import HEALTHY, NOW, S, told, write
 
 from vtprof_agent.agent_state import STALE_S, STATE_FILE, DestinationState, Loss, look
@@ -36,7 +37,7 @@ def test_status_tells_all_that_the_live_agent_wrote(tmp_path: Path) -> None:
     document = json.loads(json.dumps(seen.document(), allow_nan=False))
     assert document["agent"]["gpus"] == [
         {"uuid": "GPU-1", "name": "NVIDIA H200", "details": {"gpm": True}, "reason": None, "since_unix_ns": None,
-         "silent": {}, "refused": {}}
+         "silent": {}, "refused": {}, "missing": {}}
     ]  # fmt: skip
     assert document["problems"] == seen.problems()
     assert "secret" not in (tmp_path / STATE_FILE).read_text()
@@ -55,6 +56,15 @@ def test_one_ring_and_one_request_are_not_many(tmp_path: Path) -> None:
         one for one in told(tmp_path, replace(HEALTHY, rings=1, open_requests=1)) if "in flight" in one
     ]
     assert ", 1 ring, 1 request in flight, " in line
+
+
+def test_requests_that_ended_and_records_of_earlier_agents_are_told_apart(tmp_path: Path) -> None:
+    state = replace(
+        HEALTHY, open_requests=8, held_requests=20, records_read=113_680, records_read_before=100_000
+    )
+    lines = told(tmp_path, state)
+    assert lines[1].endswith("; 113680 records read (100000 before this agent)")
+    assert any(", 8 requests in flight and 20 ended, waiting for their counters, " in line for line in lines)
 
 
 def test_what_is_lost_now_is_a_problem_for_a_while(tmp_path: Path) -> None:
@@ -88,6 +98,71 @@ def test_spans_delivered_are_told_by_destination_alone(tmp_path: Path) -> None:
         "to /traces: 5200 spans delivered",
         "to http://c:4318: 0 spans delivered, 7.0 MB wait on disk",
     ]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "said"),
+    [(0, "0 bytes"), (99, "99 bytes"), (42_519, "42.5 kB"), (100_000, "0.1 MB"), (6_780_000, "6.8 MB")],
+)
+def test_little_that_waits_on_disk_is_not_nothing(tmp_path: Path, waiting: int, said: str) -> None:
+    one = DestinationState("http://c:4318", 0, 0, spooled_bytes=waiting, last_error="refused")
+    lines = told(tmp_path, replace(HEALTHY, destinations=(one,)))
+    assert f"problem: http://c:4318 takes nothing: refused, {said} wait on disk" in lines
+
+
+NO_RIGHT, NO_COUNTER = "GPM: Insufficient Permissions", "NVML: Not Supported"
+
+
+def test_each_counter_that_is_not_told_of_a_gpu_is_named_with_its_reason(tmp_path: Path) -> None:
+    ratios = (names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_TENSOR_ACTIVE_RATIO, names.GPU_SM_ACTIVE_RATIO)
+    refused = {**dict.fromkeys(ratios, NO_RIGHT), names.GPU_POWER_MW: NO_COUNTER}
+    fit = CounterState(
+        "GPU-2", ratios[0], names.QUALITY_ESTIMATED, None, 0, 0, False, None, 0, 0, "no fit yet"
+    )
+    gpus = (
+        GpuState("GPU-1", "H200", missing=refused),
+        GpuState("GPU-2", "H200", missing={ratios[0]: "GPM: no value"}),
+    )
+    state = replace(HEALTHY, gpus=gpus, attribution=(fit,))
+    lines, more = told(tmp_path, state), " (--verbose says why)"
+    assert lines[-2:] == [
+        f"GPU-1 (H200): nothing of it is attributed yet; not told: dram_bandwidth, tensor_active, sm_active{more}",
+        f"GPU-2 (H200): at worst estimated (dram_bandwidth: no fit yet); not told: dram_bandwidth{more}",
+    ]
+    verbose = told(tmp_path, state, verbose=True)
+    at = next(index for index, line in enumerate(verbose) if line.startswith("GPU-1"))
+    nobody = "not told: no sampler that is on tells it"
+    assert verbose[at + 1 :] == [
+        f"  dram_bandwidth: not told: {NO_RIGHT}",
+        f"  tensor_active: not told: {NO_RIGHT}",
+        f"  sm_active: not told: {NO_RIGHT}",
+        f"  energy: {nobody}",
+        f"  power: not told: {NO_COUNTER}",
+        lines[-1].removesuffix(more),
+        "  dram_bandwidth: estimated, no fit yet, 0 windows, not told any more: GPM: no value",
+        f"  tensor_active: {nobody}",
+        f"  sm_active: {nobody}",
+        f"  energy: {nobody}",
+    ]
+
+
+def test_what_mig_leaves_to_the_whole_gpu_or_to_its_instances_is_told_only_when_asked(tmp_path: Path) -> None:
+    dram, energy = names.GPU_DRAM_BANDWIDTH_RATIO, names.GPU_ENERGY_MJ
+    gpus = (
+        GpuState("GPU-1", "H200", missing={dram: "of its instances"}),
+        GpuState("MIG-a", "H200 MIG", {"mig_of": "GPU-1"}, missing={energy: "of the whole"}),
+        GpuState("MIG-b", "H200 MIG", {"mig_of": "GPU-1"}, missing={energy: "of the whole", dram: NO_RIGHT}),
+    )
+    state = replace(HEALTHY, gpus=gpus, attribution=())
+    nothing = "nothing of it is attributed yet"
+    assert told(tmp_path, state)[-3:] == [
+        f"GPU-1 (H200): {nothing}",
+        f"MIG-a (H200 MIG): {nothing}",
+        f"MIG-b (H200 MIG): {nothing}; not told: dram_bandwidth (--verbose says why)",
+    ]
+    verbose = told(tmp_path, state, verbose=True)
+    assert "  dram_bandwidth: not told: of its instances" in verbose
+    assert "  energy: not told: of the whole" in verbose
 
 
 def test_what_a_gpu_refuses_to_a_sampler_is_a_problem_with_its_reason(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_several_models_and_kinds_of_devices_are_counted_that_of_most_requests_f
     assert (found.model, found.models) == ("large", ["large", "small"])
     assert (found.device, found.device_count) == (H200, 2)
     assert found.devices == [DeviceKind(H200, 1), DeviceKind(A100, 1)]
-    assert phrases.subject(found) == f"2 models on 1 × {H200}, 1 × {A100}"
+    assert phrases.subject(found) == f"2 models (large, small) on 1 × {H200}, 1 × {A100}"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,8 @@ def test_what_was_not_recorded_is_not_made_up(
 ) -> None:
     found = ran(tmp_path, engine(1, "m", hw_name, hw_id))
     assert (found.device_count, found.devices) == (count, [])
-    assert phrases.subject(found) == f"m on {hw_name or 'a device that was not recorded'}"
+    nameless = "1 device without a recorded name" if hw_id else "a device that was not recorded"
+    assert phrases.subject(found) == f"m on {hw_name or nameless}"
 
 
 def test_a_roof_beside_others_is_said_to_be_the_first() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from probe_doubles import ListRing
 
+from vtprof_probe.engines import transformers_vlm
 from vtprof_probe.hooks.patches import Patches
 from vtprof_probe.hooks.post_import import ImportWatcher
 from vtprof_probe.hooks.targets import Hook, HookSetter, Target, fits, version_key
@@ -227,3 +228,47 @@ def test_children_belong_to_the_family_of_the_process_that_began_it() -> None:
     (parent, family), (child, inherited) = (line.split() for line in ran.stdout.splitlines())
     assert family.startswith(parent + "-")
     assert (inherited, child != parent) == (family, True)
+
+
+def test_the_hooks_on_transformers_are_told_as_well(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ImageFile: ...
+
+    class ProcessorMixin:
+        def __init__(self) -> None: ...
+
+    class PreTrainedModel:
+        def post_init(self) -> None: ...
+
+        def get_compiled_call(self) -> None: ...
+
+        def generate(self) -> None: ...
+
+    def imported(name: str, *classes: type) -> None:
+        module = types.ModuleType(name)
+        vars(module).update({cls.__name__: cls for cls in classes})
+        monkeypatch.setitem(sys.modules, name, module)
+
+    for name in ("PIL.ImageFile", "transformers.processing_utils", "transformers.modeling_utils"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    imported("PIL.ImageFile", ImageFile)
+    imported("transformers.modeling_utils", PreTrainedModel)
+    probe.recorder.note_hook("vllm.schedule", "set")
+    transformers_vlm.install(probe.patches, probe.watcher, probe.recorder, lambda: None)
+    at_first = {
+        "vllm.schedule": "set",
+        "transformers.image_load": f"{ImageFile.__qualname__}.load cannot be wrapped",
+        "transformers.processor": "waiting",
+        "transformers.model": "set",
+    }
+    assert states(probe) == at_first, "no model, nothing of it to hook"
+
+    class Vision(PreTrainedModel):
+        config = types.SimpleNamespace()
+
+        def get_image_features(self) -> None: ...
+
+        def forward(self) -> None: ...
+
+    Vision().post_init()
+    on_the_model = ("encode_image", "generate", "forward")
+    assert states(probe) == at_first | {f"transformers.{name}": "set" for name in on_the_model}

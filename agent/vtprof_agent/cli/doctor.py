@@ -44,6 +44,7 @@ def doctor(
 def _show(document: Mapping[str, Any], verbose: bool) -> None:
     """Print the report for people."""
     from vtprof_agent.config import ORIGIN_DEFAULT
+    from vtprof_agent.status_lines import untold
     from vtprof_schemas.printable import one_line
 
     for problem in document["problems"]:
@@ -53,8 +54,12 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
     for warning in document["warnings"]:
         typer.echo(f"warning: {one_line(warning)}")
     for gpu in document["gpus"]:
-        offers = f"performance metrics {_told(gpu['gpm'])}, MIG {_told(gpu['mig'])}"
-        typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}"))
+        offers = "cut into MIG instances" if gpu["mig"] else f"GPM {_told(gpu['gpm'])}"
+        if not gpu["mig"]:
+            offers += f", a MIG instance of {gpu['mig_of']}" if "mig_of" in gpu else ", MIG no"
+        told = untold(gpu["missing"])
+        missing = f"; not told: {told}" if told and not gpu["mig"] else ""
+        typer.echo(one_line(f"GPU {gpu['uuid']}: {gpu['name']}, {offers}{missing}"))
     if document["driver"]:
         typer.echo(one_line(f"NVIDIA driver {document['driver']}"))
     for sampler in document["samplers"]:
@@ -72,11 +77,14 @@ def _show(document: Mapping[str, Any], verbose: bool) -> None:
         )
     for process in document["processes"]:
         state = f"no: {process['denied']}" if process["denied"] else "can be attached to"
-        typer.echo(f"PID {process['pid']} ({process['name'] or 'ended'}): {process['engine']}, {state}")
+        if process["ring"] is not None:
+            state = f"is recorded, to {process['ring']}; `vtprof-agent detach {process['pid']}` ends that"
+        who = f"PID {process['pid']} ({process['name'] or 'ended'})"
+        typer.echo(one_line(f"{who}: {process['engine']}, {state}"))
     typer.echo(f"other Python processes, no engine seen in them: {document['other_python_processes']}")
     if not document["rings"]:
         typer.echo(
-            "no ring: no process records yet; `vtprof-agent exec` starts one that does, `attach` has one do so"
+            "no ring: no process records now; `vtprof-agent exec` starts one that does, `attach` has one do so"
         )
     if document["agent"]["alive"]:
         typer.echo("an agent follows these rings: `vtprof-agent status` shows it")

@@ -31,13 +31,14 @@ class _Journal(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
-def start_logging(level: str, *, stamped: bool = False) -> None:
+def start_logging(level: str, *, stamped: bool | None = None) -> None:
     """Send log lines to stderr; the exporters' own stay out, their failures are counted and said once by us.
 
-    ``stamped``: they go on for days, and are to say when they were written.
+    ``stamped``: they say when they were written, and how grave they are; None: unless stderr is a terminal, where
+    somebody looks on.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_formatter(stamped, os.environ))
+    handler.setFormatter(_formatter(not sys.stderr.isatty() if stamped is None else stamped, os.environ))
     logging.basicConfig(handlers=[handler], level=level.upper())
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from vtprof_agent.config import Settings, load
+from vtprof_schemas.errors import ConfigError, VtprofError
 from vtprof_schemas.names import DEFAULT_RING_DIR
 
 _ADDRESS: Final = "HOST:PORT"
@@ -159,6 +160,13 @@ class Given:
         given = {key: value for key, value in self.flags.items() if value != []}
         return load(given, os.environ, self.config)
 
+    def named(self, message: str) -> str:
+        """Return a message that begins with a flag as one of what its value came from: a file, or the environment."""
+        try:
+            return self.settings().named(message)
+        except ConfigError:
+            return message  # of the settings themselves, which name it
+
 
 def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose parameter ``given`` stands for --config and the flags of these settings."""
@@ -167,7 +175,12 @@ def takes(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]
         @wraps(function)
         def command(*, config: Path | None, **values: Any) -> None:
             flags = {name: values.pop(name) for name in settings}
-            function(given=Given(flags, config), **values)
+            given = Given(flags, config)
+            try:
+                function(given=given, **values)
+            except VtprofError as error:
+                error.args = (given.named(str(error)),)
+                raise
 
         signature = inspect.signature(function)
         parameters = []

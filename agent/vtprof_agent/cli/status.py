@@ -80,7 +80,7 @@ def _show(
     for place, (lines, _) in found.items():
         if not lines and (place != folder or len(found) == 1):
             typer.echo(
-                f"no rings in {place}: no process has recorded anything there yet; `vtprof-agent doctor` says what it takes"
+                f"no rings in {place} now: no process records there; `vtprof-agent doctor` says what it takes"
             )
         elif place != folder:
             typer.echo(f"in {place}:")

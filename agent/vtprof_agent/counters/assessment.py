@@ -30,6 +30,7 @@ _MOST_BACKGROUND: Final = 0.02
 _NOISY_COUNTABLE: Final = 0.035
 """Bytes that vary so much more than the work, relative, from window to window: something may follow our load."""
 _SMALL: Final = 0.3
+_MOST_CONDITION: Final = 1e6
 _FORM: Final = 0.002
 """Kernels are no linear function of the work: so much of the whole amount may go to a wrong class."""
 _BIN_NS: Final = 1e9
@@ -52,6 +53,8 @@ class Assessment:
     """What noise from window to window alone would make it."""
     mean: float
     """Mean amount of a window."""
+    condition_number: float | None
+    """Of what the classes that worked are predicted in the windows: 1 where they never do together; None without work."""
     doubt: str | None = None
     """Why no class is sound, whatever the errors are."""
 
@@ -84,8 +87,19 @@ def assess(
     typical = np.where(steps > 0.5, classes.sum(axis=0) / steps, 0.0).tolist()
     return Assessment(
         spread, (typical[0], typical[1], typical[2]), (sound[0], sound[1], sound[2]), enough and stays, slow, noise,
-        mean, doubt,
+        mean, _condition_number(classes, mean), doubt,
     )  # fmt: skip
+
+
+def _condition_number(classes: Array, mean: float) -> float | None:
+    columns = (
+        classes[:, classes.any(axis=0)] / np.maximum(classes.sum(axis=1), _SMALL * mean + 1e-300)[:, None]
+    )
+    if not columns.shape[1]:
+        return None
+    columns /= np.sqrt((columns**2).sum(axis=0))
+    values = np.linalg.eigvalsh(columns.T @ columns)
+    return float(np.sqrt(values[-1] / max(float(values[0]), values[-1] / _MOST_CONDITION**2)))
 
 
 def _spread(classes: Array, residual: Array, mean: float) -> Three:

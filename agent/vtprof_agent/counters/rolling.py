@@ -43,7 +43,7 @@ class CounterState:
     quality: str
     """The best label that its values get now where classes mix; estimated until there is a sound fit."""
     condition_number: float | None
-    """Of the scaled columns of work in use; None before the first fit."""
+    """Of encode, prefill and decode in the windows: how much alike they come; None before the first fit, or work."""
     windows: int
     """Windows in the fit."""
     refused: int
@@ -298,11 +298,13 @@ def _state(series: Series) -> CounterState:
         why = "others may use this GPU"
     elif fit is None or seen is None or fit.amounts < FEWEST:
         why = "no fit yet"
+    elif seen.condition_number is None:
+        why = "no work of ours yet"
     elif not sound:
         unseen = "its idle power was not seen" if fit.idle_error > MOST_ERROR else None
         why = seen.doubt or unseen or "too much alike to be told apart"
     return CounterState(
         series.hw_id, series.key, names.QUALITY_ESTIMATED if why else names.QUALITY_ATTRIBUTED,
-        fit.condition_number if fit else None, series.windows, series.refused,
+        seen.condition_number if seen else None, series.windows, series.refused,
         series.co_tenant, nobodys, round(series.lag_ns), series.failures, why,
     )  # fmt: skip

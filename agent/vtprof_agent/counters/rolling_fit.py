@@ -48,8 +48,6 @@ class Fit:
     """Amount for each unit of each column of work."""
     idle: float
     """Amount for each ns without work of ours."""
-    condition_number: float
-    """Of the scaled columns of the work that was done."""
     class_error: tuple[float, float, float]
     """Relative standard error of what each class is given in the mean; 0 without any of its work."""
     amounts: int
@@ -173,7 +171,7 @@ class RollingFit:
         if not np.isfinite(costs).all():
             raise ArithmeticError("no finite costs")
         used = np.flatnonzero(np.diagonal(gram)[:TIME] > 0)
-        condition, covariance = _covariance(products, gram, moment, squares, costs, used, amounts)
+        covariance = _covariance(products, gram, moment, squares, costs, used, amounts)
         unit = costs_of(costs)
         given = unit * work[:COLUMNS]
         idle = float(costs[TIME]) * float(work[blocks.TIME])
@@ -181,7 +179,7 @@ class RollingFit:
         differ = costs_of(other) * work[:COLUMNS] - given
         errors = [_class_error(columns, work, given, differ, covariance) for columns in CLASS_COLUMNS]
         return Fit(
-            unit, float(costs[TIME]), condition, (errors[0], errors[1], errors[2]), amounts,
+            unit, float(costs[TIME]), (errors[0], errors[1], errors[2]), amounts,
             idle / whole if whole > 0 else 0.0,
             abs(float(differ.sum())) / float(given.sum()) if given.any() else 0.0,
         )  # fmt: skip
@@ -217,7 +215,7 @@ class RollingFit:
             # Work that idle power left nothing for may have cost something: how sure it is follows from all of it.
             there = np.diagonal(gram) > 0 if self._always_idle else tried > 0
             used = np.append(np.flatnonzero(there[:TIME]), _PAUSE)
-            _, covariance = _covariance(products, gram, moment, squares, tried, used, amounts)
+            covariance = _covariance(products, gram, moment, squares, tried, used, amounts)
             shown = float(covariance[_PAUSE, _PAUSE]) ** 0.5
         if self._always_idle:
             idle, error = self._known.given(float(tried[_PAUSE]), shown)
@@ -247,11 +245,11 @@ def _covariance(
     costs: Array,
     used: NDArray[np.intp],
     amounts: int,
-) -> tuple[float, Array]:
-    """Return the condition number and the larger of the textbook covariance and that of the blocks' scores."""
+) -> Array:
+    """Return the larger of the textbook covariance and that of the blocks' scores."""
     covariance = np.zeros((SIZE, SIZE))
     if not len(used):
-        return 1.0, covariance
+        return covariance
     index = np.ix_(used, used)
     norms = np.sqrt(np.maximum(np.diagonal(gram)[used], 1e-300))
     eigenvalues, vectors = np.linalg.eigh(gram[index] / np.outer(norms, norms))
@@ -265,7 +263,7 @@ def _covariance(
     clustered = inverse @ middle @ inverse
     larger = np.sqrt(np.maximum(np.diagonal(clustered) / np.diagonal(inverse * variance), 1.0))
     covariance[index] = inverse * variance * np.outer(larger, larger)
-    return float(np.sqrt(eigenvalues[-1] / eigenvalues[0])), covariance
+    return covariance
 
 
 def _residual(gram: Array, moment: Array, squares: float, x: Array) -> float:

@@ -28,6 +28,8 @@ class Backlog:
         self.spans_delivered = 0
         self.messages_replayed = 0
         """Messages delivered out of the spool."""
+        self.left_in_rings = 0
+        """Spans that the stop left to be read again by the next agent."""
         self._spool = spool
         self._capacity = capacity
         self._memory_bytes = memory_bytes
@@ -134,14 +136,19 @@ class Backlog:
                 return self._settled_at_close
             return self._settled()
 
-    def close(self) -> int:
-        """Leave what waits to the next agent in the spool; drop the rest and return how many spans that were."""
+    def close(self, *, last: bool = False) -> int:
+        """Leave what waits to the next agent in the spool; drop the rest and return how many spans that lost.
+
+        Spans that the next agent reads again from rings are not: ``left_in_rings``. After the ``last`` there is none.
+        """
         with self._lock:
             self._spill()
             self._settled_at_close = self._settled()
             rest = Loss()
             for parcel in self._waiting:
-                rest.add(parcel.signal, parcel.spans)
+                again = 0 if last else parcel.again
+                rest.add(parcel.signal, parcel.spans - again)
+                self.left_in_rings += again
             self._lost.spans += rest.spans
             self._lost.metrics += rest.metrics
             self._waiting.clear()

@@ -29,6 +29,8 @@ class Batch:
     number: int
     spans: Sequence[ReadableSpan] = ()
     metrics: MetricsData | None = None
+    again: int = 0
+    """Of the spans, those from rings: while the batch is not settled the next agent reads them again."""
 
 
 class Ledger(Protocol):
@@ -81,5 +83,5 @@ class Destination(Protocol):
     def submit(self, batch: Batch) -> None:
         """Take a batch; does not wait for a slow network."""
 
-    def close(self, timeout_s: float) -> None:
-        """Deliver what waits, within the time, and release everything."""
+    def close(self, timeout_s: float, *, last: bool = False) -> None:
+        """Deliver what waits, within the time, and release everything; ``last``: nobody reads the rings after us."""

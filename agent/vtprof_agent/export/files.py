@@ -48,11 +48,15 @@ class FileDestination:
         self.outbox.put(encode(batch, spans_line, metrics_line))
         self._pump()
 
-    def close(self, timeout_s: float) -> None:  # noqa: ARG002  # the protocol's
+    def close(self, timeout_s: float, *, last: bool = False) -> None:  # noqa: ARG002  # the protocol's
         """Write what waits and end the files."""
         self._pump()
-        if lost := self.outbox.close():
+        if lost := self.outbox.close(last=last):
             logger.error("%s: %d spans were not written", self._folder, lost)
+        if left := self.outbox.left_in_rings:
+            logger.warning(
+                "%s: %d spans were not written; the next agent reads them again", self._folder, left
+            )
         for file in self._files.values():
             file.close()
 

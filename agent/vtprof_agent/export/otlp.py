@@ -11,6 +11,7 @@ from vtprof_agent.export.destination import Batch, Outcome
 from vtprof_agent.export.otlp_grpc import GrpcTransport
 from vtprof_agent.export.otlp_http import HttpTransport
 from vtprof_agent.export.parcel import Parcel, encode
+from vtprof_agent.export.pieces import Pieces
 from vtprof_agent.export.report import Report
 from vtprof_agent.export.spool import Spool
 from vtprof_agent.export.transport import Answer, Transport, route
@@ -55,6 +56,7 @@ class OtlpDestination:
         self._report = Report(
             route(self._transport), f"in {spool.folder}" if spool else f"in memory, up to {queued_batches}"
         )
+        self._pieces = Pieces(self._transport.target, self._transport.send)
         self._wake = threading.Event()
         self._wake.set()  # for what an earlier agent left
         self._stop = threading.Event()
@@ -83,8 +85,11 @@ class OtlpDestination:
         self.outbox.put(encode(batch))
         self._wake.set()
 
-    def close(self, timeout_s: float) -> None:
-        """Deliver what waits for at most ``timeout_s``; the rest goes to the spool, without one it is counted as lost."""
+    def close(self, timeout_s: float, *, last: bool = False) -> None:
+        """Deliver what waits for at most ``timeout_s``; the rest goes to the spool.
+
+        Without one it is left in the rings; what came from none, or all of it where this is the ``last`` agent, is lost.
+        """
         self._deadline = time.monotonic() + timeout_s
         self._stop.set()
         self._wake.set()
@@ -93,7 +98,13 @@ class OtlpDestination:
         self._transport.close()
         self._thread.join(BREAK_OFF_S)
         left = self.outbox.spool_messages
-        lost = self.outbox.close()
+        lost = self.outbox.close(last=last)
+        if kept := self.outbox.left_in_rings:
+            logger.warning(
+                "%s: %d spans were not delivered; the next agent reads them again",
+                self._transport.target,
+                kept,
+            )
         if lost:
             logger.error("%s: %d spans were not delivered", self._transport.target, lost)
         elif left:
@@ -133,6 +144,6 @@ class OtlpDestination:
 
     def _send(self, parcel: Parcel) -> Answer:
         try:
-            return self._transport.send(parcel)
+            return self._pieces.send(parcel, self._break_off.is_set)
         except Exception as error:  # a fault of a library costs a pause, not the thread
             return Answer(Outcome.RETRY, repr(error))

@@ -143,7 +143,9 @@ def _failure(signal: Signal, error: Any, proxy: Proxy | None) -> Answer:
             Outcome.RETRY, f"the proxy cannot be used ({told[:_MOST_DETAILS]})", advice=proxy.advice
         )
     reason = f"gRPC {code}: {told[:_MOST_DETAILS]}"
-    if code in _REFUSALS or (code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details):
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in details:
+        return Answer(Outcome.REFUSED, reason, too_large=True)
+    if code in _REFUSALS:
         return Answer(Outcome.REFUSED, reason)
     if code == "UNIMPLEMENTED" and signal is Signal.METRICS:
         return Answer(Outcome.REFUSED, reason)

@@ -42,10 +42,16 @@ RETRYABLE: Final = frozenset((401, 403, 404, ASKS_FOR_USER, 408, 429))
 NO_METRICS: Final = 404
 """To metrics: of a Collector without a pipeline for them, which must not hold up the spans behind."""
 BAD_REQUEST: Final = 400
+_TAKEN: Final = frozenset((200, 201, 202, 204))
+"""OTLP names 200 alone; the others are given by gateways that queue. Any other 2xx says that less was done, or nothing."""
+_CONTENT_TOO_LARGE: Final = 413
+_BODY_TOO_LARGE: Final = b"request body too large"
+"""What the Collector says with 400, as Go's http.MaxBytesReader words it."""
 _ADVICE: Final = {
     401: "set otlp_token_file",
     404: f"nothing takes traces at /v1/traces below it: {BASE_URL}",
 }
+_NO_SUCCESS: Final = f"OTLP answers 200 to what it took, and messages are sent again until then: {BASE_URL}"
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 _NO_PROTOBUF: Final = ("text/", _JSON)
@@ -157,7 +163,7 @@ def _answer(signal: Signal, response: requests.Response, proxy: Proxy | None) ->
     """Return what an answer means; ``proxy``: it may be this one's own."""
     status = response.status_code
     body = response.raw.read(_MOST_ANSWER_BYTES, decode_content=True) or b""
-    if 200 <= status < 300:
+    if status in _TAKEN:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         told = None if kind.startswith(_NO_PROTOBUF) else partial_success(signal, body)
         if told is not None:
@@ -173,6 +179,8 @@ def _answer(signal: Signal, response: requests.Response, proxy: Proxy | None) ->
     reason = f"HTTP status {status}" + (", of the proxy or from behind it" if proxy else "")
     if status == BAD_REQUEST and is_plain_to_tls(body):  # not of the message, which would be dropped
         return Answer(Outcome.RETRY, TLS.what, advice=TLS.advice)
+    if status == _CONTENT_TOO_LARGE or (status == BAD_REQUEST and _BODY_TOO_LARGE in body):
+        return Answer(Outcome.REFUSED, reason, too_large=True)
     if signal is Signal.METRICS and status == NO_METRICS:
         return Answer(Outcome.REFUSED, reason)
     if status in RETRYABLE or not 400 <= status < 500:
@@ -181,7 +189,7 @@ def _answer(signal: Signal, response: requests.Response, proxy: Proxy | None) ->
             Outcome.RETRY,
             reason,
             wait_s=retry_after_s(response.headers.get("Retry-After"), time.time()),
-            advice=_ADVICE.get(status, proxy.advice if proxy else ""),
+            advice=_ADVICE.get(status, proxy.advice if proxy else _NO_SUCCESS if 200 <= status < 300 else ""),
         )
     return Answer(Outcome.REFUSED, reason)
 

@@ -40,6 +40,8 @@ class Parcel:
     spans: int
     payload: bytes
     """For sending the protobuf message, gzip'ed; for files a line of JSON."""
+    again: int = 0
+    """Of the spans, those that the next agent reads again from rings if this one does not settle the batch."""
 
     def message(self) -> bytes:
         """Return the protobuf message; raises ValueError when the payload is not that of one."""
@@ -66,12 +68,12 @@ class Encoded:
 
 def protobuf_spans(spans: Sequence[ReadableSpan]) -> bytes:
     """Encode spans for sending."""
-    return _pack(encode_spans(spans).SerializeToString())
+    return pack(encode_spans(spans).SerializeToString())
 
 
 def protobuf_metrics(metrics: MetricsData) -> bytes:
     """Encode metric points for sending."""
-    return _pack(encode_metrics(metrics).SerializeToString())
+    return pack(encode_metrics(metrics).SerializeToString())
 
 
 def encode(
@@ -86,7 +88,7 @@ def encode(
         if payload is None:
             spans_refused = len(batch.spans)
         else:
-            parcels.append(Parcel(Signal.TRACES, batch.number, len(batch.spans), payload))
+            parcels.append(Parcel(Signal.TRACES, batch.number, len(batch.spans), payload, batch.again))
     if batch.metrics is not None:
         payload = _attempt(partial(metrics_bytes, batch.metrics), "metric points")
         if payload is None:
@@ -104,7 +106,8 @@ def _attempt(run: Callable[[], bytes], what: str) -> bytes | None:
         return None
 
 
-def _pack(message: bytes) -> bytes:
+def pack(message: bytes) -> bytes:
+    """Return the payload of a protobuf message; raises ValueError for one that is larger than any is sent."""
     if len(message) > MAX_MESSAGE_BYTES:
         raise ValueError(f"{len(message)} bytes are too many to send")
     return gzip.compress(message, _GZIP_LEVEL, mtime=0)

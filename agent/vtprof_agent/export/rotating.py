@@ -81,7 +81,7 @@ class RotatingLines:
         self._finish_file()
 
     def _open_file(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        _make(self._folder)
         while True:
             self._number += 1
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._utc()))
@@ -117,6 +117,11 @@ class RotatingLines:
                 logger.info("removed %s: more than %d bytes of %s kept", path, keep_bytes, self._signal)
 
 
+def _make(folder: Path) -> None:
+    """Make a folder that is not there for this user alone, as its files are: their names tell of the run too."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def check_folder(folder: Path) -> None:
     """Raise ConfigError unless files can be written to a folder that may have yet to be made; leave nothing behind."""
     there = nearest(folder)
@@ -126,7 +131,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: no permission to write to {there}; choose another folder")
     try:  # some file systems, such as /proc, refuse only that
         with nothing_left(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         if error.errno not in _FULL:  # that may pass, and is waited for

@@ -2,6 +2,9 @@
 
 Whatever a file holds is taken as untrusted: lengths are bounded, headers and payloads have checksums, and damage costs
 no entry but those it hit. A file belongs to the agent that holds its lock.
+
+The name of a file says how many spans and batches of metric points were ever put into it: what a crash of the machine
+leaves of its content, which may be nothing but zeros, does not.
 """
 
 import fcntl
@@ -21,19 +24,21 @@ _FILE = struct.Struct("<8sII")
 """Magic, version, crc32 of both."""
 _MAGIC, _VERSION = b"vtpspool", 1
 _POSITION = struct.Struct("<QI")
-"""Offset of the first entry that was not delivered yet, and its crc32."""
+"""Offset of the first entry that was not delivered yet, and the spans before it; behind both, their crc32."""
 _POSITION_AT = _FILE.size
 FIRST_ENTRY = 32
 _ENTRY = struct.Struct("<4sB3xQIIQI")
 """Mark, signal, batch number, spans, payload bytes, spans before it in this file, crc32 of the payload."""
 _CRC = struct.Struct("<I")
 _MARK = b"\xa5vtE"
-LOST_SUFFIX = ".lost"
-_NOTE = re.compile(rf"\d+-[0-9a-f]+-(\d{{1,18}})-(\d{{1,18}}){re.escape(LOST_SUFFIX)}")
+SUFFIX, LOST_SUFFIX = ".spool", ".lost"
+_NAME = re.compile(r"\d+-[0-9a-f]+-(\d{1,18})-(\d{1,18})")
+"""Age and a random part; then spans and batches of metric points, which a file has from its first entry on."""
 ENTRY_BYTES = _ENTRY.size + _CRC.size
 """What an entry takes beside its payload."""
 _LOOK_BYTES = 1 << 20
 _MOST_SPANS = 1 << 62
+_MOST_STORED = (1 << 32) - 1
 
 
 class Foreign(Exception):
@@ -87,14 +92,18 @@ class Segment:
         self.lost = Loss()
         """By damage."""
         self.cut_bytes = 0
-        """Behind the last whole entry when it was opened: what a killed agent had written of the next."""
+        """Behind the last whole entry when it was opened: what a killed agent had written of the next, or damage."""
+        self.start_damaged = False
+        """When it was opened: all that is in it counts as not delivered."""
         self.entries = 0
-        """Still to be delivered, and what is in them."""
+        """Still to be delivered, and what is in them and was in those that are damaged."""
         self.waiting = Loss()
         self._fd = fd
         self._at = FIRST_ENTRY
         self._spans = self._passed_spans = 0
-        """Before the end of the file, and before ``_at``."""
+        """Before the end of the file, and before ``_at``; with them those of entries that are damaged."""
+        self._metrics = 0
+        """Before the end of the file."""
         self._head: _Entry | None = None
 
     @classmethod
@@ -104,8 +113,7 @@ class Segment:
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            start = _FILE.pack(_MAGIC, _VERSION, zlib.crc32(_MAGIC, _VERSION)) + _position(FIRST_ENTRY)
-            _write(fd, start.ljust(FIRST_ENTRY, b"\0"), 0)
+            _write(fd, _START, 0)
             fresh.rename(path)
         except OSError:
             os.close(fd)
@@ -118,9 +126,9 @@ class Segment:
         """Take over a file that no living agent holds; raises Foreign, InUse, OSError."""
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _lock(fd)
+            _lock(fd, path)
             found = cls(path, fd)
-            found._scan()
+            found._scan(told_by(path))
         except BaseException:
             os.close(fd)
             raise
@@ -141,8 +149,10 @@ class Segment:
             raise
         self.size += len(data)
         self._spans += parcel.spans
+        self._metrics += parcel.signal is Signal.METRICS
         self.entries += 1
         self.waiting.add(parcel.signal, parcel.spans)
+        self._rename(self._spans, self._metrics, SUFFIX)
 
     def head(self) -> Parcel | None:
         """Return the oldest entry that was not delivered; None when there is none. Damaged ones are lost and counted."""
@@ -156,10 +166,7 @@ class Segment:
                 return Parcel(entry.signal, entry.number, entry.spans, payload)
             self.lost.add(entry.signal, entry.spans)
             self._pass(entry)
-        # What was counted at the start and is not found any more was damaged since.
-        self.lost.spans += max(0, self.waiting.spans)
-        self.lost.metrics += max(0, self.waiting.metrics)
-        self.entries, self.waiting, self._at = 0, Loss(), self.size
+        self.entries, self._at = 0, self.size
         return None
 
     def advance(self) -> None:
@@ -170,7 +177,7 @@ class Segment:
             self._pass(self._head)
         self._head = None
         with suppress(OSError):  # then a restart delivers it again
-            _write(self._fd, _position(self._at), _POSITION_AT)
+            _write(self._fd, _position(self._at, self._passed_spans), _POSITION_AT)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -183,16 +190,24 @@ class Segment:
 
         To be called again when less is lost.
         """
-        stem, lost = "-".join(self.path.stem.split("-")[:2]), self.waiting
-        note = self.path.with_name(f"{stem}-{max(0, lost.spans)}-{max(0, lost.metrics)}{LOST_SUFFIX}")
-        with suppress(OSError):
-            self.path.rename(note)
-            self.path = note
-            os.ftruncate(self._fd, 0)
+        if self._rename(max(0, self.waiting.spans), max(0, self.waiting.metrics), LOST_SUFFIX):
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
 
     def close(self) -> None:
         """Let the file go, for the next agent."""
         os.close(self._fd)
+
+    def _rename(self, spans: int, metrics: int, suffix: str) -> bool:
+        """Have the name say so many spans and batches of metric points; False where that is not possible."""
+        stem = "-".join(self.path.stem.split("-")[:2])
+        named = self.path.with_name(f"{stem}-{spans}-{metrics}{suffix}")
+        try:
+            self.path.rename(named)
+        except OSError:
+            return False
+        self.path = named
+        return True
 
     def _lose(self, spans: int) -> None:
         self.lost.spans += spans
@@ -205,62 +220,83 @@ class Segment:
         self.waiting.spans -= entry.spans
         self.waiting.metrics -= entry.signal is Signal.METRICS
 
-    def _scan(self) -> None:
-        """Learn what is in the file, and cut off what a killed agent left half written."""
+    def _scan(self, told: Loss) -> None:
+        """Learn what is in the file, and cut off what is behind the last whole entry; raises Foreign.
+
+        ``told``: what its name says was put into it.
+        """
         size = os.fstat(self._fd).st_size
-        start = _read(self._fd, 0, FIRST_ENTRY)
-        if len(start) < FIRST_ENTRY or _FILE.unpack_from(start) != (
-            _MAGIC, _VERSION, zlib.crc32(_MAGIC, _VERSION),
-        ):  # fmt: skip
+        start = _read(self._fd, 0, FIRST_ENTRY).ljust(FIRST_ENTRY, b"\0")
+        magic, version, crc = _FILE.unpack_from(start)
+        if magic == _MAGIC and version != _VERSION and crc == zlib.crc32(magic, version):
             raise Foreign
-        at, crc = _POSITION.unpack_from(start, _POSITION_AT)
-        sound = _position(at) == _POSITION.pack(at, crc) and FIRST_ENTRY <= at <= size
-        self._at = at if sound else FIRST_ENTRY
+        self.start_damaged = start[: _FILE.size] != _START[: _FILE.size]
+        at, passed = _POSITION.unpack_from(start, _POSITION_AT)
+        if not self.start_damaged and at >= FIRST_ENTRY and start[_POSITION_AT:] == _position(at, passed):
+            self._at, self._passed_spans = at, passed
+        metrics_passed = 0
         for entry in _entries(self._fd, FIRST_ENTRY, size):
-            if entry.at <= self._at:
-                # An entry at the stored position follows what was delivered.
-                self._passed_spans = entry.spans_before + (entry.spans if entry.at < self._at else 0)
             if entry.at >= self._at:
-                # A gap before any later one is damage.
-                self.waiting.spans += max(0, entry.spans_before - self._spans) if entry.at > self._at else 0
                 self.entries += 1
-                self.waiting.add(entry.signal, entry.spans)
+            else:
+                metrics_passed += entry.signal is Signal.METRICS
             self._spans = entry.spans_before + entry.spans
+            self._metrics += entry.signal is Signal.METRICS
             self.size = entry.end
+        if self.start_damaged:
+            if self.size == FIRST_ENTRY:
+                raise Foreign
+            _write(self._fd, _START, 0)
+        self._spans = max(self._spans, told.spans, self._passed_spans)
+        self._metrics = max(self._metrics, told.metrics)
+        self.waiting = Loss(self._spans - self._passed_spans, self._metrics - metrics_passed)
         self._at = min(self._at, self.size)
-        self.cut_bytes = size - self.size
+        self.cut_bytes = max(0, size - self.size)
         if self.cut_bytes:
             os.ftruncate(self._fd, self.size)
 
 
+def told_by(path: Path) -> Loss:
+    """Return how many spans and batches of metric points a file's name says were put into it, or lost with it."""
+    told = _NAME.fullmatch(path.stem)
+    return Loss() if told is None else Loss(int(told[1]), int(told[2]))
+
+
 def read_note(path: Path) -> tuple["Segment", Loss]:
     """Take over what a killed agent left of a segment that it had dropped; raises Foreign, InUse, OSError."""
-    told = _NOTE.fullmatch(path.name)
-    if told is None:
+    if _NAME.fullmatch(path.stem) is None:
         raise Foreign
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _lock(fd)
+        _lock(fd, path)
         os.ftruncate(fd, 0)
     except BaseException:
         os.close(fd)
         raise
-    return Segment(path, fd), Loss(int(told[1]), int(told[2]))
+    return Segment(path, fd), told_by(path)
 
 
-def _lock(fd: int) -> None:
+def _lock(fd: int, path: Path) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise Foreign
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InUse from error
-    if os.fstat(fd).st_nlink == 0:
+    try:
+        same = os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        same = False
+    if not same:  # removed or renamed by another agent just now
         raise InUse
 
 
-def _position(at: int) -> bytes:
-    return _POSITION.pack(at, zlib.crc32(at.to_bytes(8, "little")))
+def _position(at: int, passed: int) -> bytes:
+    place = _POSITION.pack(at, min(passed, _MOST_STORED))
+    return place + _CRC.pack(zlib.crc32(place))
+
+
+_START = _FILE.pack(_MAGIC, _VERSION, zlib.crc32(_MAGIC, _VERSION)) + _position(FIRST_ENTRY, 0)
 
 
 def _entries(fd: int, at: int, size: int) -> Iterator[_Entry]:

@@ -2,6 +2,9 @@
 
 Nothing is synced to the disk: what was written survives the death of the process in the page cache, but a crash of the
 machine may cost the newest entries, as it costs the rings, which are in memory.
+
+What a damaged file held is counted as lost by its name (see ``segment``). A crash that takes the name itself, with or
+before the content, takes the count: what is counted then is the least that was lost.
 """
 
 import hashlib
@@ -21,11 +24,13 @@ from vtprof_agent.export.segment import (
     ENTRY_BYTES,
     FIRST_ENTRY,
     LOST_SUFFIX,
+    SUFFIX,
     Foreign,
     InUse,
     Loss,
     Segment,
     read_note,
+    told_by,
 )
 from vtprof_agent.export.transport import parse_endpoint
 from vtprof_schemas.errors import ConfigError
@@ -39,7 +44,7 @@ MOST_SEGMENTS = 48
 """Taken over from earlier agents at a time; each is an open file."""
 MOST_DAMAGED = 4
 """Files put aside that are kept to be looked at: the newest, in as much room as one segment may take."""
-_SUFFIX, _DAMAGED = ".spool", ".damaged"
+_DAMAGED = ".damaged"
 _UNFINISHED_S = 60.0
 SAY_S = 60.0
 """Between two lines that say how much a full spool dropped: an endpoint may be away for days."""
@@ -107,7 +112,7 @@ class Spool:
             self._head = oldest.head()
             self._take_loss(oldest)
             if self._head is None:
-                self._segments.popleft().remove()
+                self._end(self._segments.popleft())
         return self._head
 
     def advance(self) -> None:
@@ -117,7 +122,7 @@ class Spool:
         oldest.advance()
         self._head = None
         if oldest.entries == 0:
-            self._segments.popleft().remove()
+            self._end(self._segments.popleft())
 
     def spare(self, parcel: Parcel) -> bool:
         """Count a message as lost no more if it is the head that was dropped last; tell whether it is."""
@@ -152,15 +157,26 @@ class Spool:
     def _make_room(self, needed: int) -> None:
         while self._segments and self.bytes + needed > self._max_bytes:
             oldest = self._segments.popleft()
-            self.lost.spans += oldest.waiting.spans
-            self.lost.metrics += oldest.waiting.metrics
             self._unsaid += oldest.entries
-            oldest.bury()
-            self._buried.append(oldest)
+            self._bury(oldest)
             if self._head is not None:
                 self._dropped = self._head, oldest
             self._head = None
         self._say_dropped()
+
+    def _end(self, segment: Segment) -> None:
+        """Delete a segment that holds nothing more to deliver; what is missing of it then was lost by damage."""
+        if segment.waiting.spans > 0 or segment.waiting.metrics > 0:
+            _say_damaged(segment.path, segment.waiting)
+            self._bury(segment)
+        else:
+            segment.remove()
+
+    def _bury(self, segment: Segment) -> None:
+        self.lost.spans += max(0, segment.waiting.spans)
+        self.lost.metrics += max(0, segment.waiting.metrics)
+        segment.bury()
+        self._buried.append(segment)
 
     def _say_dropped(self, *, last: bool = False) -> None:
         """Say what was dropped: the first time at once, then at most once in ``SAY_S``, and the ``last`` of it."""
@@ -179,10 +195,7 @@ class Spool:
 
     def _take_loss(self, segment: Segment) -> None:
         if segment.lost != Loss():
-            logger.error(
-                "%s: damaged; %d spans and %d batches of metric points lost",
-                segment.path, segment.lost.spans, segment.lost.metrics,
-            )  # fmt: skip
+            _say_damaged(segment.path, segment.lost)
         self.lost.spans += segment.lost.spans
         self.lost.metrics += segment.lost.metrics
         segment.lost = Loss()
@@ -190,7 +203,7 @@ class Spool:
     def _fresh_path(self) -> Path:
         """Return a name that sorts behind all others."""
         newest = int(self._segments[-1].path.name.split("-")[0]) if self._segments else 0
-        return self.folder / f"{max(time.time_ns(), newest + 1):020d}-{secrets.token_hex(4)}{_SUFFIX}"
+        return self.folder / f"{max(time.time_ns(), newest + 1):020d}-{secrets.token_hex(4)}{SUFFIX}"
 
     def _adopt(self) -> None:
         for path in sorted(self.folder.iterdir()):
@@ -198,7 +211,7 @@ class Spool:
                 _remove_unfinished(path)
             elif path.suffix == LOST_SUFFIX:
                 self._take_note(path)
-            elif path.suffix == _SUFFIX:
+            elif path.suffix == SUFFIX:
                 if len(self._segments) == MOST_SEGMENTS:
                     logger.warning("%s: more files than can be taken over; the next agent will", self.folder)
                     break
@@ -224,18 +237,38 @@ class Spool:
         except InUse:
             return
         except Foreign:
-            _put_aside(path)
+            self._put_aside(path)
+            return
+        except FileNotFoundError:  # of another agent, which renames it as it fills
             return
         except OSError as error:
             logger.error("%s: cannot be read, left where it is: %s", path, error.strerror)
             return
         if segment.cut_bytes:
             logger.info("%s: cut off %d bytes that were half written", path, segment.cut_bytes)
-        self._take_loss(segment)
+        if segment.start_damaged:
+            logger.error(
+                "%s: its start is damaged; all that is whole in it is delivered, some maybe again", path
+            )
         if segment.entries:
             self._segments.append(segment)
         else:
-            segment.remove()
+            self._end(segment)
+
+    def _put_aside(self, path: Path) -> None:
+        """Keep a file that holds nothing to deliver to be looked at; what its name says was in it is lost."""
+        aside, told = path.with_suffix(_DAMAGED), told_by(path)
+        if told != Loss():
+            with suppress(OSError):
+                note = path.with_suffix(LOST_SUFFIX)
+                note.touch(0o600)
+                self._take_note(note)
+        with suppress(OSError):
+            path.rename(aside)
+        logger.error(
+            "%s: not a file of the spool, or damaged as a whole, with %d spans and %d batches of metric points; put"
+            " aside as %s", path, told.spans, told.metrics, aside.name,
+        )  # fmt: skip
 
 
 def open_spool(folder: Path | None, endpoint: str, max_bytes: int) -> Spool | None:
@@ -296,7 +329,7 @@ def _unusable(folder: Path, error: OSError) -> ConfigError:
 def _tell_of_others(mine: Path) -> None:
     """Say that batches wait for another endpoint: nobody delivers them until an agent has that endpoint again."""
     for other in sorted(mine.parent.glob(f"*-{os.geteuid()}")):
-        waiting = sum(path.stat().st_size > FIRST_ENTRY for path in other.glob(f"*{_SUFFIX}"))
+        waiting = sum(path.stat().st_size > FIRST_ENTRY for path in other.glob(f"*{SUFFIX}"))
         if other != mine and waiting:
             logger.warning(
                 "%s: batches of another endpoint wait here (files: %d); run an agent with that --otlp-endpoint to"
@@ -341,11 +374,8 @@ def _remove_unfinished(path: Path) -> None:
             path.unlink()
 
 
-def _put_aside(path: Path) -> None:
-    aside = path.with_suffix(_DAMAGED)
-    with suppress(OSError):
-        path.rename(aside)
-    logger.error("%s: not a file of the spool, or its start is damaged; put aside as %s", path, aside.name)
+def _say_damaged(path: Path, lost: Loss) -> None:
+    logger.error("%s: damaged; %d spans and %d batches of metric points lost", path, lost.spans, lost.metrics)
 
 
 def _bound_damaged(folder: Path, most_bytes: int) -> int:

@@ -35,6 +35,8 @@ class Answer:
     """How long the endpoint asks to be left alone."""
     advice: str = ""
     """What the user can do, where the failure tells; it does not pass by itself then."""
+    too_large: bool = False
+    """Of a message that was refused: for its size, so that its parts may be taken."""
     sure: bool = True
     """Of a message that was taken: whether it was by a receiver of OTLP, as far as its answer tells."""
 

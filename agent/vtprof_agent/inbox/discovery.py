@@ -42,7 +42,7 @@ class Scan:
     """What one look at the ring directory showed."""
 
     rings: tuple[Path, ...]
-    """Files whose headers are sound, sorted by name."""
+    """Files whose headers are sound, sorted by name; of a ring with several names one."""
     problems: tuple[str, ...]
     """One line for each fault that was not reported before."""
     temporaries: tuple[Path, ...] = ()
@@ -55,7 +55,11 @@ class RingDirectory:
     def __init__(self, path: Path) -> None:
         """Watch this directory; it need not exist yet."""
         self.path = path
-        self._sound: set[FileKey] = set()
+        self._sound: dict[FileKey, RingIdentity] = {}
+        self._first: dict[str, Path] = {}
+        """By ring the name that it is read under, as long as it has any."""
+        self._others: dict[str, list[Path]] = {}
+        """By ring its other names, and copies of it."""
         self._reported: set[FileKey | str] = set()
 
     def scan(self) -> Scan:
@@ -66,7 +70,7 @@ class RingDirectory:
             return Scan((), ())
         except OSError as error:
             return Scan((), self._once(str(self.path), f"{self.path}: cannot be listed: {error.strerror}"))
-        rings: list[Path] = []
+        names: dict[str, list[tuple[bool, int, Path]]] = {}
         problems: list[str] = []
         temporaries: list[Path] = []
         present: set[FileKey | str] = {str(self.path), _NOT_YET}
@@ -82,11 +86,10 @@ class RingDirectory:
                 continue
             key = (entry.name, status.st_ino, status.st_ctime_ns if entry.is_symlink() else 0)
             present.add(key)
-            if key in self._sound:
-                rings.append(path)
-            elif key not in self._reported:
+            if key not in self._sound and key not in self._reported:
                 try:
-                    RingFile(path).close()
+                    ring = RingFile(path)
+                    ring.close()
                 except BackendError as error:
                     problems.extend(self._once(key, str(error)))
                 except OSError as error:
@@ -95,11 +98,39 @@ class RingDirectory:
                     )
                     problems.extend(self._once(_NOT_YET, line))
                 else:
-                    self._sound.add(key)
-                    rings.append(path)
-        self._sound &= present
+                    self._sound[key] = ring.identity
+            identity = self._sound.get(key)
+            if identity is not None:
+                foreign = not entry.name.startswith(f"{identity.pid}-{identity.start_ticks}")
+                names.setdefault(identity.ring_id, []).append((foreign, len(entry.name), path))
+        self._sound = {key: identity for key, identity in self._sound.items() if key in present}
+        rings = self._by_one_name(names)
+        for ring_id, others in self._others.items():
+            for path in others:
+                present.add(str(path))
+                first = self._first[ring_id].name
+                line = (
+                    f"{path}: another name of the ring {first}, or a copy of it, and is not read; remove it"
+                )
+                problems.extend(self._once(str(path), line))
         self._reported &= present
         return Scan(tuple(rings), tuple(problems), tuple(temporaries))
+
+    def repeated(self, ring_id: str) -> bool:
+        """Tell whether a ring had more than one name at the last look."""
+        return ring_id in self._others
+
+    def _by_one_name(self, names: dict[str, list[tuple[bool, int, Path]]]) -> list[Path]:
+        """Return each ring under the name that it was first read under, else the one that its writer gives."""
+        self._first = {ring_id: self._first.get(ring_id) or min(found)[2] for ring_id, found in names.items()}
+        paths = {ring_id: [path for *_, path in found] for ring_id, found in names.items()}
+        others = {
+            ring_id: [one for one in found if one != self._first[ring_id]] for ring_id, found in paths.items()
+        }
+        self._others = {ring_id: found for ring_id, found in others.items() if found}
+        return sorted(
+            self._first[ring_id] for ring_id, found in paths.items() if self._first[ring_id] in found
+        )
 
     def _once(self, key: FileKey | str, problem: str) -> tuple[str, ...]:
         if key in self._reported:

@@ -15,7 +15,7 @@ from vtprof_agent.metric_points import Point
 from vtprof_agent.metrics import requests, series
 from vtprof_agent.metrics.gpus import OTHER, GpuSeries, label_text
 from vtprof_agent.metrics.series import Series
-from vtprof_agent.metrics.store import Store
+from vtprof_agent.metrics.store import Labels, Store
 from vtprof_schemas import SCHEMA_VERSION, names
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Metrics:
         self._unix_s, self._steady_s = unix_s, steady_s
         self._models: dict[str, str] = {}
         """By model its label."""
+        self._held_kv: set[Labels] = set()
+        """Labels of KV that was held once."""
         self._said = False
         self._own = psutil.Process()
         self._store.put(series.BUILD, {(version, str(SCHEMA_VERSION), platform.python_version()): 1})
@@ -58,7 +60,8 @@ class Metrics:
     def refresh(self, totals: Mapping[Series, float], gauges: Mapping[Series, float | None]) -> None:
         """Take running totals and states kept elsewhere, None for what is not known; about once a second."""
         self._refreshed_s = self._steady_s()
-        self._store.advance(totals)
+        for counter, total in totals.items():
+            self._store.advance(counter, {(): total})
         for gauge, value in gauges.items():
             self._store.put(gauge, {} if value is None else {(): value})
         self._own_cost()
@@ -67,12 +70,29 @@ class Metrics:
         """Tell whether somebody still refreshes this."""
         return self._steady_s() - self._refreshed_s < ALIVE_S
 
-    def kv_bytes(self, held: tuple[int, int] | None) -> None:
-        """Take the bytes held now by visual and by other tokens; None: requests run, and no ring knows."""
-        values: dict[tuple[str, ...], float] = (
-            {} if held is None else {(MODALITY_VISUAL,): held[0], (MODALITY_OTHER,): held[1]}
-        )
+    def kv_bytes(self, held: Mapping[str, tuple[int, int] | None]) -> None:
+        """Take by model the bytes held now by visual and by other tokens; None: its requests run, and no ring knows.
+
+        A model that held some and is not told of stays at 0, so that means over time have no gap where there was none.
+        """
+        values: dict[Labels, float] = dict.fromkeys(self._held_kv, 0.0)
+        for model, kv in (held or {"": (0, 0)}).items():
+            for place, modality in enumerate((MODALITY_VISUAL, MODALITY_OTHER)):
+                labels = modality, self._model(model)
+                if kv is None:
+                    values.pop(labels, None)
+                else:
+                    values[labels] = values.get(labels, 0.0) + kv[place]
+        self._held_kv |= {labels for labels, value in values.items() if value}
         self._store.put(series.KV_BYTES, values)
+
+    def delivered(self, destinations: Mapping[str, tuple[int, int, int]]) -> None:
+        """Take by destination the spans that it took, those that it did not, and the batches of metric points not taken."""
+        counts = {label_text(one): count for one, count in destinations.items()} or {"": (0, 0, 0)}
+        for place, counter in enumerate(
+            (series.SPANS_EXPORTED, series.SPANS_DROPPED, series.METRICS_DROPPED)
+        ):
+            self._store.advance(counter, {(label,): count[place] for label, count in counts.items()})
 
     def gpu(self, points: Iterable[Point]) -> None:
         """Take what samplers read in a round."""
@@ -103,5 +123,5 @@ class Metrics:
 
     def _own_cost(self) -> None:
         times = self._own.cpu_times()
-        self._store.advance({series.CPU_SECONDS: times.user + times.system})
+        self._store.advance(series.CPU_SECONDS, {(): times.user + times.system})
         self._store.put(series.RSS, {(): self._own.memory_info().rss})

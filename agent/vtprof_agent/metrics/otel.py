@@ -27,6 +27,7 @@ from prometheus_client.samples import Sample
 
 from vtprof_agent.metrics.series import (
     COUNTER,
+    DESTINATION,
     GPU,
     HISTOGRAM,
     MODALITY,
@@ -46,6 +47,7 @@ ATTRIBUTE_OF: Final = {
     STRATUM: "vtprof.visual_stratum",
     MODALITY: "vtprof.modality",
     MODEL: names.REQUEST_MODEL,
+    DESTINATION: "vtprof.destination",
     "status": names.REQUEST_STATUS,
     "cache": "vtprof.cache",
     "coverage": "vtprof.coverage",

@@ -1,8 +1,8 @@
 """Every series of the agent, declared once: its Prometheus name, labels and meaning, its OpenTelemetry name and unit.
 
 Labels are closed sets (phase, modality, stratum, status, cache, coverage, counter, quality), or the node's GPUs or
-models, of which there is a limit; one without a value is absent. An OpenTelemetry name in ``names.ATTRIBUTES`` is one
-that the loop's metric points carry anyway.
+models, of which there is a limit, or the destinations of the settings; one without a value is absent. An OpenTelemetry
+name in ``names.ATTRIBUTES`` is one that the loop's metric points carry anyway.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ GPU: Final = "gpu"
 PHASE: Final = "phase"
 MODALITY: Final = "modality"
 MODEL: Final = "model"
+DESTINATION: Final = "destination"
 AS_POINT: Final = ""
 """Unit of series that OpenTelemetry gets as metric points of the loop: those points have their own."""
 STRATUM: Final = names.LABEL_VISUAL_STRATUM
@@ -88,7 +89,10 @@ PHASE_DURATION = _times(
     _PHASE_BUCKETS, PHASE, STRATUM, MODEL,
 )  # fmt: skip
 REQUESTS = _counter(
-    "vtprof_requests_total", "Requests that ended, kept by sampling or not.", "vtprof.requests", "{request}",
+    "vtprof_requests_total",
+    "Requests that ended, kept by sampling or not. They, and all that is told of finished requests, are counted once their"
+    " counters have come, some seconds later.",
+    "vtprof.requests", "{request}",
     "status", MODEL,
 )  # fmt: skip
 TOKENS = _counter(
@@ -140,11 +144,16 @@ ENERGY_COVERAGE = _counter(
 )  # fmt: skip
 KV_BYTES = _gauge(
     names.PROM_KV_BYTES, "KV cache held by running requests: visual tokens and all others.",
-    "vtprof.kv.held", "By", MODALITY,
+    "vtprof.kv.held", "By", MODALITY, MODEL,
 )  # fmt: skip
 OPEN_REQUESTS = _gauge(
     "vtprof_agent_open_requests", "Requests that have not ended.", "vtprof.agent.open_requests", "{request}"
 )
+HELD_REQUESTS = _gauge(
+    "vtprof_agent_held_requests",
+    "Requests that have ended and are not counted yet: they wait for their counters.",
+    "vtprof.agent.held_requests", "{request}",
+)  # fmt: skip
 
 # --- GPUs ------------------------------------------------------------------------------------------------
 
@@ -168,7 +177,10 @@ def _by_phase(key: str, suffix: str, meaning: str, factor: float) -> Scaled:
 GPU_GAUGES: Final = dict((
     _gpu_gauge(names.GPU_MEMORY_USED_BYTES, "memory_used_bytes", "Device memory in use."),
     _gpu_gauge(names.GPU_MEMORY_TOTAL_BYTES, "memory_bytes", "Device memory."),
-    _gpu_gauge(names.GPU_POWER_MW, "power_watts", "Board power, averaged by the driver.", 1e-3),
+    _gpu_gauge(
+        names.GPU_POWER_MW, "power_watts",
+        "Board power, averaged by the driver; of whole GPUs, for drivers tell none of a MIG instance.", 1e-3,
+    ),
     _gpu_gauge(names.GPU_SM_CLOCK_MHZ, "sm_clock_hertz", "SM clock.", 1e6),
     _gpu_gauge(names.GPU_BUSY_RATIO, "busy_ratio", "Share of time in which any kernel ran."),
     _gpu_gauge(names.GPU_DRAM_BANDWIDTH_RATIO, "dram_bandwidth_ratio", "DRAM traffic over its peak."),
@@ -178,7 +190,10 @@ GPU_GAUGES: Final = dict((
 ))  # fmt: skip
 """By key of a sample the gauge, and by what its value is multiplied."""
 GPU_COUNTERS: Final = dict((
-    _gpu_counter(names.GPU_ENERGY_MJ, names.PROM_GPU_ENERGY, "Energy of a GPU since the agent began.", 1e-3),
+    _gpu_counter(
+        names.GPU_ENERGY_MJ, names.PROM_GPU_ENERGY,
+        "Energy of a GPU since the agent began; of whole GPUs, for drivers tell none of a MIG instance.", 1e-3,
+    ),
     _gpu_counter(
         names.GPU_THROTTLE_POWER_NS, "vtprof_gpu_throttle_power_seconds_total",
         "Time with clocks lowered by the power limit, since the agent began.", 1e-9,
@@ -207,7 +222,8 @@ ATTRIBUTED: Final = dict((
 ))  # fmt: skip
 """By attributed counter its running total by phase, and by what it is multiplied."""
 FIT_CONDITION = _gauge(
-    "vtprof_gpu_fit_condition_number", "Condition number of the fit that attributes a counter.",
+    "vtprof_gpu_fit_condition_number",
+    "Condition number of the phases in a counter's windows: 1 where they never run together, large where always alike.",
     "vtprof.gpu_fit.condition_number", "1", GPU, "counter",
 )  # fmt: skip
 FIT_QUALITY = _gauge(
@@ -230,10 +246,13 @@ GPU_BEYOND = _gauge(
 # --- The agent itself ------------------------------------------------------------------------------------
 
 RECORDS_READ = _counter(
-    "vtprof_agent_records_read_total", "Ring records read without fault.", names.AGENT_RECORDS_READ, AS_POINT
+    "vtprof_agent_records_read_total", "Ring records read without fault, by this agent.", names.AGENT_RECORDS_READ, AS_POINT
 )  # fmt: skip
 RECORDS_LOST = _counter(
-    names.PROM_RECORDS_LOST, "Ring records overwritten, torn or void.", names.AGENT_RECORDS_LOST, AS_POINT
+    names.PROM_RECORDS_LOST,
+    "Ring records overwritten, torn or void, since the rings began: also under earlier agents.",
+    names.AGENT_RECORDS_LOST,
+    AS_POINT,
 )
 RECORDS_DROPPED = _counter(
     names.PROM_RECORDS_DROPPED,
@@ -247,18 +266,22 @@ FAULTS = _counter(
     "vtprof_agent_faults_total", "Faults of the agent's own that it went on after.", "vtprof.agent.faults", "{fault}"
 )  # fmt: skip
 SAMPLER_FAULTS = _counter(
-    "vtprof_agent_sampler_faults_total", "Readings of GPUs and processes that failed, among the faults too.",
+    "vtprof_agent_sampler_faults_total",
+    "Readings of GPUs and processes that failed, or told what cannot be, among the faults too.",
     "vtprof.agent.sampler_faults", "{fault}",
 )  # fmt: skip
 SPANS_EXPORTED = _counter(
-    "vtprof_agent_spans_exported_total", "Spans that a destination took.", "vtprof.agent.spans_exported", "{span}"
+    "vtprof_agent_spans_exported_total", "Spans that a destination took.", "vtprof.agent.spans_exported", "{span}",
+    DESTINATION,
 )  # fmt: skip
 SPANS_DROPPED = _counter(
-    "vtprof_agent_spans_dropped_total", "Spans that a destination did not take.", names.AGENT_SPANS_DROPPED, AS_POINT
+    "vtprof_agent_spans_dropped_total", "Spans that a destination did not take, also under earlier agents.",
+    names.AGENT_SPANS_DROPPED, AS_POINT, DESTINATION,
 )  # fmt: skip
 METRICS_DROPPED = _counter(
-    "vtprof_agent_metric_batches_dropped_total", "Batches of metric points that a destination did not take.",
-    "vtprof.agent.metric_batches_dropped", "{batch}",
+    "vtprof_agent_metric_batches_dropped_total",
+    "Batches of metric points that a destination did not take, also under earlier agents.",
+    "vtprof.agent.metric_batches_dropped", "{batch}", DESTINATION,
 )  # fmt: skip
 REQUESTS_UNUSABLE = _counter(
     "vtprof_agent_requests_unusable_total", "Requests not exported: their arrival was lost.",

@@ -38,13 +38,16 @@ class _Histogram:
 
 
 class Store(Collector):
-    """All values, by series and labels. The agent's own counts begin at 0; whatever else was never told is absent."""
+    """All values, by series and labels.
+
+    The agent's own counts without labels begin at 0; whatever else was never told is absent.
+    """
 
     def __init__(self) -> None:
         """Begin without a value."""
         self._lock = threading.Lock()
         self._values: dict[Series, dict[Labels, float]] = {
-            series: {(): 0.0} if series.kind == COUNTER and series.name.startswith(_OWN) else {}
+            series: {(): 0.0} if _begins_at_zero(series) else {}
             for series in SERIES.values()
             if series.kind != HISTOGRAM
         }
@@ -71,12 +74,12 @@ class Store(Collector):
             values = self._values[series]
             values[labels] = values.get(labels, 0.0) + max(0.0, amount)
 
-    def advance(self, totals: Mapping[Series, float]) -> None:
-        """Bring counters without labels up to running totals kept elsewhere; none ever goes back."""
+    def advance(self, series: Series, totals: Mapping[Labels, float]) -> None:
+        """Bring a counter up to running totals kept elsewhere; none ever goes back."""
         with self._lock:
-            for series, total in totals.items():
-                values = self._values[series]
-                values[()] = max(values.get((), 0.0), float(total))
+            values = self._values[series]
+            for labels, total in totals.items():
+                values[labels] = max(values.get(labels, 0.0), float(total))
 
     def put(self, series: Series, values: Mapping[Labels, float]) -> None:
         """Replace all values of a series: labels that are not in it are gone."""
@@ -107,6 +110,10 @@ class Store(Collector):
             for labels, value in numbers.items():
                 family.add_sample(series.name, _told(series, labels), value)
             yield family
+
+
+def _begins_at_zero(series: Series) -> bool:
+    return series.kind == COUNTER and series.name.startswith(_OWN) and not series.labels
 
 
 def _histogram_family(

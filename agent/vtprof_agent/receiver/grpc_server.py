@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
+from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from vtprof_agent.listening import Guard, is_loopback, shown
-from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Answer, Intake, Verdict
+from vtprof_agent.receiver.intake import BUSY_S, MAX_REQUEST_BYTES, Answer, Intake, Verdict
 from vtprof_agent.receiver.turns import Turns
 from vtprof_schemas.errors import ConfigError
 
@@ -30,6 +31,8 @@ MAX_READ: Final = 4
 """Of them so many have their message read: each may grow to ``MAX_REQUEST_BYTES``."""
 MAX_PARSED: Final = 2
 """The same of parsing: as objects messages are many times as large."""
+HANDSHAKE_S: Final = 5.0
+"""For a connection to begin as HTTP/2; those that do not would hold files that the rings need."""
 STOP_S: Final = 1.0
 MISSING: Final = (
     "OTLP over gRPC needs the package grpcio; reinstall 'vtprof[agent]', or let the engine send over HTTP:"
@@ -59,6 +62,7 @@ def serve_grpc(
         options=[
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
             (
                 "grpc.http2.bdp_probe",
                 0,
@@ -77,6 +81,8 @@ def serve_grpc(
             return b""
         with turns.turn(context.cancel) as arrived:
             answer = take(messages, arrived)
+        if answer.verdict is Verdict.BUSY and context.is_active():
+            sleep(BUSY_S)
         if answer.verdict is Verdict.TAKEN:
             return bytes(answer.response().SerializeToString())
         malformed = answer.verdict is Verdict.MALFORMED

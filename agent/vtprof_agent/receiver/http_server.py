@@ -7,8 +7,10 @@ import io
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToJson
@@ -16,7 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from vtprof_agent.listening import Guard, is_loopback, shown
 from vtprof_agent.receiver.deadline import DeadlineReader
-from vtprof_agent.receiver.intake import MAX_REQUEST_BYTES, Answer, Intake, TooLarge, Verdict, unpack
+from vtprof_agent.receiver.intake import BUSY_S, MAX_REQUEST_BYTES, Answer, Intake, TooLarge, Verdict, unpack
 from vtprof_agent.receiver.otlp_json import parse_json
 from vtprof_agent.receiver.room import Room
 from vtprof_schemas.errors import ConfigError
@@ -30,6 +32,8 @@ MAX_UNPARSED_BYTES: Final = 16 << 20
 _CHUNK: Final = 64 << 10
 MAX_PARSED: Final = 2
 """Requests unpacked and parsed at a time: as objects they are many times as large as on the wire."""
+MAX_DISCARDED_BYTES: Final = 64 << 20
+"""Of a body that is not taken."""
 REQUEST_S: Final = 10.0
 """For a request from its first byte to the parser, however slowly it comes."""
 IDLE_S: Final = 10.0
@@ -103,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Read against a deadline."""
         super().setup()
+        self._unread = 0
         self.rfile.close()
         self._reader = DeadlineReader(self.connection)
         self.rfile = self._buffered = io.BufferedReader(self._reader)
@@ -130,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer one export request."""
         kind = self.headers.get_content_type()
+        self._unread = self._announced() or 0
         try:
             if not self.server.guard.allows(self.headers.get("Authorization")):
                 raise _Refused(HTTPStatus.UNAUTHORIZED, "a bearer token is needed")
@@ -140,6 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.intake.malformed(str(refused))
             self._count_slow()
             self._send_status(kind, refused.status, str(refused))
+        if self.close_connection:
+            self._discard()
 
     def _take(self, kind: str) -> Answer:
         if self.path.split("?")[0].rstrip("/") != PATH:
@@ -174,6 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _offer(self, kind: str, body: bytes) -> Answer:
         if kind == PROTOBUF:
             return self.server.intake.offer_bytes(body, self.server.local)
+        return self.server.intake.within_budget(len(body), lambda: self._offer_json(body))
+
+    def _offer_json(self, body: bytes) -> Answer:
         try:
             request = parse_json(body)
         except TooLarge:
@@ -184,13 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self, body: bytearray) -> bool:
         """Read as much as is announced; False: there is no room for it. The caller releases what was read."""
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdecimal()):
+        length = self._announced()
+        if length is None:
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length is needed")
-        if len(length) > 12 or int(length) > MAX_REQUEST_BYTES:
+        if length > MAX_REQUEST_BYTES:
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_REQUEST_BYTES} bytes")
-        while len(body) < int(length):
-            size = min(_CHUNK, int(length) - len(body))
+        while len(body) < length:
+            size = min(_CHUNK, length - len(body))
             if not self.server.room.hold(size):
                 return False
             chunk = b""
@@ -201,11 +212,28 @@ class _Handler(BaseHTTPRequestHandler):
             finally:
                 self.server.room.release(size - len(chunk))
             body += chunk
+            self._unread -= len(chunk)
             if len(chunk) < size:
                 raise _Refused(HTTPStatus.BAD_REQUEST, "the body ends early")
         return True
 
+    def _announced(self) -> int | None:
+        """Return how long the body is said to be; None: it is not said."""
+        length = self.headers.get("Content-Length", "")
+        return int(length[:20]) if length.isascii() and length.isdecimal() else None
+
+    def _discard(self) -> None:
+        """Read what is left of a body, within bounds: who still sends when we close gets a broken pipe, and no answer."""
+        left = min(self._unread, MAX_DISCARDED_BYTES)
+        self.server.room.await_sender(self.connection)  # who may go for another
+        with suppress(OSError):
+            while left > 0 and (chunk := self._buffered.read1(min(left, _CHUNK))):
+                left -= len(chunk)
+        self._reader.expired = False  # its answer is told and counted
+
     def _answer(self, kind: str, answer: Answer) -> None:
+        if answer.verdict is Verdict.BUSY:
+            sleep(BUSY_S)
         if answer.verdict is not Verdict.TAKEN:
             self._send_status(kind, _CODES[answer.verdict], answer.message)
             return

@@ -3,7 +3,7 @@
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -16,14 +16,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan
 
 from vtprof_agent.receiver.decode import Lookup, decode
+from vtprof_agent.receiver.gate import Gate
 from vtprof_schemas.printable import one_line
 
 MAX_REQUEST_BYTES: Final = 4 << 20
 """Of one request, unpacked, as gRPC and Collectors have it; an exporter's batch of 512 spans is some 0.5 MB."""
 MAX_QUEUED_BYTES: Final = 16 << 20
-"""Of all requests that wait for the next flush, unpacked; as objects they take some ten times as much."""
+"""Of all requests that wait for the next flush, unpacked; ``gate`` says what they take as objects."""
 MAX_QUEUED_SPANS: Final = 65_536
 """The same in spans: bare ones are small on the wire and large as objects."""
+OVER_BUDGET: Final = "over the agent's budget of memory or CPU time; try again, with smaller batches"
+BUSY_S: Final = 0.5
+"""Who is refused hears of it so much later: a sender that tries again at once must not cost more than one we take."""
 RECEIVED: Final = "vtprof_agent_otlp_spans_received_total"
 REFUSED: Final = "vtprof_agent_otlp_spans_refused_total"
 MALFORMED: Final = "vtprof_agent_otlp_requests_malformed_total"
@@ -64,9 +68,15 @@ class TooLarge(ValueError):
 class Intake:
     """The bounded queue between the receivers' threads and the loop."""
 
-    def __init__(self, max_queued_bytes: int = MAX_QUEUED_BYTES, lookup: Lookup | None = None) -> None:
-        """Start empty; ``lookup`` gives what the ring of a sender's process tells."""
+    def __init__(
+        self,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
+        lookup: Lookup | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """Start empty; ``lookup`` gives what the ring of a sender's process tells. By default any is afforded."""
         self._limit = max_queued_bytes
+        self._gate = gate or Gate()
         self._lookup = lookup
         self._lock = threading.Lock()
         self._spans: list[ReadableSpan] = []
@@ -78,12 +88,21 @@ class Intake:
 
     def offer_bytes(self, body: bytes, local: bool = True) -> Answer:
         """Take a protobuf request; ``local``: from this machine."""
-        request = ExportTraceServiceRequest()
-        try:
-            request.ParseFromString(body)
-        except DecodeError:
-            return self.malformed("not an ExportTraceServiceRequest in protobuf")
-        return self.offer(request, len(body), local)
+
+        def parsed() -> Answer:
+            request = ExportTraceServiceRequest()
+            try:
+                request.ParseFromString(body)
+            except DecodeError:
+                return self.malformed("not an ExportTraceServiceRequest in protobuf")
+            return self.offer(request, len(body), local)
+
+        return self.within_budget(len(body), parsed)
+
+    def within_budget(self, size: int, take: Callable[[], Answer]) -> Answer:
+        """Return the answer of ``take``, which parses and offers so many bytes, if the agent can afford it."""
+        with self._gate.open_for(size) as is_open:
+            return take() if is_open else self.turned_away(OVER_BUDGET)
 
     def offer(self, request: ExportTraceServiceRequest, size: int, local: bool = True) -> Answer:
         """Take a parsed request of so many bytes."""
@@ -121,6 +140,7 @@ class Intake:
 
     def take(self) -> list[ReadableSpan]:
         """Return what waits, and forget it."""
+        self._gate.tell()
         with self._lock:
             spans, self._spans, self._bytes = self._spans, [], 0
         return spans

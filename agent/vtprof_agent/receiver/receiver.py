@@ -10,6 +10,7 @@ from vtprof_agent.listening import LOOPBACK, Guard, listen_address
 from vtprof_agent.metric_points import Point
 from vtprof_agent.receiver import grpc_server, http_server
 from vtprof_agent.receiver.decode import Lookup
+from vtprof_agent.receiver.gate import Gate
 from vtprof_agent.receiver.intake import Intake
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,19 @@ Serve = Callable[[str, int, Intake, str, Guard], tuple[str, Callable[[], None]]]
 class Receiver:
     """Takes the spans that engines send by themselves."""
 
-    def __init__(self, config: Config, guard: Guard | None = None, lookup: Lookup | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        guard: Guard | None = None,
+        lookup: Lookup | None = None,
+        gate: Gate | None = None,
+    ) -> None:
         """Open what is asked for, beyond this machine under the guard; raises ConfigError, with nothing left open.
 
-        ``lookup`` gives what the ring of a sender's process tells.
+        ``lookup`` gives what the ring of a sender's process tells; ``gate`` may refuse what it sends.
         """
         guard = guard or Guard()
-        self._intake = Intake(lookup=lookup)
+        self._intake = Intake(lookup=lookup, gate=gate)
         self._stops: list[Callable[[], None]] = []
         self.ports: list[int] = []
         """Where it listens, in the order gRPC, HTTP."""

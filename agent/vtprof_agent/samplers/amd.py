@@ -129,6 +129,10 @@ class AmdSampler:
         """Return nothing: what a device does not offer is left out."""
         return {}
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: what a die does not have is left out."""
+        return {}
+
     def close(self) -> None:
         """Disconnect."""
         self._dies = []

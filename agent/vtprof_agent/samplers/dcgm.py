@@ -177,6 +177,10 @@ class DcgmSampler:
         """Return nothing: what a device does not offer is left out."""
         return {}
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: what is not on the page is not offered."""
+        return {}
+
     def close(self) -> None:
         """Close the connection."""
         self._session.close()

@@ -31,6 +31,9 @@ _MOST_PERCENT, _MOST_RATE = 110.0, 1e7
 """Beyond these it is no value but a mark, such as DCGM's blank 2**47; a little above 100 % is rounding."""
 LEAST_WINDOW_NS: Final = 99_000_000
 """100 ms less what a clock and the calls jitter."""
+NOT_OFFERED: Final = "no GPM (from Hopper on)"
+OF_INSTANCES: Final = "GPM tells it of the MIG instances alone"
+NO_VALUE: Final = "GPM: no value (not a number)"
 PATIENCE_NS: Final = NS_PER_S
 """A window waits so long for metrics that have no new sample; then it is closed without them."""
 
@@ -61,6 +64,7 @@ class GpmSampler:
         self._windows: dict[str, _Window] = {}
         self._denied: dict[str, str] = {}
         """By device what the driver answers to a sample, though it says that it offers them."""
+        self._missing: dict[str, dict[str, str]] = {}
         self._listed: tuple[Gpu, ...] = ()
         self._get: Any = None
         self._asked: tuple[tuple[str, float, Any], ...] = ()
@@ -107,7 +111,10 @@ class GpmSampler:
         if gpus is not self._listed:
             self._relisted(gpus)
         for gpu in gpus:
-            if gpu.mig or not self._refusals.asks(gpu.uuid, "gpm", self._clock_ns() / NS_PER_S):
+            if gpu.mig:
+                self._missing.setdefault(gpu.uuid, self._all(OF_INSTANCES))
+                continue
+            if not self._refusals.asks(gpu.uuid, "gpm", self._clock_ns() / NS_PER_S):
                 continue
             window = self._windows.get(gpu.uuid)
             try:
@@ -127,6 +134,10 @@ class GpmSampler:
         """Return what the driver answers where it says that it offers the metrics, and gives no sample."""
         return self._denied.copy()
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return why metrics are not told: GPM is not offered, refused, or these alone have no value."""
+        return self._missing.copy()
+
     def close(self) -> None:
         """Free the samples and disconnect from the driver."""
         if self._open:
@@ -139,10 +150,12 @@ class GpmSampler:
         for gpu in gpus:
             if gpu not in self._listed:
                 self._refusals.forget(gpu.uuid)
+                self._missing.pop(gpu.uuid, None)
         here = {gpu.uuid for gpu in gpus}
         self._drop(self._windows.keys() - here)
-        for uuid in self._denied.keys() - here:
-            del self._denied[uuid]
+        for told in (self._denied, self._missing):
+            for uuid in told.keys() - here:
+                del told[uuid]
         self._listed = gpus
 
     def _begin(self, gpu: Gpu, window: _Window | None) -> None:
@@ -150,6 +163,7 @@ class GpmSampler:
         if window is None:
             if not gpm_offered(self._session, gpu):
                 self._refusals.refused(gpu.uuid, "gpm", self._clock_ns() / NS_PER_S, lasting=True)
+                self._missing[gpu.uuid] = self._all(NOT_OFFERED)
                 return
             nvml = self._session.nvml
             window = self._windows[gpu.uuid] = _Window(
@@ -175,7 +189,7 @@ class GpmSampler:
         get = self._get
         get.sample1, get.sample2 = window.older, window.newer
         self._session.nvml.nvmlGpmMetricsGet(get)
-        told, late = self._values(gpu, end_ns)
+        told, late, missing = self._values(gpu, end_ns)
         if late and end_ns - start_ns < PATIENCE_NS:
             return
         for key in late:
@@ -183,25 +197,33 @@ class GpmSampler:
         samples += [
             Sample(key, value, False, None, gpu.uuid, start_ns, end_ns, SOURCE) for key, value in told
         ]
+        self._missing[gpu.uuid] = missing
         window.older, window.newer, window.start_ns = window.newer, window.older, end_ns
 
-    def _values(self, gpu: Gpu, now_ns: int) -> tuple[list[tuple[str, float]], list[str]]:
-        """Return what the metrics say, and the keys of those that should but have no new sample yet."""
+    def _values(self, gpu: Gpu, now_ns: int) -> tuple[list[tuple[str, float]], list[str], dict[str, str]]:
+        """Return what the metrics say, the keys of those that have no new sample yet, and why others say nothing."""
         told: list[tuple[str, float]] = []
         late: list[str] = []
+        missing: dict[str, str] = {}
         for key, scale, metric in self._asked:
             if metric.nvmlReturn != 0:
+                missing[key] = f"GPM: {self._session.nvml.NVMLError(metric.nvmlReturn)}"
                 continue
             value = metric.value
             if math.isnan(value):
+                missing[key] = NO_VALUE
                 if self._refusals.asks(gpu.uuid, key, now_ns / NS_PER_S):
                     late.append(key)
-            elif scale == _PERCENT:
-                if 0.0 <= value <= _MOST_PERCENT:
-                    told.append((key, min(value / 100.0, 1.0)))
-            elif 0.0 <= value <= _MOST_RATE:
+            elif scale == _PERCENT and 0.0 <= value <= _MOST_PERCENT:
+                told.append((key, min(value / 100.0, 1.0)))
+            elif scale != _PERCENT and 0.0 <= value <= _MOST_RATE:
                 told.append((key, value * scale))
-        return told, late
+            else:
+                missing[key] = f"GPM: {value:g} is no value of it"
+        return told, late, missing
+
+    def _all(self, reason: str) -> dict[str, str]:
+        return dict.fromkeys((key for key, _, _ in self._asked), reason)
 
     def _take(self, gpu: Gpu, sample: Any) -> int:
         """Sample a device's counters; return when, monotonic ns: the middle of the call."""
@@ -219,6 +241,7 @@ class GpmSampler:
         self._drop({gpu.uuid})
         if lasting is not None:
             self._denied[gpu.uuid] = f"GPM: {error}"
+            self._missing[gpu.uuid] = self._all(self._denied[gpu.uuid])
             self._refusals.refused(gpu.uuid, "gpm", self._clock_ns() / NS_PER_S, lasting=lasting)
 
     def _drop(self, uuids: "set[str]") -> None:

@@ -1,6 +1,6 @@
 """What of samplers and GPUs is missing, since when and why: as their readers tell it, and as it is shown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -34,6 +34,10 @@ class Source(Protocol):
     @property
     def devices(self) -> list[Device]:
         """Return the devices that it lists, those that are lost included."""
+
+    @property
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return by UUID why quantities of a device are not told, by key."""
 
     def absence(self, now_s: float) -> Absence | None:
         """Return why nothing is read; None: something is."""
@@ -69,6 +73,8 @@ class GpuState:
     """By sampler that told of it, or should, and does not: since when, Unix ns."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Of those the ones that know why."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """By quantity, as its attribute key, why no source tells it of this GPU."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,14 @@ class Health:
         return found
 
 
-def judge(sources: Sequence[Source], own: Iterable[SamplerState], now_s: float, unix_ns: int) -> Health:
-    """Return what is missing; ``own``: states of samplers that nobody reads on their own.
+def judge(
+    sources: Sequence[Source],
+    own: Iterable[SamplerState],
+    now_s: float,
+    unix_ns: int,
+    told: Container[tuple[str, str]] = (),
+) -> Health:
+    """Return what is missing; ``own``: states of samplers that nobody reads on their own, ``told``: UUIDs and keys that are.
 
     A GPU is gone when a source knows that it lost it, or all that told of it are silent; of some it is told which.
     """
@@ -105,7 +117,7 @@ def judge(sources: Sequence[Source], own: Iterable[SamplerState], now_s: float, 
         return SamplerState(name, absence.reason, unix(absence), absence.missed)
 
     off = {source.name: source.absence(now_s) for source in sources}
-    told = {source.name: source.told_of(now_s) for source in sources}
+    states = {source.name: source.told_of(now_s) for source in sources}
     devices: dict[str, Device] = {}
     for source in sources:
         for device in source.devices:
@@ -114,11 +126,15 @@ def judge(sources: Sequence[Source], own: Iterable[SamplerState], now_s: float, 
     cut = {device.details.get("mig_of") for device in devices.values()}
     gpus = []
     for uuid, device in devices.items():
-        of_it = {name: found[uuid] for name, found in told.items() if uuid in found}
+        of_it = {name: found[uuid] for name, found in states.items() if uuid in found}
         if any(one is None or one.missed for one in of_it.values()):
             of_it = {name: one for name, one in of_it.items() if one is None or one.missed}
         absent = {name: absence for name, absence in of_it.items() if absence is not None}
-        gpu = GpuState(uuid, device.name, device.details)
+        missing: dict[str, str] = {}
+        for source in sources:
+            missing |= {key: why for key, why in source.missing.get(uuid, {}).items() if key not in missing}
+        missing = {key: why for key, why in missing.items() if (uuid, key) not in told}
+        gpu = GpuState(uuid, device.name, device.details, missing=missing)
         if of_it and all(off[name] is not None for name in of_it):
             gpu = replace(gpu, reason=UNREAD)
         elif absent and (len(absent) == len(of_it) or any(_gone(one) for one in absent.values())):

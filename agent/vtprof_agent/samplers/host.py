@@ -65,6 +65,10 @@ class HostSampler:
         """Return nothing: what a device does not offer is left out."""
         return {}
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: it reads no devices."""
+        return {}
+
     def close(self) -> None:
         """Forget all processes."""
         self._processes.clear()

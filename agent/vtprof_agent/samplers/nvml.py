@@ -26,6 +26,18 @@ FIELDS: Final = (
 _VALUE: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Members of nvmlValue_t, by nvmlValueType_t."""
 _MEMORY_V2: Final = 0x02000028
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "energy": (names.GPU_ENERGY_MJ,),
+    "power": (names.GPU_POWER_MW,),
+    "utilization": (names.GPU_BUSY_RATIO, names.GPU_MEMORY_BUSY_RATIO),
+    "memory_v1": (names.GPU_MEMORY_USED_BYTES, names.GPU_MEMORY_TOTAL_BYTES),
+    "sm_clock": (names.GPU_SM_CLOCK_MHZ,),
+    "memory_clock": (names.GPU_MEMORY_CLOCK_MHZ,),
+}
+"""What a device does not tell where a reading fails; none where another reading tells it too."""
+OF_THE_WHOLE: Final = "NVML tells it of the whole GPU alone"
+_OF_WHOLE_GPU: Final = frozenset(("energy", "fields", "power"))
+"""Readings that drivers answer for a MIG device, if at all, with what its whole GPU takes, which is read of that GPU."""
 
 Values = list[tuple[str, int | float]]
 
@@ -46,6 +58,7 @@ class NvmlSampler:
         self._refusals = Refusals()
         self._open = False
         self._seen: dict[str, Gpu] = {}
+        self._missing: dict[str, dict[str, str]] = {}
         self._readings: tuple[tuple[str, Callable[[Any], Values], str], ...] = (
             ("energy", self._energy, ""),
             ("fields", self._fields, ""),
@@ -87,10 +100,17 @@ class NvmlSampler:
         """Read each GPU once; a quantity that a device does not offer is left out."""
         now_s = self._clock_ns() / NS_PER_S
         samples: list[Sample] = []
-        for gpu in self._session.gpus:
+        gpus = self._session.gpus
+        for gpu in gpus:
             if self._seen.get(gpu.uuid) is not gpu:
                 self._seen[gpu.uuid] = gpu
                 self._refusals.forget(gpu.uuid)
+                here = {one.uuid for one in gpus} - {gpu.uuid}
+                self._missing = {uuid: keys for uuid, keys in self._missing.items() if uuid in here}
+                if gpu.parent:
+                    self._missing[gpu.uuid] = {
+                        key: OF_THE_WHOLE for what in _OF_WHOLE_GPU for key in KEYS.get(what, ())
+                    }
             self._read(gpu, now_s, samples)
         return samples
 
@@ -102,6 +122,10 @@ class NvmlSampler:
         """Return nothing: what a device does not offer is left out."""
         return {}
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return what the driver answered where it does not tell a quantity."""
+        return self._missing.copy()
+
     def close(self) -> None:
         """Disconnect from the driver."""
         if self._open:
@@ -111,7 +135,9 @@ class NvmlSampler:
     def _read(self, gpu: Gpu, now_s: float, samples: list[Sample]) -> None:
         had: set[str] = set()
         for what, read, wanted in self._readings:
-            if wanted in had or not self._refusals.asks(gpu.uuid, what, now_s):
+            if wanted in had or (gpu.parent and what in _OF_WHOLE_GPU):
+                continue
+            if not self._refusals.asks(gpu.uuid, what, now_s):
                 continue
             try:
                 values = read(gpu.handle)
@@ -120,8 +146,13 @@ class NvmlSampler:
                 if lasting is None:
                     return  # lost, and found again later
                 self._refusals.refused(gpu.uuid, what, now_s, lasting=lasting)
+                untold = dict.fromkeys(KEYS.get(what, ()), f"NVML: {error}")
+                self._missing[gpu.uuid] = self._missing.get(gpu.uuid, {}) | untold
                 continue
             had.update(key for key, _ in values)
+            missing = self._missing.get(gpu.uuid)
+            if missing and not had.isdisjoint(missing):
+                self._missing[gpu.uuid] = {key: why for key, why in missing.items() if key not in had}
             for key, value in values:
                 read_ns = self._clock_ns() - ENERGY_LAG_NS if key == names.GPU_ENERGY_MJ else None
                 samples.append(Sample(key, value, key in _CUMULATIVE, None, gpu.uuid, None, read_ns, SOURCE))

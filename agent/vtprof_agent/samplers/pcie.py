@@ -70,6 +70,10 @@ class PcieSampler:
         """Return nothing: what a device does not offer is left out."""
         return {}
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return nothing: these are GPM's quantities too, and told of once."""
+        return {}
+
     def close(self) -> None:
         """Disconnect from the driver."""
         if self._open:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from vtprof_agent.samplers.health import SILENT, Absence
@@ -50,6 +50,8 @@ class Reader:
         """Why the last reading failed."""
         self._lost: dict[str, Absence] = {}
         self._refused: dict[str, Absence] = {}
+        self.missing: Mapping[str, Mapping[str, str]] = {}
+        """By device why quantities of it are not told, by key."""
         self._told_s: dict[str, float] = {}
         """By device when it last told of it."""
         self._opened_s: float | None = None
@@ -182,6 +184,7 @@ class Reader:
             # What could not be asked has not been silent.
             back = self._told_s.keys() if was_off and self._off is None else before.keys() - self._lost.keys()
             self._told_s |= dict.fromkeys(back & self._told_s.keys(), now_s)
+        self.missing = sampler.missing()
         refused = sampler.refused()
         if refused or self._refused:
             since_s = {uuid: one.since_s for uuid, one in self._refused.items()}

@@ -72,6 +72,9 @@ class Sampler(Protocol):
     def refused(self) -> Mapping[str, str]:
         """Return why devices that are here tell this source nothing, though they should, by UUID. Cheap."""
 
+    def missing(self) -> Mapping[str, Mapping[str, str]]:
+        """Return by UUID why quantities of a device that is here are not told by this source, by key. Cheap."""
+
     def close(self) -> None:
         """Disconnect."""
 

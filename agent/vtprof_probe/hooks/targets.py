@@ -7,14 +7,12 @@ reason in the ring's header (``names.PROBE_HOOKS``), where `vtprof-agent status`
 import functools
 import importlib
 import inspect
-import json
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from vtprof_probe.hooks.patches import Begin, End, Patches
 from vtprof_probe.hooks.post_import import ImportWatcher
 from vtprof_probe.recorder import Recorder
-from vtprof_schemas import names
 from vtprof_schemas.engine_versions import version_key
 
 SET = "set"
@@ -118,7 +116,7 @@ class HookSetter:
 
     def _note(self, name: str, state: str) -> None:
         self.states[name] = state
-        self._recorder.add_info({names.PROBE_HOOKS: json.dumps(self.states, separators=(",", ":"))})
+        self._recorder.note_hook(name, state)
 
 
 def find(module: Any, qualname: str) -> Tuple[Any, Any, str]:

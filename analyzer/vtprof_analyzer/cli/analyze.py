@@ -56,7 +56,7 @@ def command(
         ),
     ] = False,
     formats: options.Formats = DEFAULT_FORMATS,
-    out: options.Out = None,
+    out: options.OutOrReport = None,
     slo_ttft_ms: Annotated[
         float | None,
         typer.Option(parser=given.milliseconds, metavar="MS", help="Objective for time to first token."),

@@ -13,6 +13,13 @@ Out = Annotated[
         "-o", "--out", parser=given.path, metavar="DIR", help="Folder for the files; default report/."
     ),
 ]
+OutOrReport = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", "--report", parser=given.path, metavar="DIR",
+        help="Folder for the files; default report/. --report is the same, as `demo` names it.",
+    ),
+]  # fmt: skip
 Cache = Annotated[
     bool,
     typer.Option(

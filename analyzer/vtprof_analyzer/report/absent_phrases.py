@@ -1,6 +1,6 @@
 """What stands where something was not recorded: why it is absent, and what would give it, if anything can."""
 
-from vtprof_analyzer.report.format import NOT_RECORDED, safe
+from vtprof_analyzer.report.format import NOT_RECORDED, percent, safe
 from vtprof_analyzer.report.model import Deployment, Report
 from vtprof_analyzer.report.phrases import DIALECTS
 from vtprof_schemas import names
@@ -12,6 +12,14 @@ def no_roofline(report: Report) -> str:
         return (
             f"Not recorded: {DIALECTS.get(report.deployment.dialect, 'these spans')} tell nothing of engine steps, "
             f"which it needs ({names.SPAN_STEP} spans)."
+        )
+    partly = [
+        f"{percent(row.work_share)} of {safe(row.phase, 12)}" for row in report.phases if row.work_share
+    ]
+    if partly:
+        return (
+            f"No FLOP/B: the work of too few steps is known ({', '.join(partly)}); the others' processes recorded no"
+            f" config of their model ({names.MODEL_CONFIG})."
         )
     if report.deployment.no_cost is not None:
         return f"Not drawn: {safe(report.deployment.no_cost, 300)}."

@@ -24,7 +24,12 @@ from vtprof_analyzer.report.build_integrity import build_integrity
 from vtprof_analyzer.report.build_interference import build_interference
 from vtprof_analyzer.report.build_kv import build_kv
 from vtprof_analyzer.report.build_phases import above_roof_notes, build_phases, build_roofline
-from vtprof_analyzer.report.build_requests import build_strata, build_summary, build_ttft_budget
+from vtprof_analyzer.report.build_requests import (
+    build_by_model,
+    build_strata,
+    build_summary,
+    build_ttft_budget,
+)
 from vtprof_analyzer.report.build_rows import one
 from vtprof_analyzer.report.build_slo import build_scaling, build_slo, build_slo_rows
 from vtprof_analyzer.report.build_steps import build_steps
@@ -104,4 +109,5 @@ def build(
         interference=build_interference(connection),
         anomalies=build_anomalies(connection),
         step_verdicts=build_steps(connection, roof),
+        by_model=build_by_model(connection),
     )

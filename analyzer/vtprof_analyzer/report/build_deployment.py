@@ -51,13 +51,26 @@ class Physics:
     no_roof: str | None = None
 
 
-_DEVICES = """
-WITH used AS (
-    SELECT resource_id, count(*) FILTER (name IN ('vtprof.request', 'llm_request') OR sglang_rid IS NOT NULL) AS requests
-    FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
+_USED = """
+SELECT resource_id, count(*) AS n,
+       count(*) FILTER (name IN ('vtprof.request', 'llm_request') OR sglang_rid IS NOT NULL) AS requests,
+       coalesce(sum(greatest(1, coalesce(step_count, 1))) FILTER (
+           name IN ('vtprof.step', 'vtprof.window') AND step_count IS DISTINCT FROM 0), 0) AS steps
+FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
+"""
+_DEVICES = f"""
+WITH used AS ({_USED}), processes AS (
+    -- What was exported before the model was loaded has no name yet.
+    SELECT max(hw_id) AS hw_ids, max(hw_name) AS hw_name, max(host_name) AS host_name, sum(requests) AS requests
+    FROM used JOIN resources USING (resource_id)
+    GROUP BY coalesce(service_instance_id, resource_id::VARCHAR)
 ), ids AS (
-    -- A process of several devices lists their ids; what was exported before the model was loaded has no name yet.
-    SELECT trim(unnest(string_split(hw_id, ','))) AS hw_id, hw_name, requests FROM used JOIN resources USING (resource_id)
+    -- A process of several devices lists their ids.
+    SELECT trim(unnest(string_split(hw_ids, ','))) AS hw_id, hw_name, requests FROM processes
+    UNION ALL
+    -- A CPU has none: beside devices that have it is one of its machine's.
+    SELECT concat_ws('/', host_name, hw_name), hw_name, requests FROM processes
+    WHERE coalesce(hw_ids, '') = '' AND hw_name IS NOT NULL AND EXISTS (FROM processes WHERE hw_ids <> '')
 ), devices AS (
     SELECT hw_id, max(hw_name) AS name, sum(requests) AS requests FROM ids WHERE hw_id <> '' GROUP BY hw_id
 )
@@ -67,16 +80,31 @@ FROM devices GROUP BY name ORDER BY sum(requests) DESC, name
 
 
 def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
-    """Return the resource of the process that served most requests (or ran most steps), as one row."""
+    """Return the resource with a model's config of the process that served most requests (or ran most steps), as one row."""
     found = rows(
         connection,
-        """
-        SELECT r.* FROM (
-            SELECT resource_id, count(*) AS n,
-                   count(*) FILTER (name IN ('vtprof.request', 'llm_request') OR sglang_rid IS NOT NULL) AS requests
-            FROM spans WHERE dialect IS NOT NULL GROUP BY resource_id
-        ) AS used JOIN resources AS r USING (resource_id)
+        f"""
+        SELECT r.* FROM ({_USED}) AS used JOIN resources AS r USING (resource_id)
         ORDER BY r.model_config IS NULL, used.requests DESC, used.n DESC, resource_id
+        LIMIT 1
+        """,
+    )
+    return found[0] if found else {}
+
+
+def _described(connection: duckdb.DuckDBPyConnection) -> Row:
+    """Return the resource of the engine that did most of the run, as one row: the heading is about it."""
+    found = rows(
+        connection,
+        f"""
+        WITH added AS (
+            SELECT resource_id, n, requests, sum(steps) OVER process AS all_steps, sum(requests) OVER process AS all_requests
+            FROM ({_USED}) JOIN resources USING (resource_id)
+            WINDOW process AS (PARTITION BY coalesce(service_instance_id, resource_id::VARCHAR))
+        )
+        SELECT r.* FROM added AS a JOIN resources AS r USING (resource_id)
+        ORDER BY coalesce(r.role, '') = 'api', a.all_steps DESC, a.all_requests DESC, r.model_config IS NULL,
+                 a.requests DESC, a.n DESC, resource_id
         LIMIT 1
         """,
     )
@@ -85,7 +113,7 @@ def recorded(connection: duckdb.DuckDBPyConnection) -> Row:
 
 def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) -> Deployment:
     """Return the deployment; ``None`` where nothing recorded it."""
-    resource = recorded(connection)
+    resource = _described(connection)
     used = one(
         connection,
         """
@@ -142,6 +170,7 @@ def build_deployment(connection: duckdb.DuckDBPyConnection, physics: Physics) ->
         pipeline_parallel=resource.get("parallel_pp"),
         data_parallel=resource.get("parallel_dp"),
         expert_parallel=resource.get("parallel_ep"),
+        devices_unnamed=sum(row["count"] for row in devices if not row["name"]),
     )
 
 

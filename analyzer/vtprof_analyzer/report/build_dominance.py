@@ -92,7 +92,8 @@ def _context_window(connection: duckdb.DuckDBPyConnection, share: Dominance) -> 
         FROM context_share WHERE visual_ratio IS NOT NULL
         """,
     )
-    if not found["requests"]:
+    # Known for too few requests it is not that of the run.
+    if not found["requests"] or share.share is None:
         return None
     connection.execute(_WINDOW)
     at = _quantiles(connection, "context_parts")

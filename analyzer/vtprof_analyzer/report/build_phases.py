@@ -24,6 +24,8 @@ from vtprof_analyzer.verdict_folded import Folded, despite_folding
 from vtprof_schemas import names
 
 _MJ_PER_J = 1000.0
+_MOST = 0.5
+"""Share of a phase's steps whose work has to be known, so that it stands for the phase."""
 _ON_DEVICE = frozenset({names.ENCODE, names.PREFILL, names.DECODE})
 _STEPS = """
 SELECT sum(steps) FILTER (encode_items > 0 OR encode_patches > 0 OR encode_ns > 0)::BIGINT AS encode,
@@ -59,10 +61,21 @@ def build_phases(
     total = sum(row["duration_ns"] for row in found.values())
     gpu_total = sum(row["gpu_time_ns"] or 0 for row in found.values())
     shares = _by_phase(connection, "SELECT phase, share FROM ttft_budget WHERE population = 'all'")
-    steps = one(connection, _STEPS) | _by_phase(connection, "SELECT phase, steps FROM phase_costs")
+    costed = _by_phase(connection, "SELECT phase, steps FROM phase_costs")
+    # What the cost model knows to be work of a phase may be more than the step says.
+    steps = {
+        phase: max(count or 0, costed.get(phase, 0)) or None
+        for phase, count in one(connection, _STEPS).items()
+    }
     # As in the table of energy: of the requests that are known in full.
     energy_mj = _by_phase(connection, "SELECT phase, energy_mj FROM phase_energy")
     folded = {row["phase"]: Folded(**row) for row in rows(connection, "FROM folded_phases")}
+    untold = rows(
+        connection, "SELECT phase, counter FROM counter_coverage WHERE NOT tells AND counter <> 'energy'"
+    )
+    for vague in untold:
+        if vague["phase"] in found:
+            found[vague["phase"]][f"{vague['counter']}_ratio"] = None
     limits = read_limits(connection)
     doubts = [Trust(**row) for row in rows(connection, "FROM trust")]
     table = []
@@ -72,10 +85,11 @@ def build_phases(
             continue
         time_share = row["duration_ns"] / total if total else None
         share = time_share if phase == names.DECODE else shares.get(phase)
-        verdict = _verdict(connection, phase, row, share, roof, limits)
+        work_share = costed.get(phase, 0) / steps[phase] if steps.get(phase) else None
+        verdict = _verdict(connection, phase, row, share, roof, limits, work_share)
         if phase in _ON_DEVICE and not too_small(phase, share, limits):
             verdict = despite_folding(verdict, folded.get(phase), limits)
-            if no_cost:
+            if no_cost and verdict.bound == INSUFFICIENT_DATA:
                 verdict = replace(verdict, explanation=not_judged(phase, no_cost).explanation)
         verdict = lowered(verdict, felt(verdict, concerning(phase, doubts)))
         table.append(
@@ -99,6 +113,7 @@ def build_phases(
                 dram_bw_ratio=verdict.dram_bw_ratio if phase in _ON_DEVICE else row["dram_ratio"],
                 tensor_ratio=verdict.tensor_ratio if phase in _ON_DEVICE else row["tensor_ratio"],
                 energy_j=energy_mj[phase] / _MJ_PER_J if phase in energy_mj else None,
+                work_share=work_share,
             )
         )
     return table
@@ -137,6 +152,7 @@ def _verdict(
     share: float | None,
     roof: Roof | None,
     limits: Thresholds,
+    work_share: float | None,
 ) -> Verdict:
     if phase == names.PREPROCESS:
         engine = one(connection, "SELECT engine FROM deployment_facts")["engine"]
@@ -158,7 +174,10 @@ def _verdict(
     if phase == names.TRANSFER:
         return verdict_requests.judge_transfer(row["duration_ns"] / 1e9, row["transfer_bytes"], share, limits)
     counters = phase_counters(connection, phase, row)
-    verdict = judge.judge_phase(phase_sums(connection, phase), phase, roof, counters, share, limits)
+    sums = phase_sums(connection, phase)
+    if sums is not None and work_share is not None and work_share < _MOST:
+        sums = judge.without_work(sums)
+    verdict = judge.judge_phase(sums, phase, roof, counters, share, limits)
     return verdict if verdict.bound == INSUFFICIENT_DATA else _despite_processes(connection, phase, verdict)
 
 

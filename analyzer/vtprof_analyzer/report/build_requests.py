@@ -4,6 +4,7 @@ import duckdb
 
 from vtprof_analyzer.report.build_rows import one, percentiles, rows
 from vtprof_analyzer.report.model import BudgetRow, StratumRow, Summary, TtftBudget
+from vtprof_analyzer.report.model_requests import ModelRow
 from vtprof_schemas import names
 
 _NS_PER_S = 1e9
@@ -72,3 +73,16 @@ def build_strata(connection: duckdb.DuckDBPyConnection) -> list[StratumRow]:
     """Return TTFT by visual stratum, in order."""
     found = rows(connection, "SELECT * EXCLUDE (position) FROM strata ORDER BY position")
     return [StratumRow(**row) for row in found]
+
+
+def build_by_model(connection: duckdb.DuckDBPyConnection) -> list[ModelRow]:
+    """Return the requests by model, the most first; nothing where all asked for one."""
+    found = rows(
+        connection,
+        """
+        SELECT * EXCLUDE (energy_mj, energy_low_mj, energy_high_mj), energy_mj / 1e3 AS energy_j,
+               energy_low_mj / 1e3 AS energy_low_j, energy_high_mj / 1e3 AS energy_high_j
+        FROM by_model ORDER BY requests DESC, model
+        """,
+    )
+    return [ModelRow(**row) for row in found] if len(found) > 1 else []

@@ -21,7 +21,7 @@ MIXED = "mixed"
 _WHOLE = "step"
 _PREFIX = "verdict_"
 _COMPLETE_RATIO = 0.05
-"""What the agent's shares may miss of the steps' time to be compared with the rule's."""
+"""What the agent's shares and the rule's may miss of the steps' time to be compared."""
 _INSTANCES = """
 WITH judged AS (
     SELECT *, time_s / sum(time_s) OVER (PARTITION BY phase ORDER BY instance
@@ -140,7 +140,14 @@ def _split(connection: duckdb.DuckDBPyConnection, roof: Roof | None, whole: Row)
     ruled = sum(row["rule_s"] for row in found)
     attributed = sum(row["agent_s"] or 0.0 for row in found)
     of_steps = found[0]["steps_s"] or 0.0
-    told = bool(attributed) and abs(attributed / of_steps - 1) <= _COMPLETE_RATIO if of_steps else False
+    # Two rules compare over the same steps: all of them.
+    told = (
+        bool(attributed)
+        and abs(attributed / of_steps - 1) <= _COMPLETE_RATIO
+        and ruled / of_steps >= 1 - _COMPLETE_RATIO
+        if of_steps
+        else False
+    )
     estimated = any(row["estimated_s"] for row in found)
     return StepSplit(
         how=_rule(roof),

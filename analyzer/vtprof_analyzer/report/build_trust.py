@@ -21,7 +21,9 @@ def read_trust(connection: duckdb.DuckDBPyConnection) -> list[Trust]:
 
 def build_trust(connection: duckdb.DuckDBPyConnection) -> list[TrustRow]:
     """Return the same for the report."""
-    return [TrustRow(row.area, row.state, row.reason, row.factor) for row in read_trust(connection)]
+    return [
+        TrustRow(row.area, row.state, row.reason, row.factor, row.counter) for row in read_trust(connection)
+    ]
 
 
 def build_span_faults(connection: duckdb.DuckDBPyConnection) -> list[SpanFaultRow]:

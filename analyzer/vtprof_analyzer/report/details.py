@@ -6,6 +6,7 @@ from dataclasses import replace
 from vtprof_analyzer.report.details_kv import caches, headroom, kv_over_time
 from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.details_requests import (
+    by_model,
     interference,
     percentiles,
     preprocess,
@@ -18,7 +19,7 @@ from vtprof_analyzer.report.model import Report
 
 Part = Callable[[Report], Detail | None]
 
-AFTER_TTFT: Sequence[Part] = (queue, preprocess, percentiles, interference)
+AFTER_TTFT: Sequence[Part] = (by_model, queue, preprocess, percentiles, interference)
 AFTER_ROOFLINE: Sequence[Part] = (mixed, bounds, instances)
 AFTER_KV: Sequence[Part] = (kv_over_time, headroom, caches)
 AFTER_STRATA: Sequence[Part] = (slow_requests, groups, scaling)

@@ -1,5 +1,6 @@
 """Requests in detail: what the queue waited for, what percentiles consist of, interference, the slowest explained."""
 
+from vtprof_analyzer.report import energy_phrases
 from vtprof_analyzer.report.details_parts import Detail
 from vtprof_analyzer.report.format import DASH, count, counted, duration, known, percent, plain, safe
 from vtprof_analyzer.report.model import Report
@@ -20,10 +21,34 @@ CAUSES = {
 _LEAST_QUEUE = 0.01
 """Where the queue is less of TTFT, which is also where it is not judged, it does not matter what it waited for."""
 _SLOWEST = 3
+_MODELS = 8
+_MODEL_NAME = 24
 _LONG = 600
 _LEAST_SHARE = 0.0005
 """Parts of less are in no table."""
 _TIMES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT"}
+
+
+def by_model(report: Report) -> Detail | None:
+    """Return the times and the energy of each model's requests; None where there is one model."""
+    rows = [
+        (
+            safe(row.model, _MODEL_NAME),
+            count(row.requests),
+            known(row.ttft_ms_p50, duration, DASH),
+            known(row.ttft_ms_p95, duration, DASH),
+            known(row.tpot_ms_p50, duration, DASH),
+            known(row.tpot_ms_p95, duration, DASH),
+            energy_phrases.of_model(row),
+        )
+        for row in report.by_model
+    ]
+    if not rows:
+        return None
+    heads = ("model", "requests", "TTFT p50", "p95", "TPOT p50", "p95", "energy each")
+    together = "All other figures are of these models together"
+    caption = "Energy is the mean of the requests whose energy is known in full"
+    return Detail("models", "By model", [together], heads, rows, brief_rows=_MODELS, caption=caption)
 
 
 def queue(report: Report) -> Detail | None:

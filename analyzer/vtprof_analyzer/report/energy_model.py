@@ -71,3 +71,6 @@ class CounterCoverage:
     phase: str  # encode, prefill or decode
     counter: str  # energy, dram or tensor
     known_share: float | None
+    low: float | None = None  # ends of the interval of its mean over that time, 0..1; None of energy
+    high: float | None = None
+    tells: bool = True  # whether that mean says something of the phase; if not, its row has none

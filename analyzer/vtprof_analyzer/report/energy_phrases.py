@@ -10,6 +10,7 @@ from vtprof_analyzer.report.format import (
     percent,
     safe,
 )
+from vtprof_analyzer.report.model_requests import ModelRow
 from vtprof_schemas import names
 
 HEADS = ("phase", "share", "energy", "interval", "a request", "label")
@@ -61,6 +62,14 @@ def of_phase(told: Energy | None, phase: str) -> str:
     """Return the energy of one phase in one cell."""
     found = [row for row in told.phases if row.phase == phase] if told else []
     return cells(found[0], told)[2] if told and found else DASH
+
+
+def of_model(row: ModelRow) -> str:
+    """Return the energy of a request of one model in one cell."""
+    if row.energy_j is None or not row.energy_requests:
+        return DASH
+    determined = not vague(row.energy_low_j, row.energy_high_j)
+    return energy(row.energy_j / row.energy_requests) if determined else NOT_DETERMINED
 
 
 def vague(low_j: float | None, high_j: float | None) -> bool:

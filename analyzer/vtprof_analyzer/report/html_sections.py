@@ -200,6 +200,8 @@ def _roofline(report: Report, chart: str | None) -> str:
                 "Each dot holds steps of one phase with like intensity and rate; size is time. Diamonds are whole phases."
             )
         )
+        if report.phases and all(row.intensity is None for row in report.phases):
+            parts.append(note(absent_phrases.no_roofline(report)))
     if report.phases:
         parts.append(_phases(report))
         parts.append(note("; ".join(phrases.footnotes(report)) + "."))

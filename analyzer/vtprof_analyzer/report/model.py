@@ -26,11 +26,11 @@ from vtprof_analyzer.report.model_findings import Threshold as Threshold
 from vtprof_analyzer.report.model_interference import Interference
 from vtprof_analyzer.report.model_kv import KvFullest, KvHeadroom, KvOverTime
 from vtprof_analyzer.report.model_requests import BudgetPart as BudgetPart
+from vtprof_analyzer.report.model_requests import ModelRow, TtftDetail
 from vtprof_analyzer.report.model_requests import PreprocessPart as PreprocessPart
 from vtprof_analyzer.report.model_requests import QueueBlame as QueueBlame
 from vtprof_analyzer.report.model_requests import QueueCause as QueueCause
 from vtprof_analyzer.report.model_requests import StratumBudget as StratumBudget
-from vtprof_analyzer.report.model_requests import TtftDetail
 from vtprof_analyzer.report.model_slo import ScalingRow, SloRow
 from vtprof_analyzer.report.model_steps import BoundShare as BoundShare
 from vtprof_analyzer.report.model_steps import InstanceVerdict as InstanceVerdict
@@ -107,6 +107,7 @@ class Deployment:
     pipeline_parallel: int | None = None
     data_parallel: int | None = None
     expert_parallel: int | None = None
+    devices_unnamed: int = 0  # of which an id was recorded, and no name
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,9 @@ class PhaseRow:
     dram_bw_ratio: float | None
     tensor_ratio: float | None
     energy_j: float | None
+    work_share: float | None = (
+        None  # of its steps, those whose work is known; under half of them the work says nothing of it
+    )
 
 
 @dataclass(frozen=True)
@@ -399,6 +403,9 @@ class Report:
     interference: list[Interference] = field(default_factory=list)  # TTFT, TPOT; empty without image work
     anomalies: Anomalies | None = None  # None where too few requests tell what is normal
     combined_savings: list[CombinedSaving] = field(default_factory=list)  # by phase
+    by_model: list[ModelRow] = field(
+        default_factory=list
+    )  # the most requests first; empty where there is one
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document."""

@@ -65,3 +65,19 @@ class TtftDetail:
     strata: list[StratumBudget]  # by stratum, then percentile; `all` is first
     queue: QueueBlame | None  # None where no request queued, or no process recorded its steps
     preprocess: list[PreprocessPart]  # empty where nothing recorded its parts
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """The requests of one model; times are weighted where requests were sampled."""
+
+    model: str
+    requests: int
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    tpot_ms_p50: float | None
+    tpot_ms_p95: float | None
+    energy_requests: int  # whose energy is known in full
+    energy_j: float | None  # of these
+    energy_low_j: float | None  # ends of its interval
+    energy_high_j: float | None

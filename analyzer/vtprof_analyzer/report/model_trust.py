@@ -14,6 +14,7 @@ class TrustRow:
     state: str  # ok, weak or refused
     reason: str  # in words, with the counts
     factor: float  # what is left of the trust, 0..1: the share of the data that is as it should be
+    counter: str | None = None  # energy, dram or tensor: known for part of the time; None for another reason
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,12 @@ DIALECTS: Mapping[str, str] = {
     "sglang": "SGLang's own spans",
 }
 
+_ALL = 0.995
+"""Known of so much is known of all."""
 _DEVICE_KINDS = 3
 """Kinds of devices that the heading names."""
+_MODELS = 3
+"""Models likewise."""
 TAIL_REQUESTS = 10
 """Slow requests from which their own budget says more than that of all requests."""
 WITNESSES = "●●● both witnesses agree, ●●○ one witness, ●○○ they disagree or there is little data"
@@ -59,11 +63,20 @@ def subject(deployment: Deployment) -> str:
     name = deployment.model if deployment.model is not None else deployment.model_type
     model = known(name, lambda text: safe(text, 60), "Model not recorded")
     if len(deployment.models) > 1:
-        model = f"{len(deployment.models)} models"
-    if len(deployment.devices) > 1:
-        each = [f"{kind.count} × {safe(kind.name, 48)}" for kind in deployment.devices[:_DEVICE_KINDS]]
-        more = len(deployment.devices) - len(each)
-        return f"{model} on {', '.join(each)}{f' and {more} kinds more' if more else ''}"
+        named = [safe(one.rpartition("/")[2], 32) for one in deployment.models[:_MODELS]]
+        more = len(deployment.models) - len(named)
+        model = f"{len(deployment.models)} models ({', '.join(named)}{f' and {more} more' if more else ''})"
+    unnamed = deployment.devices_unnamed
+    each = [f"{kind.count} × {safe(kind.name, 48)}" for kind in deployment.devices[:_DEVICE_KINDS]]
+    if unnamed and (each or deployment.device is None):
+        # First what most of it ran on.
+        place = len(each) if deployment.device else 0
+        each.insert(
+            place, counted(unnamed, "device without a recorded name", "devices without a recorded name")
+        )
+    if len(deployment.devices) > 1 or len(each) > len(deployment.devices):
+        more = len(deployment.devices) - _DEVICE_KINDS
+        return f"{model} on {', '.join(each)}{f' and {more} kinds more' if more > 0 else ''}"
     device = known(deployment.device, lambda text: safe(text, 48), "a device that was not recorded")
     number = (
         f"{deployment.device_count} × " if deployment.device_count is not None and deployment.device else ""
@@ -362,16 +375,39 @@ def footnotes(report: Report) -> list[str]:
     """Return what the phase table's columns and words mean, only of those that occur in it."""
     rows = report.phases
     notes = [f"time: share of all phases' time, summed over requests{kept(report)}"]
+    partly = [
+        f"{percent(row.work_share)} of {safe(row.phase, 12)}"
+        for row in rows
+        if row.work_share is not None and row.intensity is not None and row.work_share < _ALL
+    ]
+    if partly:
+        notes.append(f"FLOP/B: of the steps whose work is known, {', '.join(partly)}")
     if any(row.floor_ratio is not None for row in rows):
         notes.append("floor: the roofline's time for the work / measured time")
     notes += [meaning for bound, meaning in _BOUNDS if any(row.bound == bound for row in rows)]
     judged = [row for row in rows if row.flops_per_s is not None]
     if judged and all(row.gpu_time_share is None for row in judged):
         notes.append("no GPU time was recorded: wall time stands for device time")
-    notes.append(f"{DASH}: {NOT_RECORDED}")
+    notes.append(f"{DASH}: {NOT_RECORDED}{_untold(report)}")
     if any(row.bound != NOT_JUDGED for row in rows):
         notes.append(WITNESSES)
     return notes
+
+
+def _untold(report: Report) -> str:
+    """Return which counters have no figure though some were recorded: known for too little time, or vague estimates."""
+    shown = {(row.phase, "dram"): row.dram_bw_ratio for row in report.phases}
+    shown |= {(row.phase, "tensor"): row.tensor_ratio for row in report.phases}
+    parts = []
+    for row in report.counters:
+        if row.tells or not row.known_share or shown.get((row.phase, row.counter), 0.0) is not None:
+            continue
+        name = {"dram": "DRAM", "tensor": "tensor"}.get(row.counter, safe(row.counter, 16))
+        why = f"known for {percent(row.known_share)} of its time"
+        if 2 * row.known_share >= 1:
+            why = f"estimated, from {known(row.low, percent)} to {known(row.high, percent)}"
+        parts.append(f"{name} of {safe(row.phase, 12)} ({why})")
+    return ", or too little to show: " + ", ".join(parts) if parts else ""
 
 
 def phase_reason(row: PhaseRow) -> str:

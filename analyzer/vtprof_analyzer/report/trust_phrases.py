@@ -30,6 +30,7 @@ REPAIRS: tuple[tuple[str, str, str], ...] = (
     ("folded_iterations", "Iterations folded into mixed windows", "not judged: the agent had shed detail"),
 )
 """Counters of ``Integrity``: field, name, what was done with them."""
+_SAID = {"weak": "weak", "refused": "not to be trusted"}
 
 
 def repairs(integrity: Integrity) -> list[tuple[str, int, str]]:
@@ -39,10 +40,11 @@ def repairs(integrity: Integrity) -> list[tuple[str, int, str]]:
 
 
 def doubts(rows: list[TrustRow]) -> list[str]:
-    """Return what makes an area weak, or no ground for a verdict at all."""
-    said = {"weak": "weak", "refused": "not to be trusted"}
+    """Return what makes an area weak, or no ground for a verdict at all, but for counters of part of the time."""
     return [
-        f"{safe(row.area, 16)} {said[row.state]}: {safe(row.reason)}" for row in rows if row.state in said
+        f"{safe(row.area, 16)} {_SAID[row.state]}: {safe(row.reason)}"
+        for row in rows
+        if row.state in _SAID and row.counter is None
     ]
 
 
@@ -73,7 +75,9 @@ def trust(report: Report) -> str:
     parts += [f"{name.lower()}: {count(number)}, {done}" for name, number, done in repairs(integrity)]
     parts += doubts(report.trust)
     if covered := energy_phrases.trust(report.counters):
-        parts.append(covered)
+        # Said once, phase by phase, where the rows of `trust` name the worst phase alone.
+        doubt = next((row.state for row in report.trust if row.counter and row.state in _SAID), None)
+        parts.append(f"counters {_SAID[doubt]}: {covered}" if doubt else covered)
     summary = report.summary
     if integrity.sampled_requests and integrity.estimated_requests is not None:
         parts.append(

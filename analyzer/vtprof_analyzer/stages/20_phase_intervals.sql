@@ -12,6 +12,7 @@
 -- items, patches     media items and patches encoded
 -- tokens, visual_tokens  prompt tokens computed in prefill; chunks: steps that they were computed in
 -- dram_ratio, tensor_ratio, sm_ratio  mean counter values over the stretch, 0..1; counter_quality: how they were got
+-- dram_low, dram_high, tensor_low, tensor_high  ends of the intervals of these; dram_quality, tensor_quality: how each was got
 -- fetch_ns, decode_ns  media download and decoding [ns]; transfer_bytes: bytes moved [B]
 -- frames, audio_ns   frames sampled of videos, and length of audio clips before padding [ns]
 -- cache_hits         of preprocessing and of the encoder: items found in their cache
@@ -41,6 +42,10 @@ WITH shifts AS (
         s.gpu_dram_bandwidth_ratio AS dram_ratio, s.gpu_tensor_active_ratio AS tensor_ratio,
         s.gpu_sm_active_ratio AS sm_ratio,
         coalesce(s.gpu_dram_bandwidth_ratio_quality, s.gpu_tensor_active_ratio_quality) AS counter_quality,
+        s.gpu_dram_bandwidth_ratio_low AS dram_low, s.gpu_dram_bandwidth_ratio_high AS dram_high,
+        s.gpu_dram_bandwidth_ratio_quality AS dram_quality,
+        s.gpu_tensor_active_ratio_low AS tensor_low, s.gpu_tensor_active_ratio_high AS tensor_high,
+        s.gpu_tensor_active_ratio_quality AS tensor_quality,
         s.preprocess_fetch_ns AS fetch_ns, s.preprocess_decode_ns AS decode_ns, s.transfer_bytes,
         s.preprocess_frames AS frames, s.preprocess_audio_ns AS audio_ns,
         coalesce(s.preprocess_cache_hits, s.encode_cache_hits) AS cache_hits,

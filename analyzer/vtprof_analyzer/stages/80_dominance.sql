@@ -4,7 +4,8 @@
 --                    for which that is known; context_window: of the window, mean over requests; preemptions
 -- share              visual part / whole, 0..1, over what is known; NULL when it is known for less than half of the
 --                    requests (tokens and windows: of those that tell them; what steps tell: of those whose spans can;
---                    times: of those that have them), and of preemptions when less than half tell what KV was held
+--                    times: of those that have them), of FLOPs and bytes when the cost of less than half of the prefill
+--                    tokens or decoding requests of all steps is known, of preemptions when less than half tell what KV was held
 -- threshold          from which on the measure counts as dominated (`settings`)
 -- dominant           share >= threshold; NULL when the share is not known
 CREATE TABLE dominance AS
@@ -13,6 +14,13 @@ WITH known AS (
            -- Steps and phases of other dialects' requests are not there to be counted.
            2 * count(*) FILTER (dialect = 'vtprof') >= count(*) AS work
     FROM request_base
+), costed AS (
+    -- A process whose model is not known has no cost: what the others did is not the run's.
+    SELECT 2 * sum(prefill_tokens) FILTER (step_id IN (SELECT step_id FROM step_cost WHERE phase = 'prefill'))
+               >= sum(prefill_tokens) AS prefill,
+           2 * sum(decode_requests) FILTER (step_id IN (SELECT step_id FROM step_cost WHERE phase = 'decode'))
+               >= sum(decode_requests) AS decode
+    FROM steps WHERE NOT folded
 ), times AS (
     -- As of all requests, where they were sampled.
     SELECT sum(weight * (ttft_ms - ttft_without_visual_ms))
@@ -45,14 +53,15 @@ WITH known AS (
     UNION ALL
     -- Split by query token: what the visual tokens ask, not what is asked of them.
     SELECT 'prefill_flops', prefill_flops_threshold,
-           (SELECT sum(visual_flops) / nullif(sum(flops), 0) FROM step_cost WHERE phase = 'prefill'), known.work
-    FROM settings, known
+           (SELECT sum(visual_flops) / nullif(sum(flops), 0) FROM step_cost WHERE phase = 'prefill'),
+           known.work AND costed.prefill
+    FROM settings, known, costed
     UNION ALL
     -- Weights and KV only: activations are no part of the wall that visual KV adds to.
     SELECT 'decode_bytes', decode_bytes_threshold,
            (SELECT sum(kv_visual_read_bytes) / nullif(sum(weight_bytes + kv_read_bytes), 0)
-            FROM step_cost WHERE phase = 'decode'), known.work
-    FROM settings, known
+            FROM step_cost WHERE phase = 'decode'), known.work AND costed.decode
+    FROM settings, known, costed
     UNION ALL
     SELECT 'ttft', ttft_threshold, ttft, ttft_enough FROM settings, times
     UNION ALL

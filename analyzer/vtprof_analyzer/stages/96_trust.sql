@@ -2,6 +2,7 @@
 -- area               tokens, phases, steps, counters, kv, clock or sampling
 -- state              ok, weak or refused: by the settings, how much has to be spoilt; a smaller fault is told and stays ok
 -- reason             in words, with the counts
+-- counter            energy, dram or tensor, where the reason is that it is known for part of the time; else NULL
 -- factor             what is left of the trust, 0..1: the share of the area's data that is as it should be
 -- What is counted here lowers verdicts (`trust.lowered`), so each fault has one row, in the area that it spoils most.
 CREATE TABLE trust AS
@@ -80,7 +81,7 @@ WITH faults AS (
            0 AS spoilt
     FROM integrity WHERE folded_iterations > 0
     UNION ALL BY NAME
-    SELECT 'counters' AS area,
+    SELECT 'counters' AS area, counter,
            format('{} is known for {:.0f} % of the time of {}', CASE counter WHEN 'dram' THEN 'DRAM activity' WHEN 'tensor'
                   THEN 'tensor activity' ELSE counter END, 100 * known_share, phase) AS reason,
            1 - known_share AS spoilt
@@ -140,7 +141,7 @@ SELECT area,
             -- An estimate of a clock is better than none; a counter that is missing refutes nothing.
             WHEN coalesce(refused, spoilt > settings.trust_refused_ratio AND area NOT IN ('clock', 'counters')) THEN 'refused'
             ELSE 'weak' END AS state,
-       coalesce(reason, 'nothing found amiss') AS reason,
+       coalesce(reason, 'nothing found amiss') AS reason, counter,
        (1 - greatest(0, least(1, coalesce(spoilt, 0))))::DOUBLE AS factor
 FROM areas LEFT JOIN reasons USING (area), settings
 ORDER BY position, factor, reason;
