@@ -10,7 +10,7 @@ from ring_records import Row, arrived, finished, gpu_time, make, only, prefill, 
 
 from vtprof_agent.assembly import Assembly, AssemblySettings
 from vtprof_agent.counters.meter import COUNTERS, StepCounters, Work
-from vtprof_agent.counters.unit_costs import COVERED, Trust, UnitCosts
+from vtprof_agent.counters.unit_costs import OFF, Trust, UnitCosts
 from vtprof_agent.counters.work_curve import CLASS_COLUMNS, COLUMNS, row_of
 from vtprof_agent.facts import FinishedRequest, StepFact
 from vtprof_agent.inbox import decoder
@@ -188,14 +188,14 @@ def test_drafting_is_work_of_decode_alone() -> None:
 
 def test_a_step_s_shares_go_by_tokens_like_its_columns() -> None:
     """A unit of a decode token was given 2 over 100 ns of one GPU: eight tokens 16 / 100, two requests 4 / 100."""
-    row = [0.0] * COLUMNS + [0.0, 0.0, 100.0, 0.0, 100.0]
+    row = [0.0] * COLUMNS + [0.0, 0.0, 100.0, 0.0, 100.0, 0.0]
     row[13] = 200.0
-    assert len(row) == COVERED + 1
+    assert len(row) == OFF + 1
     sure = Trust.of((0.0,) * 3, (0.01,) * 3, (True,) * 3, (0.0,) * COLUMNS, (0.0,) * 3)
     costs = UnitCosts.of_stretch([row] * len(COUNTERS), 100.0, [sure] * len(COUNTERS))
     assert costs is not None
     for requests, tokens, amount in ((2, 8, 16.0), (2, 2, 4.0), (2, 0, 4.0)):
-        work = Work(0, 10, decode_requests=requests, decode_tokens=tokens)
+        work = Work(0, 100, decode_requests=requests, decode_tokens=tokens)
         shares = costs.shares(work).shares
         assert {key: share[2].amount for key, share in shares.items()} == pytest.approx(
             dict.fromkeys(COUNTERS, amount)

@@ -332,7 +332,7 @@ def test_doctor_prints_a_warning_and_ends_with_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(node_report, "_permissions", lambda _config: [])
-    monkeypatch.setattr(node_report, "_without_bandwidth", lambda _gpus, _samplers: [])
+    monkeypatch.setattr(node_report, "gpu_problems", lambda _looked, _config: [])
     with saying(page(None, b"")) as url:
         words = [
             "doctor",

@@ -83,6 +83,12 @@ def test_a_stop_while_the_host_is_measured_is_no_failure(tmp_path: Path) -> None
     assert (done.returncode, done.stderr.endswith(said)) == (0, True), done.stderr
 
 
+def _in_front() -> None:
+    """Be what the terminal's Ctrl-C is for, though the tests may run in the background, where it is ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_terminal_is_one_line_and_130(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     with http_collector() as seen:
@@ -90,7 +96,7 @@ def test_ctrl_c_in_a_terminal_is_one_line_and_130(tmp_path: Path) -> None:
         words = ["doctor", "--otlp-endpoint", seen.url, "--ring-dir", str(tmp_path), "--samplers", "host"]
         doctor = subprocess.Popen(
             [sys.executable, "-m", "vtprof_agent", *words], stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            start_new_session=True, preexec_fn=_in_front,
         )  # fmt: skip
         os.close(theirs)
         try:

@@ -114,7 +114,7 @@ def test_a_model_that_is_named_other_is_told_from_those_beyond_the_limit() -> No
 
 
 def qualities(servers: int) -> list[set[str]]:
-    """Return by server which labels its steps of the last 20 of 60 s have, decoding side by side in a tenth's rhythm."""
+    """Return by server the labels of its steps in the last 20 of 60 s; they decode side by side, as long as their context is."""
     meter = RollingMeter()
     meter.expect("GPU-0", [DRAM], 0.1)
     made = []
@@ -131,9 +131,11 @@ def qualities(servers: int) -> list[set[str]]:
         begin = tenth * 100 * MS
         whole = 0.0
         for server, one in made:
-            lasts = (30 + (7 * tenth + 3 * server) % 11) * MS
+            lasts_ms = 30 + (7 * tenth + 3 * server) % 11
+            lasts = lasts_ms * MS
             start = begin + (10 + 20 * server) * MS
-            code, values = step(1 + tenth, start, start + lasts, decoders=1, decode_context_tokens=10 + tenth)
+            context = 100 * lasts_ms
+            code, values = step(1 + tenth, start, start + lasts, decoders=1, decode_context_tokens=context)
             one.feed(code, 10 + tenth, values, begin)
             whole += lasts * 0.5
         meter.add_window(CounterWindow("GPU-0", DRAM, begin, begin + 100 * MS, whole))
