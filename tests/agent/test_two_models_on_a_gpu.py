@@ -114,7 +114,7 @@ def test_a_model_that_is_named_other_is_told_from_those_beyond_the_limit() -> No
 
 
 def qualities(servers: int) -> list[set[str]]:
-    """Return by server the labels of its steps in the last 20 of 60 s; they decode side by side, as long as their context is."""
+    """Return by server the labels of its last 20 of 60 s; they decode side by side, as long as their context is."""
     meter = RollingMeter()
     meter.expect("GPU-0", [DRAM], 0.1)
     made = []
