@@ -3,7 +3,7 @@
 ``python tests/bench/bench_meter.py [--seconds 60] [--json]`` feeds a RollingMeter two loads of 8 GPUs with 4 counters
 at 10 Hz each and 1000 steps/s in all, of which it asks the shares: 8 GPUs that work on one step at a time (tensor
 parallel), and 8 engines of one GPU. CPU time of the meter's calls alone, so that neighbours on the machine count
-little. Exit code 1 when a load takes more than 2.5 % of a core.
+little. Exit code 1 when a load takes more than 1.5 % of a core.
 """
 
 import argparse
@@ -20,8 +20,7 @@ import numpy as np
 from vtprof_agent.counters.meter import COUNTERS, CounterWindow, Work
 from vtprof_agent.counters.rolling import RollingMeter
 
-BUDGET_RATIO = 0.025
-"""Half of what an agent may take of a core (architecture: 5 %)."""
+BUDGET_RATIO = 0.015
 GPUS = tuple(f"GPU-{place}" for place in range(8))
 START_NS = 10**15
 TICK_NS = 100_000_000

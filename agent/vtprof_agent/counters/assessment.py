@@ -7,7 +7,7 @@ import numpy as np
 
 from vtprof_agent.counters.meter import CLASSES
 from vtprof_agent.counters.nonnegative import Array, solve
-from vtprof_agent.counters.rolling_fit import Fit
+from vtprof_agent.counters.rolling_fit import SMALL, Fit
 from vtprof_agent.counters.work_curve import COLUMNS, TO_CLASS, WEIGHT_READS
 
 Three = tuple[float, float, float]
@@ -29,7 +29,6 @@ _MOST_BACKGROUND: Final = 0.02
 """Of a counter that shows nothing of an idle GPU: more than this share without work of ours is that of others."""
 _NOISY_COUNTABLE: Final = 0.035
 """Bytes that vary so much more than the work, relative, from window to window: something may follow our load."""
-_SMALL: Final = 0.3
 _MOST_CONDITION: Final = 1e6
 _FORM: Final = 0.002
 """Kernels are no linear function of the work: so much of the whole amount may go to a wrong class."""
@@ -76,7 +75,7 @@ def assess(
     mean = float(amounts.mean())
     doubt = None
     if countable and mean > 0:
-        noise_ratio = float((residual / np.hypot(amounts - residual, _SMALL * mean)).std())
+        noise_ratio = float((residual / np.hypot(amounts - residual, SMALL * mean)).std())
         doubt = NOISY if noise_ratio > _NOISY_COUNTABLE else None
     if not always_idle and fit.idle_ratio > _MOST_BACKGROUND and fit.idle > least_rate:
         doubt = BACKGROUND
@@ -93,7 +92,7 @@ def assess(
 
 def _condition_number(classes: Array, mean: float) -> float | None:
     columns = (
-        classes[:, classes.any(axis=0)] / np.maximum(classes.sum(axis=1), _SMALL * mean + 1e-300)[:, None]
+        classes[:, classes.any(axis=0)] / np.maximum(classes.sum(axis=1), SMALL * mean + 1e-300)[:, None]
     )
     if not columns.shape[1]:
         return None

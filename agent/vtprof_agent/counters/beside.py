@@ -25,7 +25,7 @@ _LEAST_NOISE: Final = 0.005
 _LEAST_SHOWN: Final = 2.0
 """Others add so many standard deviations at least, in the mean; less is noise."""
 _MOST_EVIDENCE: Final = 8.0
-"""No counter alone tells that others are there: kernels are no linear function of the work, which one may show most."""
+"""A counter may say so much against the others: kernels are no linear function of the work, which one may show most."""
 _FEWEST: Final = 2.0
 """Windows for each unknown."""
 

@@ -58,8 +58,6 @@ _LIKE: Final = 0.02
 _UNUSUAL, _LEAST_UNUSUAL = 5.0, 0.1
 """A window that lies so many standard deviations, and so much of it, from what is predicted holds other work than known."""
 _FARTHEST: Final = 100.0
-_SMALL_WINDOW: Final = 0.3
-"""Of a window with less than this share of the mean amount that is no wonder."""
 _UNLIKE: Final = 0.03
 """Relative difference of what two fits give a class; of what is measured from what is predicted."""
 
@@ -382,7 +380,7 @@ class Series:
         if self.assessment is None:
             return off
         usual = np.sqrt(((classes * self.assessment.spread) ** 2).sum(axis=1))
-        least = np.maximum(predicted, _SMALL_WINDOW * self.assessment.mean)
+        least = np.maximum(predicted, SMALL * self.assessment.mean)  # of smaller ones it is no wonder
         far = np.abs(amounts - predicted) > np.maximum(_UNUSUAL * usual, _LEAST_UNUSUAL * least)
         more, less = np.maximum(amounts, predicted)[far], np.minimum(amounts, predicted)[far]
         off[far] = (
