@@ -10,7 +10,7 @@ import pytest
 from report_samples import HOSTILE, SAMPLES, demo_run, empty_run, gpu_run, hostile_run, vllm_run
 from rich.cells import cell_len
 
-from vtprof_analyzer.report import html, json_text, markdown, phrases, terminal
+from vtprof_analyzer.report import html, json_text, kv_phrases, markdown, terminal
 from vtprof_analyzer.report.advice_phrases import command, saving_line
 from vtprof_analyzer.report.build_headline import build_headline
 from vtprof_analyzer.report.formats import REPORT_FORMATS
@@ -415,15 +415,15 @@ def test_kv_says_which_process_was_fullest_what_differs_and_what_was_reused() ->
         fullest=KvFullest("beta-4001-1", 99, 100.0, 0.99),
     )  # fmt: skip
     told = replace(run, kv=kv, summary=replace(run.summary, cached_tokens=206_944))
-    assert phrases.kv_peak(told).endswith("42 preemptions; fullest process beta-4001-1 at least 99 %")
+    assert kv_phrases.kv_peak(told).endswith("42 preemptions; fullest process beta-4001-1 at least 99 %")
     for rendered in (terminal.render(told), html.render(told)):
         text = " ".join(rendered.split())
         assert "bytes per token differ by process (36,864 to 57,344 B)" in text
         assert "206,944 tokens of it came from the prefix cache, not written again" in text
         assert "KV written" not in text
-    assert phrases.kv_reused(replace(run, summary=replace(run.summary, cached_tokens=None))) == ""
-    assert phrases.kv_per_token(replace(run, kv=replace(kv, bytes_per_token_max=None))) == "not recorded"
-    assert "fullest" not in phrases.kv_peak(run)
+    assert kv_phrases.kv_reused(replace(run, summary=replace(run.summary, cached_tokens=None))) == ""
+    assert kv_phrases.kv_per_token(replace(run, kv=replace(kv, bytes_per_token_max=None))) == "not recorded"
+    assert "fullest" not in kv_phrases.kv_peak(run)
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.01, True), (0.009, False)])

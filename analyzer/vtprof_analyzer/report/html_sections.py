@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from html import escape
 
-from vtprof_analyzer.report import absent_phrases, energy_phrases, engine_phrases, phrases, trust_phrases
+from vtprof_analyzer.report import (
+    absent_phrases,
+    energy_phrases,
+    engine_phrases,
+    kv_phrases,
+    phrases,
+    trust_phrases,
+)
 from vtprof_analyzer.report.details import (
     AFTER_KV,
     AFTER_ROOFLINE,
@@ -98,7 +105,7 @@ def _numbers(report: Report) -> str:
         tile(
             "KV cache, peak",
             peak if peak == NOT_RECORDED else at_least + peak,
-            [phrases.kv_peak(report).replace("at least ", "").removeprefix(f"peak {peak}").strip(" ,")],
+            [kv_phrases.kv_peak(report).replace("at least ", "").removeprefix(f"peak {peak}").strip(" ,")],
         ),
         tile(
             f"Prompt tokens{' of the kept' if whole else ''}",
@@ -259,7 +266,7 @@ def _kv(report: Report, chart: str | None) -> str:
     known_rows = any(row.bytes is not None or row.share is not None for row in kv.by_modality)
     if chart is None and not known_rows:
         return section("kv", "KV footprint", missing(absent_phrases.no_kv(report)))
-    shown = phrases.kv_rows(report)
+    shown = kv_phrases.kv_rows(report)
     wholes = whole_percents([row.share for row in shown])
     rows = [
         row_head(safe(row.modality, 24))
@@ -270,10 +277,10 @@ def _kv(report: Report, chart: str | None) -> str:
         for row, whole in zip(shown, wholes, strict=True)
     ]
     heads = [("tokens of", ""), ("", ""), ("share", "n"), ("KV", "n"), ("tokens", "n")]
-    caption = f"{phrases.kv_title(report)}: bytes by where the token came from"
+    caption = f"{kv_phrases.kv_title(report)}: bytes by where the token came from"
     facts = (
-        f"data type {known(kv.dtype, lambda name: safe(name, 24))}; {phrases.kv_facts(report)}; "
-        f"{phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}. {phrases.kv_peak_how(report).capitalize()}."
+        f"data type {known(kv.dtype, lambda name: safe(name, 24))}; {kv_phrases.kv_facts(report)}; "
+        f"{kv_phrases.kv_peak(report)}. KV bytes: {safe(kv.how)}. {kv_phrases.kv_peak_how(report).capitalize()}."
     )
     return section(
         "kv", "KV footprint",

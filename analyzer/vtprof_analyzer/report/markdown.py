@@ -11,6 +11,7 @@ from vtprof_analyzer.report import (
     advice_phrases,
     energy_phrases,
     engine_phrases,
+    kv_phrases,
     phrases,
     trust_phrases,
 )
@@ -64,7 +65,7 @@ def render(report: Report) -> str:
         _phases(report),
         *_more(report, AFTER_ROOFLINE),
         *_energy(report),
-        f"#### {phrases.kv_title(report)} ({escape(safe(report.kv.how))})",
+        f"#### {kv_phrases.kv_title(report)} ({escape(safe(report.kv.how))})",
         _kv(report),
         *_more(report, AFTER_KV),
         *_engine(report),
@@ -114,7 +115,7 @@ def _numbers(report: Report) -> str:
     lines = [
         f"- goodput: {phrases.goodput(report)}",
         *([f"- cost: {phrases.price(report)}"] if phrases.price(report) else []),
-        f"- KV: {phrases.kv_peak(report)}",
+        f"- KV: {kv_phrases.kv_peak(report)}",
         f"- tokens: {phrases.input_tokens(report)}",
         f"- visual: {phrases.visual_shares(report)}",
         *(f"- {escape(line)}" for line in more_dominance(report)),
@@ -187,7 +188,7 @@ def _energy(report: Report) -> list[str]:
 
 
 def _kv(report: Report) -> str:
-    rows = phrases.kv_rows(report)
+    rows = kv_phrases.kv_rows(report)
     if all(row.bytes is None and row.share is None for row in rows):
         return escape(absent_phrases.no_kv(report))
     wholes = whole_percents([row.share for row in rows])

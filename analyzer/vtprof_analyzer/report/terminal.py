@@ -17,6 +17,7 @@ from vtprof_analyzer.report import (
     advice_phrases,
     energy_phrases,
     engine_phrases,
+    kv_phrases,
     phrases,
     trust_phrases,
 )
@@ -97,7 +98,7 @@ def _numbers(report: Report) -> list[RenderableType]:
     grid.add_row("goodput", phrases.goodput(report))
     if price := phrases.price(report):
         grid.add_row("cost", price)
-    grid.add_row("KV", phrases.kv_peak(report))
+    grid.add_row("KV", kv_phrases.kv_peak(report))
     grid.add_row("tokens", phrases.input_tokens(report))
     if sampled := phrases.sampling(report):
         grid.add_row("sampled", sampled)
@@ -226,7 +227,7 @@ def _energy(report: Report) -> list[RenderableType]:
 def _kv(report: Report) -> list[RenderableType]:
     kv = report.kv
     known_rows = [row for row in kv.by_modality if row.share is not None or row.bytes is not None]
-    parts: list[RenderableType] = [_title(f"{phrases.kv_title(report)} ({safe(kv.how)})")]
+    parts: list[RenderableType] = [_title(f"{kv_phrases.kv_title(report)} ({safe(kv.how)})")]
     if not known_rows:
         return [*parts, _indent(Text(absent_phrases.no_kv(report)))]
     grid = _grid()
@@ -234,7 +235,7 @@ def _kv(report: Report) -> list[RenderableType]:
     grid.add_column(no_wrap=True, width=BAR_CELLS)
     for _ in range(3):
         grid.add_column(no_wrap=True, justify="right")
-    shown = phrases.kv_rows(report)
+    shown = kv_phrases.kv_rows(report)
     wholes = whole_percents([row.share for row in shown])
     for row, whole in zip(shown, wholes, strict=True):
         grid.add_row(
@@ -245,9 +246,9 @@ def _kv(report: Report) -> list[RenderableType]:
             known(row.tokens, lambda number: f"{count(number)} tokens", DASH),
         )
     parts.append(_indent(grid))
-    how = phrases.kv_peak_how(report)
+    how = kv_phrases.kv_peak_how(report)
     parts.append(_indent(Text(
-        phrases.kv_facts(report) + (f"; {how}" if how else ""), style="dim",
+        kv_phrases.kv_facts(report) + (f"; {how}" if how else ""), style="dim",
     )))  # fmt: skip
     return parts
 
